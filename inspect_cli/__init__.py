@@ -1,0 +1,3 @@
+"""inspect: finds defects in industrial inspection batches with autoencoders trained on good parts."""
+
+__version__ = "0.1.0"

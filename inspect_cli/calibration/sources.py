@@ -1,0 +1,104 @@
+"""New limits from what was scored: good parts, labelled parts, or numbers given by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
+from inspect_cli.errors import NoInputError, UsageError, nearest
+from inspect_cli.recipe.schema import Recipe, ThresholdSpec
+from inspect_cli.store.manifest import Calibration, MapLimit
+from inspect_cli.store.timestamps import utc_now
+
+Record = Mapping[str, Any]
+
+
+def peaks_of(records: Sequence[Record], patch_files: Sequence[Path], maps: Sequence[str]) -> dict[str, GoodPeaks]:
+    """Return the peaks of good parts by map, from their records and patch tables."""
+    patch_peaks: dict[str, list[float]] = {name: [] for name in maps}
+    for path in patch_files:
+        table = pq.read_table(path, columns=["map", "residual_mean"])
+        names = np.asarray(table["map"].to_pylist())
+        values = table["residual_mean"].to_numpy()
+        for name in maps:
+            patch_peaks[name].append(float(values[names == name].max(initial=0.0)))
+    return {
+        name: GoodPeaks(
+            np.array([r["maps"][name]["raw_max"] for r in records if r["maps"][name]["raw_max"] is not None]),
+            np.array(patch_peaks[name]),
+        )
+        for name in maps
+    }
+
+
+def calibrate_good(
+    peaks: Mapping[str, GoodPeaks], recipe: Recipe, rule: str, spec: ThresholdSpec, parts: int, where: str
+) -> Calibration:
+    """Return limits from good parts by ``rule`` (max, quantile, sigma)."""
+    limits, rate = limits_from_good(peaks, rule, spec)
+    detail = {"max": f"margin {spec.margin}", "quantile": f"quantile {spec.quantile}", "sigma": f"{spec.sigma} sigma"}
+    origin = f"{rule} ({detail[rule]}) over the peaks of {parts} good part(s) in {where}"
+    return _calibration(recipe, limits, rule, origin, parts, rate)
+
+
+def calibrate_manual(recipe: Recipe, current: Calibration, values: Mapping[str, float]) -> Calibration:
+    """Return the current limits with those of some maps replaced by hand.
+
+    Raises
+    ------
+    UsageError
+        If a map is not trained or a value is not above zero.
+    """
+    limits = dict(current.limits)
+    for name, value in values.items():
+        if name not in limits:
+            raise UsageError(f"--value {name}: no such map in the model: {nearest(name, list(limits))}")
+        if not 0 < value < float("inf"):
+            raise UsageError(f"--value {name}={value}: a limit is a number above 0")
+        limits[name] = MapLimit(pixel=value, patch=limits[name].patch)
+    listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
+    return _calibration(recipe, limits, "manual", f"set by hand: {listed}", 0, None)
+
+
+def calibrate_labelled(recipe: Recipe, current: Calibration, evaluation: Record, rule: str, where: str) -> Calibration:
+    """Return the current limits times one factor: the fused score at which IoU or F1 is best.
+
+    The maps keep their relation to each other; the factor is exact for the fused map that people see.
+
+    Raises
+    ------
+    NoInputError
+        If no labelled pixel is defective.
+    """
+    factor, best = evaluation[f"{rule}_max_score"], evaluation[f"{rule}_max"]
+    if factor is None or factor <= 0:
+        raise NoInputError(f"{where}: no defective pixel separates from the good ones; give more labelled parts")
+    limits = {
+        name: MapLimit(pixel=limit.pixel * factor, patch=limit.patch * factor)
+        for name, limit in current.limits.items()
+    }
+    origin = f"best {rule.upper()} {best:.4f} over {evaluation['parts']} labelled part(s) in {where}"
+    return _calibration(recipe, limits, rule, origin, evaluation["parts"], None)
+
+
+def _calibration(
+    recipe: Recipe, limits: dict[str, MapLimit], rule: str, origin: str, parts: int, rate: float | None
+) -> Calibration:
+    return Calibration.model_validate(
+        {
+            "limits": limits,
+            "rule": rule,
+            "provisional": False,
+            "origin": origin,
+            "parts": parts,
+            "smooth_sigma_px": recipe.scoring.smooth_sigma_px,
+            "blend": recipe.tiles.blend,
+            "false_alarm_rate": rate,
+            "created_utc": utc_now(),
+        }
+    )

@@ -1,0 +1,90 @@
+"""The command tree and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from inspect_cli import __version__
+from inspect_cli.commands.evaluate import evaluate
+from inspect_cli.commands.recipe import app as recipe_app
+from inspect_cli.commands.report import report
+from inspect_cli.commands.sample import sample
+from inspect_cli.commands.score import score
+from inspect_cli.commands.threshold import threshold
+from inspect_cli.commands.tile import tile
+from inspect_cli.commands.train import train
+from inspect_cli.errors import EXIT_INTERNAL, EXIT_SIGINT, InspectError, UsageError
+
+app = typer.Typer(
+    name="inspect",
+    help="Finds defects in batches of registered maps (albedo, normals, gradient, curvature) with networks "
+    "trained on good parts. First steps: `inspect train --material riblet`, `inspect score FOLDER`.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train, score, threshold, evaluate, report, tile, sample):
+    app.command()(command)
+app.add_typer(recipe_app, name="recipe")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"inspect {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a fault.")] = False,
+) -> None:
+    """Hold the options of all commands."""
+    if debug:
+        os.environ["INSPECT_DEBUG"] = "1"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and exit: the boundary where an error becomes a line and an exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    try:
+        result: Any = app(arguments, prog_name="inspect", standalone_mode=False)
+    except InspectError as error:
+        return _told(f"error: {' '.join(str(error).split())}", error.exit_code)
+    except KeyboardInterrupt:
+        return _told("interrupted", EXIT_SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: end in silence
+        return 0
+    except Exception as error:
+        return _unexpected(error)
+    return result if isinstance(result, int) else 0
+
+
+def _unexpected(error: Exception) -> int:
+    """Usage errors of the command line get exit code 1; anything else is a fault of the program."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        return _told(f"error: {error.format_message()} See `inspect --help`.", UsageError.exit_code)
+    if os.environ.get("INSPECT_DEBUG"):
+        raise error
+    return _told(
+        f"internal fault: {type(error).__name__}: {error}; run again with `inspect --debug ...` and report it",
+        EXIT_INTERNAL,
+    )
+
+
+def _told(text: str, code: int) -> int:
+    typer.echo(text, err=True)
+    return code

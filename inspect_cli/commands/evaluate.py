@@ -1,0 +1,118 @@
+"""``inspect evaluate``: measure a run against the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+#: Columns of the first table, which fits in 80 characters: heading -> key.
+_COLUMNS: Final = {
+    "pixel AUROC": "pixel_auroc",
+    "pixel AUPR": "pixel_aupr",
+    "AU-PRO": "au_pro",
+    "image AUROC": "image_auroc",
+    "F1 max": "f1_max",
+    "IoU": "iou",
+    "recall": "recall",
+    "IoU max": "iou_max",
+    "at score": "iou_max_score",
+}
+
+
+def evaluate(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or a folder with exactly one run in it.")
+    ],
+    truth: Annotated[
+        Path,
+        typer.Option("--truth", metavar="FOLDER", help="Masks named <part>_mask.png, or a boxes.csv."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the JSON to this file as well.")
+    ] = None,
+) -> None:
+    """Measure a run against masks or boxes of the real defects.
+
+    Every metric is exact, over all pixels inside the region of interest. IoU, recall and precision are those
+    at the run's own limit (score above 1.0); the maxima are over all limits. A part without a mask is good.
+    The result is also written to evaluation.json in the run folder.
+
+    \b
+    Examples
+      inspect evaluate batch --truth batch_truth
+      inspect evaluate batch/inspection/riblet --truth masks --json
+    """  # noqa: D301
+    from inspect_cli.evaluation.evaluate import EVALUATION_FILE, evaluate_run
+    from inspect_cli.store.atomic import write_json
+    from inspect_cli.store.run_lookup import find_run
+
+    folder = find_run(run)
+    result = evaluate_run(folder, truth, on_part=_tell_part)
+    for path in (folder / EVALUATION_FILE, out):
+        if path is not None:
+            write_json(path, result)
+    typer.echo(_as_json(result) if as_json else _as_tables(result))
+
+
+def _tell_part(number: int, parts: int, part_id: str) -> None:
+    typer.echo(f"[{number}/{parts}] {part_id}", err=True)
+
+
+def _as_json(result: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(result, allow_nan=False)
+
+
+def _as_tables(result: dict[str, Any]) -> str:
+    """Lay the result out; plain text unless standard output is a terminal."""
+    import sys
+
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    console = Console(force_terminal=terminal, width=None if terminal else 200)
+    with console.capture() as captured:
+        console.print(_overall_table(result), "")
+        if result["by_kind"]:
+            console.print(_kind_table(result), "")
+        console.print(
+            "{parts} parts: {good} good, {defective} defective; {undecided} undecided, "
+            "{unfinished} unfinished".format_map(result),
+            highlight=False,
+        )
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _overall_table(result: dict[str, Any]) -> Any:
+    table = _empty_table("map", list(_COLUMNS))
+    for name, metrics in {"fused": result, **result["by_map"]}.items():
+        table.add_row(name, *(_number(metrics[key]) for key in _COLUMNS.values()))
+    return table
+
+
+def _kind_table(result: dict[str, Any]) -> Any:
+    """Pixel AUROC of every kind, fused and per map."""
+    maps = list(result["by_map"])
+    table = _empty_table("pixel AUROC", ["fused", *maps, "parts"])
+    for kind, fused in result["by_kind"].items():
+        each = [fused, *(result["by_kind_and_map"][kind][name] for name in maps)]
+        table.add_row(kind, *(_number(m["pixel_auroc"]) for m in each), str(fused["defective"]))
+    return table
+
+
+def _empty_table(first: str, others: list[str]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading.replace(" ", "\n"), justify="right", vertical="bottom")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,44 @@
+"""Options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inspect_cli.errors import UsageError
+
+Models = Annotated[
+    Path | None,
+    typer.Option(
+        "--models",
+        help="Model store. Looked up: this, INSPECT_MODELS, ./models, the store shipped with the program.",
+        show_default=False,
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")]
+Batch = Annotated[str, typer.Option("--batch", help="Tiles the network takes at once, or auto.")]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", help="Model to use if several were trained.", show_default="the newest"),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option("--stride", help="Step between tiles, px.", show_default="the recipe's"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
+
+
+def parse_batch(text: str) -> int:
+    """Return the batch size, 0 for ``auto``."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch {text}: give auto or a whole number above 0")
+    return int(text)
+
+
+def parse_names(text: str | None) -> list[str] | None:
+    """Return the names in a comma-separated list."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

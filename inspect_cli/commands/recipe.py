@@ -1,0 +1,89 @@
+"""``inspect recipe``: write, check and describe recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inspect_cli.commands.options import Models, parse_names
+from inspect_cli.errors import UsageError, nearest
+
+app = typer.Typer(help="Write, check and describe recipes.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the material.", show_default=False)],
+    maps: Annotated[
+        str, typer.Option("--maps", help="Maps of a part: albedo, normal, gradient, curvature or own names.")
+    ] = "albedo,normal",
+    models: Models = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
+) -> None:
+    """Write a recipe in which every key carries its meaning as a comment.
+
+    \b
+    Examples:
+      inspect recipe new foil
+      inspect recipe new plate --maps gradient,curvature
+    """  # noqa: D301
+    from inspect_cli.recipe import MapSpec, parse_recipe
+    from inspect_cli.recipe.template import KNOWN_MAPS, commented_yaml, new_recipe
+    from inspect_cli.store.atomic import write_text
+    from inspect_cli.store.materials import RECIPE, writable_store
+
+    names = parse_names(maps) or []
+    if not names:
+        raise UsageError("--maps: name at least one map")
+    specs = {m: KNOWN_MAPS.get(m) or MapSpec(files=f"{{part}}_{m}.tif") for m in names}
+    path = writable_store(models) / name / RECIPE
+    text = commented_yaml(new_recipe(name, specs))
+    parse_recipe(text, str(path))
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists already; --force overwrites it")
+    write_text(path, text)
+    typer.echo(str(path))
+
+
+@app.command()
+def check(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or name of a material.", show_default=False)],
+    models: Models = None,
+) -> None:
+    """Validate a recipe, its method's settings included.
+
+    \b
+    Examples:
+      inspect recipe check models/riblet/recipe.yaml
+      inspect recipe check riblet
+    """  # noqa: D301
+    from inspect_cli.methods import build_detector
+    from inspect_cli.recipe import load_recipe
+    from inspect_cli.store.materials import RECIPE, find_material, known_materials
+
+    path = Path(recipe)
+    if path.is_dir():
+        path = path / RECIPE
+    if not path.is_file():
+        if path.suffix:
+            raise UsageError(f"{recipe}: no such file; materials: {nearest(recipe, list(known_materials(models)))}")
+        path = find_material(recipe, models).folder / RECIPE
+    loaded = load_recipe(path)
+    for spec in loaded.maps.values():
+        build_detector(loaded.method.name, spec.channels, loaded.tiles.size_px, loaded.method.settings)
+    typer.echo(f"{path}: valid; material {loaded.material}, maps {', '.join(loaded.maps)}, method {loaded.method.name}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a recipe, for editors.
+
+    \b
+    Example:
+      inspect recipe schema > recipe.schema.json
+    """  # noqa: D301
+    from inspect_cli.recipe.docs import recipe_schema_json
+
+    typer.echo(recipe_schema_json())

@@ -1,0 +1,111 @@
+"""``inspect score``: find defects in a batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inspect_cli.commands.options import Batch, Device, Json, Method, Models, Stride, parse_batch
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError
+
+if TYPE_CHECKING:
+    from inspect_cli.outputs.run import Outcome, RunSummary
+
+
+def score(
+    folder: Annotated[Path, typer.Argument(help="Batch folder, read recursively.", show_default=False)],
+    material: Annotated[
+        str | None,
+        typer.Option(
+            "--material", "-m", help="Material.", show_default="the folder's inspect.yaml, or the only one trained"
+        ),
+    ] = None,
+    models: Models = None,
+    method: Method = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Run folder.", show_default="FOLDER/inspection/MATERIAL"),
+    ] = None,
+    stride: Stride = None,
+    device: Device = "auto",
+    batch: Batch = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Score again what is done already.")] = False,
+    fail_on_defect: Annotated[
+        bool, typer.Option("--fail-on-defect", help="End with exit code 8 if a part fails.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score a batch of parts: heatmaps, masks, histograms, regions, a verdict for each part.
+
+    Prints one line a part. Parts that are done are skipped; a part that cannot be read is named and the rest
+    goes on. Stop with Ctrl-C: the part in hand is finished, the next run goes on from there.
+
+    \b
+    Examples:
+      inspect score sample_data/riblet/test
+      inspect score batch/ --material riblet --out results/monday
+      inspect score batch/ --material riblet --json | jq .verdict
+    """  # noqa: D301
+    from inspect_cli.images import discover_parts
+    from inspect_cli.images.parts import RUN_FOLDER
+    from inspect_cli.outputs.finish import score_batch
+    from inspect_cli.scoring.model import load_model
+    from inspect_cli.store.bundle import find_bundle
+    from inspect_cli.store.materials import choose_material
+
+    if not folder.is_dir():
+        raise NoInputError(f"{folder}: no such folder")
+    chosen = choose_material(material, folder, models)
+    bundle = find_bundle(chosen.folder, method)
+    model = load_model(chosen, bundle, device, parse_batch(batch), stride)
+    parts = discover_parts(folder, model.maps)
+    run = out or folder / RUN_FOLDER / chosen.name
+    _announce(len(parts), run, bundle.folder)
+    summary, exit_code = score_batch(
+        run, folder, parts, model, lambda outcome: _tell(outcome, as_json), force, fail_on_defect
+    )
+    _finish(summary, exit_code)
+
+
+def _announce(count: int, run: Path, bundle: Path) -> None:
+    from inspect_cli import console
+
+    console.say(f"{count} part(s); model {bundle}; results {run}")
+
+
+def _tell(outcome: Outcome, as_json: bool) -> None:
+    """Print one line a part on stdout."""
+    record = outcome.record
+    if as_json:
+        line = {"part": outcome.part, "verdict": outcome.verdict, "error": outcome.error, "reused": outcome.reused}
+        if record is not None:
+            keys = ("score", "peak", "reasons", "region_count", "defect_area_px", "defect_area_mm2", "timing_s")
+            line |= {key: record[key] for key in keys}
+            line["maps"] = {name: entry["score"] for name, entry in record["maps"].items()}
+        typer.echo(json.dumps(line))
+        return
+    if record is None:
+        typer.echo(f"failed     {outcome.part}  {outcome.error}")
+        return
+    words = [f"{outcome.verdict:<10} {outcome.part}"]
+    if record["score"] is not None:
+        words.append(f"score={record['score']:.3g} map={record['peak']['map']}")
+    words.append(f"regions={record['region_count']} seconds={record['timing_s']['total']:.1f}")
+    if outcome.reused:
+        words.append("(done before)")
+    if outcome.verdict == "undecided":
+        words.append("; ".join(record["reasons"]))
+    typer.echo("  ".join(words))
+
+
+def _finish(summary: RunSummary, exit_code: int) -> None:
+    from inspect_cli import console
+
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in summary.counts().items() if number)
+    console.say(f"{counts or 'nothing scored'} in {summary.seconds:.0f} s; next: inspect report {summary.run}")
+    if exit_code not in (EXIT_DONE, EXIT_DEFECTS, InputError.exit_code, NoInputError.exit_code):
+        console.say("interrupted: run again to go on with the rest")
+    raise typer.Exit(exit_code)

@@ -1,0 +1,134 @@
+"""``inspect train``: learn what good material looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inspect_cli.commands.options import Device, Json, Models, parse_names
+from inspect_cli.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from inspect_cli.recipe import MapSpec
+    from inspect_cli.store.bundle import Bundle
+    from inspect_cli.store.materials import Material
+
+
+def train(
+    material: Annotated[str, typer.Option("--material", "-m", help="Name of the material.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Folder of good parts.", show_default="what the recipe names"
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="Detector: cae.", show_default="the recipe's")
+    ] = None,
+    maps: Annotated[
+        str | None,
+        typer.Option("--maps", help="Maps to train, separated by commas.", show_default="all of the recipe"),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            help="Time for all maps together (90s, 8m, 1h) or steps for each (5000steps).",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the split, the patches and the network.")] = 0,
+    device: Device = "auto",
+    models: Models = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a material on defect-free parts: one network for each map.
+
+    Writes a bundle beside the recipe (weights, manifest, model card, loss curve, sample reconstructions)
+    and provisional limits, so that `inspect score` works at once. A material without a recipe gets one from
+    the names of its files.
+
+    \b
+    Examples:
+      inspect train --material riblet
+      inspect train --material riblet --data batch/train --budget 8m
+      inspect train --material fabric --data photos/good --budget 2000steps --resume
+    """  # noqa: D301
+    from inspect_cli import console
+    from inspect_cli.images import discover_parts
+    from inspect_cli.images.infer import training_root
+    from inspect_cli.store.materials import training_folder
+    from inspect_cli.training.train import TrainingOrder, train_material
+
+    chosen = _material(material, data, models)
+    folder = training_root(data) if data is not None else training_folder(chosen)
+    wanted = _maps(chosen, parse_names(maps))
+    parts = discover_parts(folder, wanted)
+    console.say(f"data: {folder} ({len(parts)} parts)")
+    recipe = chosen.recipe
+    bundle = train_material(
+        TrainingOrder(
+            material=chosen,
+            parts=parts,
+            method=_method(method or recipe.method.name),
+            maps=wanted,
+            budget=budget or recipe.training.budget,
+            seed=seed,
+            device=device,
+            half=half,
+            resume=resume,
+        ),
+        console,
+    )
+    _tell(bundle, as_json)
+
+
+def _material(name: str, data: Path | None, models: Path | None) -> Material:
+    """Return the material in a store that can be written to; one without a recipe gets one from its data."""
+    from inspect_cli import console
+    from inspect_cli.images.infer import infer_maps, training_root
+    from inspect_cli.recipe.template import commented_yaml, new_recipe
+    from inspect_cli.store.atomic import write_text
+    from inspect_cli.store.materials import RECIPE, adopt, find_material, known_materials, writable_store
+
+    if name not in known_materials(models) and data is not None:
+        recipe = new_recipe(name, infer_maps(training_root(data)))
+        path = writable_store(models) / name / RECIPE
+        write_text(path, commented_yaml(recipe))
+        found = ", ".join(f"{key} ({spec.files}, {spec.channels} channels)" for key, spec in recipe.maps.items())
+        console.say(f"new material {name!r}: recipe written to {path}; maps: {found}")
+    return adopt(find_material(name, models), models)
+
+
+def _maps(material: Material, names: list[str] | None) -> dict[str, MapSpec]:
+    known = material.recipe.maps
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"--maps {name!r} is no map of {material.name}: {nearest(name, list(known))}")
+    return {name: known[name] for name in names or known}
+
+
+def _method(name: str) -> str:
+    from inspect_cli.methods import method_names
+
+    if name not in method_names():
+        raise UsageError(f"--method {name!r} is unknown: {nearest(name, method_names())}")
+    return name
+
+
+def _tell(bundle: Bundle, as_json: bool) -> None:
+    from inspect_cli import console
+
+    manifest = bundle.manifest
+    calibration = bundle.require_calibration()
+    for name, limit in calibration.limits.items():
+        console.say(f"{name:>10}  limit {limit.pixel:.4g} ({calibration.origin})")
+    console.say(f"model: {bundle.folder}; next: inspect score FOLDER --material {manifest.material}")
+    if as_json:
+        typer.echo(manifest.model_dump_json())
+    else:
+        typer.echo(str(bundle.folder))

@@ -1,0 +1,64 @@
+"""Talk on stderr: plain lines, and a progress bar where a person watches."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import typer
+
+#: Without a terminal, progress is told this often at most.
+LINE_EVERY_S: Final = 30.0
+
+
+def say(text: str) -> None:
+    """Print a line to stderr."""
+    typer.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    say(f"warning: {text}")
+
+
+def is_watched() -> bool:
+    """Whether stderr is a terminal."""
+    return sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def progress(label: str) -> Iterator[Callable[[float, str], None]]:
+    """Yield ``update(share, text)``: a bar with time left on a terminal, else a line now and then."""
+    if not is_watched():
+        yield _line_updates(label)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=1.0, text="")
+        yield lambda share, text: bar.update(task, completed=share, text=text)
+
+
+def _line_updates(label: str) -> Callable[[float, str], None]:
+    last = time.monotonic()
+
+    def update(share: float, text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY_S:
+            last = time.monotonic()
+            say(f"{label}: {share:.0%} {text}")
+
+    return update

@@ -1,0 +1,119 @@
+"""Every way the program ends, in one tree and one table.
+
+::
+
+    InspectError                 70  a fault in the program itself
+    ├── UsageError                1  the command line asks for something impossible
+    ├── RecipeError               2  a recipe or configuration file is wrong
+    ├── InputError                3  one input file or part cannot be used; the rest goes on
+    │   └── NoInputError          4  there is nothing usable to work on
+    ├── ModelError                5  a model bundle is missing, damaged, foreign or untrained
+    ├── OutputError               6  the output cannot be written, or the disk is full
+    ├── WorkerError               7  a worker process died or the device gave up
+    └── LockedError              75  another run holds the output folder
+
+A message says what happened, where, and what to do next, on one line.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Final
+
+
+class InspectError(Exception):
+    """A fault with a message for the user; ``exit_code`` is how the process ends."""
+
+    exit_code: int = 70
+
+
+class UsageError(InspectError):
+    """The command line asks for something impossible."""
+
+    exit_code = 1
+
+
+class RecipeError(InspectError):
+    """A recipe or configuration file is wrong."""
+
+    exit_code = 2
+
+
+class InputError(InspectError):
+    """One input cannot be used; the rest of the batch goes on."""
+
+    exit_code = 3
+
+
+class NoInputError(InputError):
+    """There is nothing usable to work on."""
+
+    exit_code = 4
+
+
+class ModelError(InspectError):
+    """A model bundle is missing, damaged, foreign or not trained."""
+
+    exit_code = 5
+
+
+class OutputError(InspectError):
+    """The output cannot be written, or the disk is full."""
+
+    exit_code = 6
+
+
+class WorkerError(InspectError):
+    """A worker process died or the device gave up."""
+
+    exit_code = 7
+
+
+class LockedError(InspectError):
+    """Another run holds the output folder."""
+
+    exit_code = 75
+
+
+EXIT_DONE: Final = 0
+EXIT_DEFECTS: Final = 8
+EXIT_INTERNAL: Final = 70
+EXIT_SIGINT: Final = 130
+EXIT_SIGTERM: Final = 143
+
+#: Exit code -> (meaning, what to do). The documentation is generated from this table.
+EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
+    EXIT_DONE: ("done", "nothing"),
+    UsageError.exit_code: ("usage: the command line is wrong", "read the message; see `--help`"),
+    RecipeError.exit_code: (
+        "recipe or configuration is wrong",
+        "mend the file at the key named; `inspect recipe check`",
+    ),
+    InputError.exit_code: (
+        "some inputs failed, the rest is complete",
+        "look at the parts named in the message or in `parts.csv`, mend them, run again",
+    ),
+    NoInputError.exit_code: ("no usable input", "check the folder and the recipe's file patterns"),
+    ModelError.exit_code: ("model refused or missing", "train the material, or restore its bundle"),
+    OutputError.exit_code: (
+        "output not writable or disk full",
+        "free space or mend the permissions, run again; earlier results are intact",
+    ),
+    WorkerError.exit_code: ("a worker died or the device gave up", "run again, with a smaller `--batch`"),
+    EXIT_DEFECTS: ("defects found (only with `--fail-on-defect`)", "look at the failed parts"),
+    EXIT_INTERNAL: ("internal fault", "report it with the log"),
+    LockedError.exit_code: ("another run holds the output folder", "wait for it, or choose another `--out`"),
+    EXIT_SIGINT: ("interrupted (SIGINT)", "run again: it goes on where it stopped"),
+    EXIT_SIGTERM: ("terminated (SIGTERM)", "run again: it goes on where it stopped"),
+}
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """Return a hint that names the valid choices and, if one is near, the likely one.
+
+    >>> nearest("riblt", ["riblet", "steel"])
+    "did you mean 'riblet'? Valid: riblet, steel"
+    """
+    listed = "Valid: " + (", ".join(sorted(valid)) or "none")
+    close = get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}? {listed}" if close else listed

@@ -1,0 +1,1 @@
+"""Evaluation: how well a run's scores agree with the truth."""

@@ -1,0 +1,266 @@
+"""Compare a run folder with the truth: every map file is read once, in bands of rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
+from inspect_cli.evaluation.truth import Truth
+from inspect_cli.images import open_map
+
+BAND_ROWS: Final = 256
+LIMIT: Final = 1.0
+FUSED: Final = ""
+PART_RECORD: Final = "part.json"
+EVALUATION_FILE: Final = "evaluation.json"
+
+Metrics = dict[str, float | int | None]
+
+
+class MapRecord(BaseModel):
+    """What ``part.json`` says of one map: its threshold in raw units, its peak score."""
+
+    threshold: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class PartRecord(BaseModel):
+    """What ``part.json`` says of a part, as far as it matters here."""
+
+    part: str
+    verdict: Literal["pass", "fail", "undecided"]
+    score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    maps: dict[str, MapRecord]
+    size_px: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One score map of a part on disk: score = stored value / ``threshold``."""
+
+    name: str
+    path: Path
+    threshold: float
+    peak: float | None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Pixels and peak scores of a set of parts, for one map or fused."""
+
+    histogram: ScoreHistogram = field(default_factory=ScoreHistogram)
+    good_peaks: list[float] = field(default_factory=list)
+    defect_peaks: list[float] = field(default_factory=list)
+    good: int = 0
+    defective: int = 0
+    undecided: int = 0
+
+    def merge(self, other: Tally) -> None:
+        """Add the parts of another tally to this one."""
+        self.histogram.merge(other.histogram)
+        self.good_peaks += other.good_peaks
+        self.defect_peaks += other.defect_peaks
+        self.good += other.good
+        self.defective += other.defective
+        self.undecided += other.undecided
+
+    def metrics(self) -> Metrics:
+        """Compute every metric; one that is undefined is ``None``."""
+        f1, iou = self.histogram.f1_max(), self.histogram.iou_max()
+        return {
+            "pixel_auroc": self.histogram.auroc(),
+            "pixel_aupr": self.histogram.aupr(),
+            "au_pro": self.histogram.au_pro(),
+            "image_auroc": rank_auroc(self.good_peaks, self.defect_peaks),
+            "f1_max": f1.value if f1 else None,
+            "iou": self.histogram.iou_at(LIMIT),
+            "recall": self.histogram.recall_at(LIMIT),
+            "precision": self.histogram.precision_at(LIMIT),
+            "iou_max": iou.value if iou else None,
+            "f1_max_score": f1.limit if f1 else None,
+            "iou_max_score": iou.limit if iou else None,
+            "parts": self.good + self.defective,
+            "good": self.good,
+            "defective": self.defective,
+            "undecided": self.undecided,
+        }
+
+
+#: Kind (``None`` for the good parts) and map (``FUSED`` for the heatmap) -> what was counted.
+Tallies = dict[tuple[str | None, str], Tally]
+
+
+def evaluate_run(
+    run: Path, truth_folder: Path, on_part: Callable[[int, int, str], None] | None = None
+) -> dict[str, Any]:
+    """Measure a run against the truth.
+
+    Parameters
+    ----------
+    run
+        A run folder, as ``inspect score`` writes it.
+    truth_folder
+        Masks or boxes, see ``Truth``.
+    on_part
+        Called after each part with its number from 1, the number of parts, and its id.
+
+    Returns
+    -------
+    The metrics of the fused score (keys of ``Tally.metrics`` and ``unfinished``, the part folders without a
+    record) over all parts, and the same keys below ``by_map`` (map), ``by_kind`` (kind, fused) and
+    ``by_kind_and_map`` (kind, then map). A kind's group is its defective parts and all good parts.
+    ``iou``, ``recall`` and ``precision`` are those at the run's own limit (score above 1.0).
+
+    Raises
+    ------
+    NoInputError
+        If the run has no finished part, or the truth knows none of its parts.
+    InputError
+        If a record, a map or a mask is damaged, or their sizes differ.
+    """
+    truth = Truth.open(truth_folder)
+    folders, unfinished = find_parts(run)
+    records = [(folder, read_record(folder / PART_RECORD)) for folder in folders]
+    if not records:
+        raise NoInputError(f"{run}: no finished part in it; run `inspect score` first")
+    if not any(truth.has(record.part) for _, record in records):
+        raise NoInputError(
+            f"{truth_folder}: no mask or box for any part of {run} (first part: {records[0][1].part}); "
+            "name masks <part>_mask.png"
+        )
+    tallies: Tallies = {}
+    for number, (folder, record) in enumerate(records, start=1):
+        _count_part(tallies, folder, record, truth)
+        if on_part:
+            on_part(number, len(records), record.part)
+    return _summarise(tallies, unfinished)
+
+
+def find_parts(run: Path) -> tuple[list[Path], int]:
+    """Return the folders of the finished parts of a run, sorted, and the number of unfinished ones."""
+    top = run / "parts"
+    finished = sorted(record.parent for record in top.rglob(PART_RECORD))
+    above = {top, *(parent for folder in finished for parent in folder.parents)}
+    unfinished = 0
+    for name, subfolders, files in os.walk(top):
+        folder = Path(name)
+        # A folder with files, or with nothing in it, is a part; one with folders alone is a kind.
+        is_part = PART_RECORD in files or (folder not in above and (bool(files) or not subfolders))
+        if is_part:
+            unfinished += PART_RECORD not in files
+            subfolders.clear()
+    return finished, unfinished
+
+
+def read_record(path: Path) -> PartRecord:
+    """Read a ``part.json``.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or a key is missing or wrong; the message names the first one.
+    """
+    try:
+        return PartRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); score the part again") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "file"
+        raise InputError(f"{path}: {key}: {first['msg']}; score the part again") from error
+
+
+def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth) -> None:
+    width, height = record.size_px
+    mask = truth.mask(record.part, height, width)
+    if mask is not None and not mask.any():
+        mask = None
+    regions = None if mask is None else label_regions(mask)
+    kind = None if mask is None else truth.kind(record.part)
+    for layer in _layers(folder, record):
+        tally = tallies.setdefault((kind, layer.name), Tally())
+        tally.good += mask is None
+        tally.defective += mask is not None
+        tally.undecided += record.verdict == "undecided"
+        if layer.peak is not None:
+            (tally.good_peaks if mask is None else tally.defect_peaks).append(layer.peak)
+        if layer.path.is_file():
+            _count_pixels(tally.histogram, layer, mask, regions, (height, width))
+        elif record.verdict != "undecided":
+            raise InputError(f"{layer.path}: missing, although {record.part} is finished; score it again")
+
+
+def _layers(folder: Path, record: PartRecord) -> list[Layer]:
+    layers = [Layer(FUSED, folder / "heatmap.tif", 1.0, record.score)]
+    for name, stored in record.maps.items():
+        if stored.threshold is not None:
+            layers.append(Layer(name, folder / "maps" / f"{name}.tif", stored.threshold, stored.score))
+        elif record.verdict != "undecided":
+            raise InputError(f"{folder / PART_RECORD}: maps.{name}.threshold: missing; score the part again")
+    return layers
+
+
+def _count_pixels(
+    histogram: ScoreHistogram,
+    layer: Layer,
+    mask: NDArray[np.bool_] | None,
+    regions: NDArray[np.int32] | None,
+    shape: tuple[int, int],
+) -> None:
+    """Add a map to a histogram; ``regions`` numbers the True pixels of ``mask`` in row order."""
+    defects: list[NDArray[np.float32]] = []
+    for y0, raw in _rows(layer.path, shape):
+        scores = raw / np.float32(layer.threshold)
+        if mask is not None:
+            defective = mask[y0 : y0 + len(scores)]
+            defects.append(scores[defective])
+            scores = scores[~defective]
+        histogram.add(scores)
+    if regions is not None:
+        # The area of a region within the ROI is known only now, with all its pixels seen.
+        found = np.concatenate(defects)
+        histogram.add(found, np.ones(found.shape, dtype=np.bool_), region_weights(found, regions))
+
+
+def _rows(path: Path, shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield (y0, rows y0..) of a one-channel map, shape (rows, width), of at most ``BAND_ROWS`` rows."""
+    with open_map(path) as source:
+        height, width = source.header.height, source.header.width
+        if (height, width) != shape:
+            raise InputError(
+                f"{path}: map is {width}x{height} px, its part.json says {shape[1]}x{shape[0]} px; "
+                "score the part again"
+            )
+        for y0 in range(0, height, BAND_ROWS):
+            band = np.asarray(source.read_rows(y0, min(y0 + BAND_ROWS, height)), dtype=np.float32)
+            if bool((band < 0).any()):
+                raise InputError(f"{path}: negative score near row {y0}; score the part again")
+            yield y0, band
+
+
+def _summarise(tallies: Tallies, unfinished: int) -> dict[str, Any]:
+    maps = sorted({name for _, name in tallies if name != FUSED})
+    kinds = sorted({kind for kind, _ in tallies if kind is not None})
+
+    def metrics(name: str, *groups: str | None) -> Metrics:
+        whole = Tally()
+        for group in (None, *groups):
+            if (group, name) in tallies:
+                whole.merge(tallies[group, name])
+        return {**whole.metrics(), "unfinished": unfinished}
+
+    return {
+        **metrics(FUSED, *kinds),
+        "by_map": {name: metrics(name, *kinds) for name in maps},
+        "by_kind": {kind: metrics(FUSED, kind) for kind in kinds},
+        "by_kind_and_map": {kind: {name: metrics(name, kind) for name in maps} for kind in kinds},
+    }

@@ -1,0 +1,17 @@
+"""Folder -> parts -> maps: headers, windowed reading, the contract check, ROI masks."""
+
+from inspect_cli.images.parts import Part, discover_parts
+from inspect_cli.images.reader import ImageHeader, MapReader, open_map, read_mask
+from inspect_cli.images.roi import find_roi
+from inspect_cli.images.values import ValueRange
+
+__all__ = [
+    "ImageHeader",
+    "MapReader",
+    "Part",
+    "ValueRange",
+    "discover_parts",
+    "find_roi",
+    "open_map",
+    "read_mask",
+]

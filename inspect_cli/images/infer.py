@@ -1,0 +1,70 @@
+"""Maps of a folder that comes without a recipe, from its file names and headers."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.images.parts import RUN_FOLDER, discover_parts
+from inspect_cli.images.reader import SUFFIXES, open_map
+from inspect_cli.recipe.schema import MapSpec
+
+#: Endings of file names that tell what a map is.
+KNOWN_NAMES = ("albedo", "normal", "gradient", "curvature")
+
+
+def infer_maps(folder: Path) -> dict[str, MapSpec]:
+    """Return the maps below ``folder``: ``*_albedo.tif`` and its like, else one map ``image`` of any format.
+
+    Channels come from the first readable file of each map.
+
+    Raises
+    ------
+    NoInputError
+        If there is no readable image.
+    """
+    names = _image_names(folder)
+    patterns: dict[str, str] = {}
+    for name in KNOWN_NAMES:
+        endings = Counter(Path(n).suffix for n in names if Path(n).stem.endswith(f"_{name}"))
+        if endings:
+            patterns[name] = f"{{part}}_{name}{endings.most_common(1)[0][0]}"
+    if not patterns:
+        patterns = {"image": "{part}.*"}
+    return {name: MapSpec(files=files, channels=_channels(folder, name, files)) for name, files in patterns.items()}
+
+
+def _image_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise NoInputError(f"{folder}: no such folder")
+    names: list[str] = []
+    for _, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if f != RUN_FOLDER]
+        names += [f for f in files if f.lower().endswith(SUFFIXES)]
+    if not names:
+        raise NoInputError(f"{folder}: no image found ({', '.join(SUFFIXES)})")
+    return names
+
+
+def _channels(folder: Path, name: str, files: str) -> int:
+    reasons = []
+    for part in discover_parts(folder, {name: MapSpec(files=files)}):
+        try:
+            with open_map(part.files[name]) as reader:
+                return reader.header.channels
+        except InputError as error:
+            reasons.append(str(error))
+    raise NoInputError(f"{folder}: no readable image: {reasons[0]}")
+
+
+def training_root(folder: Path) -> Path:
+    """Return where the good training images of a data set lie: ``train/good``, ``train``, or the folder itself.
+
+    A folder with ``train`` and ``test`` in it is a whole data set; nothing of ``test`` may be learnt.
+    """
+    for candidate in (folder / "train" / "good", folder / "train"):
+        if candidate.is_dir():
+            return candidate
+    return folder

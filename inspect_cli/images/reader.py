@@ -1,0 +1,149 @@
+"""One interface to image files of every format: header first, then windows of rows.
+
+A format is one class with one registration: how its files begin, and how to open them.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspect_cli.errors import InputError
+
+#: File name endings that are looked at when a folder is searched for images.
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+
+#: Images above this are refused from their header, before any memory is taken.
+MAX_MEGAPIXELS = 4096
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says of itself before any pixel is read."""
+
+    path: Path
+    format: str
+    width: int
+    height: int
+    channels: int
+    dtype: np.dtype[Any]
+    pages: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Array shape of the whole image: (height, width) or (height, width, channels)."""
+        plane = (self.height, self.width)
+        return plane if self.channels == 1 else (*plane, self.channels)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}, {self.channels} channel(s), {self.dtype}"
+
+
+class MapReader(abc.ABC):
+    """An open image file. Use as a context manager."""
+
+    header: ImageHeader
+
+    @abc.abstractmethod
+    def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
+        """Return rows ``y0`` to ``y1`` (exclusive) in the file's own type, native byte order.
+
+        Shape (y1 - y0, width) for one channel, else (y1 - y0, width, channels).
+
+        Raises
+        ------
+        InputError
+            If the pixels cannot be decoded.
+        """
+
+    def read(self) -> NDArray[Any]:
+        """Return the whole image."""
+        return self.read_rows(0, self.header.height)
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+Opener = Callable[[Path], MapReader]
+
+
+class _Formats:
+    """Registry of image formats by the first bytes of the file."""
+
+    by_magic: ClassVar[dict[bytes, Opener]] = {}
+
+
+def register_format(*magics: bytes) -> Callable[[Opener], Opener]:
+    """Register an opener for files that begin with one of ``magics``."""
+
+    def register(opener: Opener) -> Opener:
+        for magic in magics:
+            _Formats.by_magic[magic] = opener
+        return opener
+
+    return register
+
+
+def open_map(path: Path) -> MapReader:
+    """Open an image file by its content, whatever its name ends with.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, no known image, damaged, or too large.
+    """
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    opener = next((o for magic, o in _Formats.by_magic.items() if start.startswith(magic)), None)
+    if opener is None:
+        what = "an empty file" if not start else "no TIFF, PNG or JPEG image"
+        raise InputError(f"{path}: {what}; check what wrote it")
+    reader = opener(path)
+    header = reader.header
+    if header.width * header.height > MAX_MEGAPIXELS * 1_000_000:
+        reader.close()
+        raise InputError(f"{path}: {header.width}x{header.height} is above {MAX_MEGAPIXELS} megapixels")
+    return reader
+
+
+def read_mask(path: Path, height: int, width: int) -> NDArray[np.bool_]:
+    """Return the mask image at ``path`` as a bool array (height, width): nonzero is True.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or has another size.
+    """
+    with open_map(path) as reader:
+        header = reader.header
+        if (header.height, header.width) != (height, width):
+            raise InputError(
+                f"{path}: mask is {header.width}x{header.height}, its image is {width}x{height}; they must match"
+            )
+        pixels = reader.read()
+    if pixels.ndim == 3:  # the alpha channel of a drawn mask says nothing about inside and outside
+        pixels = pixels[..., :3].max(axis=2)
+    return np.asarray(pixels != 0)
+
+
+from inspect_cli.images import raster, tiff  # noqa: E402, F401  (they register themselves)

@@ -1,0 +1,99 @@
+"""Region of interest: which pixels are material.
+
+The rules look for what a camera sees beside the part, *connected to the image border*: overexposed
+background (``saturated``) or unlit background (``dark``). A bright spot in the middle of the part is a
+finding, not background, and stays inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inspect_cli.errors import InputError
+from inspect_cli.images.parts import Part
+from inspect_cli.images.reader import MapReader, open_map, read_mask
+from inspect_cli.images.values import ValueRange
+from inspect_cli.recipe.schema import PART, Recipe
+
+#: Share of the type's range that counts as its end; JPEG and interpolation blur the exact limit.
+END_SHARE = 0.02
+#: Thinner saturated or dark strips than this are not background.
+MIN_STRIP_PX = 9
+_READ_ROWS = 512
+
+Mask = NDArray[np.bool_]
+
+
+def find_roi(recipe: Recipe, part: Part, recipe_folder: Path) -> Mask | None:
+    """Return the ROI of ``part`` as a bool array (height, width), or None for the whole image.
+
+    Raises
+    ------
+    InputError
+        If the mask file is missing or has another size, or if no pixel is left.
+    """
+    spec = recipe.roi
+    if spec.rule == "none":
+        return None
+    name = spec.map or next(iter(recipe.maps))
+    with open_map(part.files[name]) as reader:
+        if spec.rule == "file":
+            path = _mask_path(spec.file or "", part, recipe_folder)
+            inside = read_mask(path, reader.header.height, reader.header.width)
+        else:
+            inside = ~_touching_border(_RULES[spec.rule](reader))
+    if spec.margin_px:
+        kernel = np.ones((2 * spec.margin_px + 1,) * 2, np.uint8)
+        inside = cv2.erode(inside.astype(np.uint8), kernel, borderValue=1).astype(bool)
+    if not inside.any():
+        raise InputError(f"{part.files[name]}: rule {spec.rule!r} leaves no pixel inside the ROI")
+    return inside
+
+
+def _mask_path(pattern: str, part: Part, recipe_folder: Path) -> Path:
+    if PART in pattern:
+        return part.folder / pattern.replace(PART, part.id)
+    return recipe_folder / pattern
+
+
+def _saturated(reader: MapReader) -> Mask:
+    limits = ValueRange.of_type(reader.header.dtype)
+    level = limits.high - END_SHARE * (limits.high - limits.low)
+    return _all_channels(reader, lambda rows: rows >= level)
+
+
+def _dark(reader: MapReader) -> Mask:
+    limits = ValueRange.of_type(reader.header.dtype)
+    level = END_SHARE * (limits.high - limits.low)
+    return _all_channels(reader, lambda rows: np.abs(rows.astype(np.float32)) <= level)
+
+
+_RULES: dict[str, Callable[[MapReader], Mask]] = {"saturated": _saturated, "dark": _dark}
+
+
+def _all_channels(reader: MapReader, test: Callable[[NDArray[np.generic]], Mask]) -> Mask:
+    height, width = reader.header.height, reader.header.width
+    mask = np.empty((height, width), bool)
+    for y0 in range(0, height, _READ_ROWS):
+        y1 = min(y0 + _READ_ROWS, height)
+        hit = test(reader.read_rows(y0, y1))
+        mask[y0:y1] = hit.all(axis=2) if hit.ndim == 3 else hit
+    return mask
+
+
+def _touching_border(mask: Mask) -> Mask:
+    """Keep what is connected to the image border and at least MIN_STRIP_PX wide."""
+    side = min(MIN_STRIP_PX, *mask.shape)
+    kernel = np.ones((side, side), np.uint8)
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel, borderValue=1)
+    _, labels = cv2.connectedComponents(opened, connectivity=8)
+    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    keep = np.zeros(int(labels.max()) + 1, bool)
+    keep[np.unique(edge)] = True
+    keep[0] = False
+    return np.asarray(keep[labels])

@@ -1,0 +1,108 @@
+"""Building blocks of the autoencoders: encoder, bottleneck and decoder of IND, appendix Tables 2 and 3.
+
+All kernels are 3x3 and every layer is followed by a LeakyReLU, except the last one (sigmoid). Halving is a
+convolution of stride 2, doubling its transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from torch import Tensor, nn
+
+from inspect_cli.errors import RecipeError
+
+#: Slope of LeakyReLU; the paper does not give one, this is the usual value.
+LEAKY_SLOPE: Final = 0.01
+
+
+class Architecture(NamedTuple):
+    """Channels after each encoder layer and its stride; the decoder mirrors them.
+
+    ``tail`` are the decoder's output channels after each layer but the last, which yields the image.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    tail: tuple[int, ...]
+    tail_scales: tuple[int, ...]
+
+    @property
+    def reduction(self) -> int:
+        """Image side over code side."""
+        total = 1
+        for stride in self.strides:
+            total *= stride
+        return total
+
+
+#: IND Table 2, industrial column.
+INDUSTRIAL: Final = Architecture(
+    channels=(16, 32, 64, 64, 64, 16),
+    strides=(1, 2, 2, 2, 2, 1),
+    tail=(64, 64, 64, 32, 16),
+    tail_scales=(1, 2, 2, 2, 2),
+)
+#: IND Table 2, synthetic column with d = 16: conv4 goes from W/4 to W/16.
+SYNTHETIC: Final = Architecture(
+    channels=(16, 32, 64, 64, 16), strides=(1, 2, 2, 4, 1), tail=(64, 64, 32, 16), tail_scales=(1, 4, 2, 2)
+)
+ARCHITECTURES: Final = {"industrial": INDUSTRIAL, "synthetic": SYNTHETIC}
+
+
+def check_tile(tile_px: int, architecture: Architecture) -> None:
+    """Raise RecipeError unless the tile divides exactly down to the code."""
+    step = architecture.reduction
+    if tile_px % step or tile_px < 2 * step:
+        fits = ", ".join(str(step * n) for n in (2, 4, 8, 16))
+        raise RecipeError(f"tiles.size_px {tile_px} does not fit this network: sizes that fit are {fits}, ...")
+
+
+def encoder(channels: int, architecture: Architecture) -> nn.Sequential:
+    """Return the convolutions from the image to (n, 16, tile/16, tile/16)."""
+    layers: list[nn.Module] = []
+    before = channels
+    for after, stride in zip(architecture.channels, architecture.strides, strict=True):
+        layers += [nn.Conv2d(before, after, 3, stride, 1), nn.LeakyReLU(LEAKY_SLOPE)]
+        before = after
+    return nn.Sequential(*layers)
+
+
+def decoder(channels: int, architecture: Architecture) -> nn.Sequential:
+    """Return the mirrored layers from the code's map back to the image, values in (0, 1)."""
+    layers: list[nn.Module] = []
+    before = architecture.channels[-1]
+    for after, scale in zip(architecture.tail, architecture.tail_scales, strict=True):
+        layers += [_upscale(before, after, scale), nn.LeakyReLU(LEAKY_SLOPE)]
+        before = after
+    return nn.Sequential(*layers, nn.Conv2d(before, channels, 3, 1, 1), nn.Sigmoid())
+
+
+def _upscale(before: int, after: int, scale: int) -> nn.Module:
+    if scale == 1:
+        return nn.Conv2d(before, after, 3, 1, 1)
+    return nn.ConvTranspose2d(before, after, 3, scale, 1, output_padding=scale - 1)
+
+
+class Bottleneck(nn.Module):
+    """Fully connected squeeze to ``latent`` values and back (IND Table 3: r = 1024, n_z = 100)."""
+
+    def __init__(self, code_shape: Sequence[int], hidden: int, latent: int) -> None:
+        super().__init__()
+        self.code_shape = tuple(code_shape)
+        size = self.code_shape[0] * self.code_shape[1] * self.code_shape[2]
+        self.squeeze = nn.Sequential(
+            nn.Flatten(), nn.Linear(size, hidden), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(hidden, latent)
+        )
+        self.expand = nn.Sequential(
+            nn.Linear(latent, hidden), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(hidden, size), nn.LeakyReLU(LEAKY_SLOPE)
+        )
+
+    def encode(self, code_map: Tensor) -> Tensor:
+        """Return the latent code (n, latent)."""
+        return self.squeeze(code_map)  # type: ignore[no-any-return]
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return the code map (n, *code_shape)."""
+        return self.expand(latent).unflatten(1, self.code_shape)  # type: ignore[no-any-return]

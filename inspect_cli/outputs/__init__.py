@@ -1,0 +1,1 @@
+"""Files of the run folder: maps, masks, pictures, tables."""

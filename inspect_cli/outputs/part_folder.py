@@ -1,0 +1,182 @@
+"""All files of one part, written while its rows stream by; ``part.json`` comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from inspect_cli.images import open_map, read_mask
+from inspect_cli.outputs.outlines import outlines
+from inspect_cli.outputs.png_stream import MaskWriter
+from inspect_cli.outputs.preview import BlockReducer, preview_scale
+from inspect_cli.outputs.record import RECORD, findings
+from inspect_cli.outputs.tiff_stream import TiffRowWriter
+from inspect_cli.report.pictures import save_heatmap, save_overlay, save_png
+from inspect_cli.report.plots import save_patch_histogram
+from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.judge import Judge
+from inspect_cli.scoring.mapstream import PatchScores
+from inspect_cli.store.atomic import write_json, write_with
+from inspect_cli.store.manifest import Calibration
+
+Rows = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Pictures = dict[str, NDArray[np.uint8]]
+_REPLAY_ROWS: Final = 256
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """Where a part's files go and what its verdict rests on."""
+
+    folder: Path
+    height: int
+    width: int
+    roi: Mask | None
+    calibration: Calibration
+    min_area_px: int
+    pixel_pitch_um: float | None
+
+
+def write_findings(
+    plan: PartPlan,
+    blocks: Iterable[Mapping[str, Rows]],
+    clock: Clock,
+    store_raw: bool,
+    faults: Callable[[], list[str]],
+) -> dict[str, Any]:
+    """Judge blocks of raw rows and write maps, mask and heatmap; return the findings.
+
+    Parameters
+    ----------
+    plan
+        Where to write, size, ROI and limits.
+    blocks
+        Raw rows of every map, from the network or from stored maps.
+    clock
+        Counts judging and writing.
+    store_raw
+        Whether the raw maps are written too; they are there already when stored maps are judged again.
+    faults
+        Called after the last block: reasons not to trust the pictures.
+    """
+    limits = {name: limit.pixel for name, limit in plan.calibration.limits.items()}
+    judge = Judge(limits, plan.width, plan.roi, plan.min_area_px)
+    reducer = BlockReducer(preview_scale(plan.height, plan.width), "max")
+    with ExitStack() as stack:
+        mask = stack.enter_context(MaskWriter(plan.folder / "mask.png", plan.height, plan.width))
+        heatmap = stack.enter_context(_map_writer(plan, plan.folder / "heatmap.tif"))
+        raw_writers = {
+            name: stack.enter_context(_map_writer(plan, plan.folder / "maps" / f"{name}.tif"))
+            for name in (limits if store_raw else ())
+        }
+        for block in blocks:
+            with clock.phase("judge"):
+                fused = judge.push(block)
+                reducer.push(fused)
+            with clock.phase("write"):
+                heatmap.push(fused)
+                mask.push(fused > 1)
+                for name, writer in raw_writers.items():
+                    writer.push(block[name])
+        with clock.phase("write"):
+            stack.close()
+    judgement = judge.decide(faults())
+    content = findings(judgement, judge, plan.pixel_pitch_um)
+    content["outlines"] = outlines(mask, judgement.regions)
+    content["preview"] = reducer.result()
+    return content
+
+
+def _map_writer(plan: PartPlan, path: Path) -> TiffRowWriter:
+    return TiffRowWriter(path, plan.height, plan.width, plan.pixel_pitch_um)
+
+
+def write_part(
+    plan: PartPlan, content: dict[str, Any], head: dict[str, Any], patches: pa.Table, pictures: Pictures, clock: Clock
+) -> dict[str, Any]:
+    """Write pictures, patches and, last, the record of a part; return the record."""
+    folder = plan.folder
+    preview = content.pop("preview")
+    scale = preview_scale(plan.height, plan.width)
+    with clock.phase("write"):
+        shown = (content["peak"] or {}).get("map") or next(iter(pictures))
+        for name, picture in pictures.items():
+            save_png(folder / "maps" / f"{name}.png", picture)
+        save_png(folder / "image.png", pictures[shown])
+        save_heatmap(folder / "heatmap.png", preview)
+        save_overlay(folder / "overlay.png", pictures[shown], preview, content["regions"][:50], scale)
+        write_with(folder / "patches.parquet", lambda path: pq.write_table(patches, path))
+        save_patch_histogram(folder / "histogram.png", _scores_by_map(patches))
+    map_scores = content.pop("map_scores")
+    maps = {name: head["maps"].get(name, {}) | scores for name, scores in map_scores.items()}
+    record = head | content | {"maps": maps, "preview_scale": scale, "timing_s": clock.seconds()}
+    write_json(folder / RECORD, record)
+    return record
+
+
+def _scores_by_map(patches: pa.Table) -> dict[str, NDArray[np.float32]]:
+    names = np.asarray(patches["map"].to_pylist())
+    scores = patches["score"].to_numpy()
+    return {str(name): scores[names == name] for name in dict.fromkeys(names.tolist())}
+
+
+def patch_table(part: str, patches: Mapping[str, PatchScores], calibration: Calibration) -> pa.Table:
+    """Return the patches of a part: part, map, x_px, y_px, roi_share, residual_mean, score (1 = limit)."""
+    tables = []
+    for name, found in patches.items():
+        count = len(found.x_px)
+        tables.append(
+            pa.table(
+                {
+                    "part": pa.array([part] * count).dictionary_encode(),
+                    "map": pa.array([name] * count).dictionary_encode(),
+                    "x_px": found.x_px,
+                    "y_px": found.y_px,
+                    "roi_share": found.roi_share,
+                    "residual_mean": found.residual_mean,
+                    "score": found.residual_mean / np.float32(calibration.limits[name].patch),
+                }
+            )
+        )
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def rescored_patches(table: pa.Table, calibration: Calibration) -> pa.Table:
+    """Return a stored patch table with its score column for new limits."""
+    names = table["map"].to_pylist()
+    limit = np.array([calibration.limits[name].patch for name in names], np.float32)
+    score = table["residual_mean"].to_numpy() / limit
+    return table.set_column(table.schema.get_field_index("score"), "score", pa.array(score))
+
+
+def write_roi(folder: Path, roi: Mask | None) -> None:
+    """Keep the ROI beside the maps, so that they can be judged again."""
+    if roi is None:
+        (folder / "roi.png").unlink(missing_ok=True)
+        return
+    with MaskWriter(folder / "roi.png", *roi.shape) as writer:
+        writer.push(roi)
+
+
+def stored_roi(folder: Path, height: int, width: int) -> Mask | None:
+    """Return the ROI that was kept, None for the whole image."""
+    path = folder / "roi.png"
+    return read_mask(path, height, width) if path.is_file() else None
+
+
+def stored_blocks(folder: Path, names: Iterable[str]) -> Iterator[dict[str, Rows]]:
+    """Yield blocks of rows of the stored raw maps."""
+    with ExitStack() as stack:
+        readers = {name: stack.enter_context(open_map(folder / "maps" / f"{name}.tif")) for name in names}
+        height = next(iter(readers.values())).header.height
+        for y in range(0, height, _REPLAY_ROWS):
+            yield {n: r.read_rows(y, min(y + _REPLAY_ROWS, height)) for n, r in readers.items()}

@@ -1,0 +1,72 @@
+"""A binary mask written as 1-bit PNG while its rows arrive (PNG specification, sections 5 and 11)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspect_cli.store.atomic import output_error, whole_file
+
+
+class MaskWriter:
+    """Takes rows (n, width) bool top to bottom; white is True. Context manager; keeps the bits for outlines.
+
+    ``bits`` holds the rows packed eight pixels a byte, an eighth of a byte a pixel.
+    """
+
+    def __init__(self, path: Path, height: int, width: int) -> None:
+        self.bits: list[NDArray[np.uint8]] = []
+        self._path, self._height, self._width = path, height, width
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._file = self._stack.enter_context(
+                self._stack.enter_context(whole_file(self._path)).open("wb")
+            )
+        except OSError as error:
+            raise output_error(self._path, error) from error
+        self._packer = zlib.compressobj(6)
+        header = struct.pack(">IIBBBBB", self._width, self._height, 1, 0, 0, 0, 0)
+        self._file.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
+        return self
+
+    def push(self, rows: NDArray[np.bool_]) -> None:
+        """Add rows; each is written with the filter type 0 (none) in front."""
+        packed = np.packbits(rows, axis=1)
+        self.bits.append(packed)
+        data = self._packer.compress(np.pad(packed, ((0, 0), (1, 0))).tobytes())
+        if data:
+            self._write(_chunk(b"IDAT", data))
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise output_error(self._path, error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._write(_chunk(b"IDAT", self._packer.flush()) + _chunk(b"IEND", b""))
+        self._stack.__exit__(kind, error, trace)
+
+    def window(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Return the mask inside a window as 0 and 1, shape (height, width)."""
+        if len(self.bits) > 1:
+            self.bits = [np.concatenate(self.bits)]
+        first = x // 8
+        bits = np.unpackbits(self.bits[0][y : y + height, first : -(-(x + width) // 8)], axis=1)
+        return bits[:, x - 8 * first :][:, :width]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")

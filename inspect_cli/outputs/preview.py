@@ -1,0 +1,62 @@
+"""Reduced pictures built while rows arrive: small enough to look at, with no small defect lost."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Longer side of a preview, at most.
+PREVIEW_PX: Final = 1600
+
+Array = NDArray[np.float32]
+
+
+def preview_scale(height: int, width: int) -> int:
+    """Return how many full-size pixels one preview pixel stands for, along each axis."""
+    return max(1, -(-max(height, width) // PREVIEW_PX))
+
+
+class BlockReducer:
+    """Reduces rows (n, width[, channels]) by an integer factor.
+
+    ``max`` keeps the largest finite value of a block (NaN if there is none): for scores. ``mean`` averages:
+    for pictures.
+    """
+
+    def __init__(self, factor: int, how: str) -> None:
+        if how not in ("max", "mean"):
+            raise ValueError(f"how is {how!r}; valid: max, mean")
+        self._factor, self._how = factor, how
+        self._waiting: Array | None = None
+        self._done: list[Array] = []
+
+    def push(self, rows: Array) -> None:
+        """Add rows."""
+        rows = rows if self._waiting is None else np.concatenate([self._waiting, rows])
+        whole = len(rows) // self._factor * self._factor
+        if whole:
+            self._done.append(self._reduce(rows[:whole]))
+        self._waiting = rows[whole:].copy()
+
+    def result(self) -> Array:
+        """Return the reduced picture; the last block may stand for fewer pixels."""
+        if self._waiting is not None and len(self._waiting):
+            missing = self._factor - len(self._waiting)
+            pad = [(0, missing), *[(0, 0)] * (self._waiting.ndim - 1)]
+            self._done.append(self._reduce(np.pad(self._waiting, pad, mode="edge")))
+            self._waiting = None
+        return np.concatenate(self._done)
+
+    def _reduce(self, rows: Array) -> Array:
+        factor = self._factor
+        right = -rows.shape[1] % factor
+        if right:
+            rows = np.pad(rows, [(0, 0), (0, right), *[(0, 0)] * (rows.ndim - 2)], mode="edge")
+        blocks = rows.reshape(len(rows) // factor, factor, rows.shape[1] // factor, factor, *rows.shape[2:])
+        if self._how == "mean":
+            return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32))
+        filled = np.where(np.isnan(blocks), np.float32(-np.inf), blocks)
+        largest = filled.max(axis=(1, 3))
+        return np.where(np.isneginf(largest), np.float32(np.nan), largest).astype(np.float32)

@@ -1,0 +1,234 @@
+"""A batch scored into its run folder: what is done is skipped, what fails is named, the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from inspect_cli import __version__
+from inspect_cli.errors import InputError
+from inspect_cli.images import Part, open_map
+from inspect_cli.outputs.part_folder import (
+    PartPlan,
+    Pictures,
+    patch_table,
+    rescored_patches,
+    stored_blocks,
+    stored_roi,
+    write_findings,
+    write_part,
+    write_roi,
+)
+from inspect_cli.outputs.preview import BlockReducer, preview_scale
+from inspect_cli.outputs.record import RECORD, PartKey, read_record
+from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.model import ScoringModel
+from inspect_cli.scoring.scan import PartScan, file_sha256
+from inspect_cli.store.atomic import sweep_leftovers, write_json
+from inspect_cli.store.manifest import Acquisition
+from inspect_cli.store.timestamps import utc_now
+
+#: Standard deviations around the training mean that a preview shows; fixed, never stretched per image.
+PREVIEW_SPREADS = 3.0
+
+
+@dataclass
+class Outcome:
+    """How one part ended: its record, or why there is none."""
+
+    part: str
+    record: dict[str, Any] | None = None
+    error: str | None = None
+    reused: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """``pass``, ``fail``, ``undecided``, or ``failed`` if the part could not be read."""
+        return "failed" if self.record is None else str(self.record["verdict"])
+
+
+@dataclass
+class RunSummary:
+    """What a run did."""
+
+    run: Path
+    outcomes: list[Outcome] = field(default_factory=list)
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of parts of each verdict."""
+        names = ("pass", "fail", "undecided", "failed")
+        return {name: sum(o.verdict == name for o in self.outcomes) for name in names}
+
+
+def part_folder(run: Path, part_id: str) -> Path:
+    """Return the folder of a part's results."""
+    return run / "parts" / part_id
+
+
+def score_parts(
+    run: Path,
+    parts: Iterable[Part],
+    model: ScoringModel,
+    on_part: Callable[[Outcome], None],
+    stop: Callable[[], bool] = lambda: False,
+    force: bool = False,
+) -> RunSummary:
+    """Score ``parts`` into ``run``; a part that cannot be read is recorded as failed and the rest goes on.
+
+    ``stop`` is asked before each part; when it says yes the run ends there and is marked as interrupted.
+    """
+    started = time.monotonic()
+    sweep_leftovers(run)
+    summary = RunSummary(run)
+    for part in parts:
+        if stop():
+            summary.interrupted = True
+            break
+        outcome = _score_or_fail(run, part, model, force)
+        summary.outcomes.append(outcome)
+        on_part(outcome)
+    summary.seconds = round(time.monotonic() - started, 3)
+    return summary
+
+
+def _score_or_fail(run: Path, part: Part, model: ScoringModel, force: bool) -> Outcome:
+    folder = part_folder(run, part.id)
+    try:
+        return _score(folder, part, model, force)
+    except InputError as error:
+        (folder / RECORD).unlink(missing_ok=True)  # an old result must not stand for what cannot be read now
+        return Outcome(part.id, error=str(error))
+
+
+def _score(folder: Path, part: Part, model: ScoringModel, force: bool) -> Outcome:
+    clock = Clock()
+    calibration = model.calibration()
+    part.require_complete(model.maps)
+    with clock.phase("hash"):
+        inputs = {name: file_sha256(part.files[name]) for name in model.maps}
+    key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
+    record = None if force else read_record(folder)
+    if record is not None and record["key"] == key.as_dict():
+        return Outcome(part.id, record, reused=True)
+    if record is not None and key.same_maps(record["key"]):
+        return Outcome(part.id, rejudge(folder, record, model, key), reused=True)
+    (folder / RECORD).unlink(missing_ok=True)
+    with PartScan(part, model, clock) as scan:
+        return Outcome(part.id, _write_scan(folder, part, model, scan, key, clock))
+
+
+def _write_scan(
+    folder: Path, part: Part, model: ScoringModel, scan: PartScan, key: PartKey, clock: Clock
+) -> dict[str, Any]:
+    calibration = model.calibration()
+    reducers = {}
+    for name, stream in scan.streams.items():
+        reducers[name] = BlockReducer(preview_scale(scan.height, scan.width), "mean")
+        stream.on_pixels = reducers[name].push
+    plan = _plan(folder, model, scan.height, scan.width, scan.roi)
+    write_roi(folder, scan.roi)
+    content = write_findings(plan, scan.blocks(), clock, store_raw=True, faults=scan.acquisition_faults)
+    trained = model.bundle.manifest.maps
+    pictures: Pictures = {
+        name: _picture(reducer.result(), trained[name].acquisition) for name, reducer in reducers.items()
+    }
+    head = {
+        "format": 1,
+        "part": part.id,
+        "key": key.as_dict(),
+        "size_px": [scan.width, scan.height],
+        "acquisition_faults": scan.acquisition_faults(),
+        "scored_utc": utc_now(),
+        "maps": {
+            name: {
+                "file": part.files[name].relative_to(part.folder).as_posix(),
+                "sha256": key.inputs[name],
+                "mean": round(stream.moments.mean, 5),
+                "spread": round(stream.moments.spread, 5),
+            }
+            for name, stream in scan.streams.items()
+        },
+    }
+    patches = patch_table(part.id, {n: s.patches() for n, s in scan.streams.items()}, calibration)
+    return write_part(plan, content, head, patches, pictures, clock)
+
+
+def _plan(
+    folder: Path, model: ScoringModel, height: int, width: int, roi: NDArray[np.bool_] | None
+) -> PartPlan:
+    recipe = model.recipe
+    return PartPlan(
+        folder, height, width, roi, model.calibration(), recipe.scoring.min_area_px, recipe.pixel_pitch_um
+    )
+
+
+def _picture(unit: NDArray[np.float32], limits: Acquisition) -> NDArray[np.uint8]:
+    """Return a preview as 8-bit on a scale fixed by the training images: gray, or the first three channels."""
+    low = limits.mean_low - PREVIEW_SPREADS * limits.spread_high
+    high = limits.mean_high + PREVIEW_SPREADS * limits.spread_high
+    if unit.ndim == 3:
+        unit = unit[..., :3] if unit.shape[2] >= 3 else unit[..., 0]
+    scaled = (unit - low) / max(high - low, 1e-9) * 255
+    return np.clip(np.nan_to_num(scaled), 0, 255).astype(np.uint8)
+
+
+def rejudge(folder: Path, record: dict[str, Any], model: ScoringModel, key: PartKey) -> dict[str, Any]:
+    """Apply the limits in force to a part's stored maps; the network does not run. Returns the new record."""
+    clock = Clock()
+    width, height = record["size_px"]
+    (folder / RECORD).unlink(missing_ok=True)
+    plan = _plan(folder, model, height, width, stored_roi(folder, height, width))
+    faults = list(record["acquisition_faults"])
+    blocks = stored_blocks(folder, model.maps)
+    content = write_findings(plan, blocks, clock, store_raw=False, faults=lambda: faults)
+    patches = rescored_patches(pq.read_table(folder / "patches.parquet"), model.calibration())
+    pictures: Pictures = {name: _stored_picture(folder / "maps" / f"{name}.png") for name in model.maps}
+    head = {k: record[k] for k in ("format", "part", "size_px", "acquisition_faults", "scored_utc")}
+    kept = ("file", "sha256", "mean", "spread")
+    head["maps"] = {name: {k: record["maps"][name][k] for k in kept} for name in model.maps}
+    return write_part(plan, content, head | {"key": key.as_dict()}, patches, pictures, clock)
+
+
+def _stored_picture(path: Path) -> NDArray[np.uint8]:
+    with open_map(path) as reader:
+        return np.asarray(reader.read(), np.uint8)
+
+
+def write_run_record(summary: RunSummary, model: ScoringModel, folder: Path, started_utc: str, exit_code: int) -> None:
+    """Write ``run.json``."""
+    manifest, recipe = model.bundle.manifest, model.recipe
+    calibration = model.calibration()
+    content = {
+        "format": 1,
+        "tool": f"inspect {__version__}",
+        "material": recipe.material,
+        "method": manifest.method,
+        "model_sha256": manifest.digest(),
+        "recipe_sha256": recipe.digest(),
+        "calibration": json.loads(calibration.model_dump_json(exclude={"limits"}))
+        | {"thresholds": {name: limit.pixel for name, limit in calibration.limits.items()}},
+        "warnings": manifest.warnings,
+        "input": str(folder.resolve()),
+        "pixel_pitch_um": recipe.pixel_pitch_um,
+        "tile_px": model.tiles.size_px,
+        "stride_px": model.tiles.stride_px,
+        "device": model.device_name,
+        "started_utc": started_utc,
+        "finished_utc": utc_now(),
+        "seconds": summary.seconds,
+        "counts": summary.counts(),
+        "failed": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.error],
+        "interrupted": summary.interrupted,
+        "exit_code": exit_code,
+    }
+    write_json(summary.run / "run.json", content)

@@ -1,0 +1,135 @@
+"""Tables of a whole run: parts, patches, regions. Names cannot become formulas in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from inspect_cli.errors import NoInputError
+from inspect_cli.outputs.run import Outcome, part_folder
+from inspect_cli.store.atomic import whole_file, write_json, write_text
+
+PART_COLUMNS: Final = (
+    "part", "verdict", "score", "map", "reasons", "regions", "defect_area_px", "defect_area_mm2",
+    "roi_px", "seconds", "error",
+)  # fmt: skip
+REGION_COLUMNS: Final = (
+    "part", "region", "map", "x_px", "y_px", "width_px", "height_px", "area_px", "x_mm", "y_mm",
+    "width_mm", "height_mm", "area_mm2", "score_max", "score_mean", "peak_x_px", "peak_y_px",
+)  # fmt: skip
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write ``parts.csv``, ``regions.csv``, ``regions.geojson``, ``patches.parquet``, ``patches.csv.gz``."""
+    write_text(run / "parts.csv", _csv(PART_COLUMNS, (_part_row(outcome) for outcome in outcomes)))
+    records = [outcome.record for outcome in outcomes if outcome.record is not None]
+    write_text(run / "regions.csv", _csv(REGION_COLUMNS, _region_rows(records)))
+    write_json(run / "regions.geojson", {"type": "FeatureCollection", "features": list(_features(records))})
+    _write_patches(run, [str(record["part"]) for record in records])
+
+
+def _part_row(outcome: Outcome) -> dict[str, Any]:
+    record = outcome.record
+    if record is None:
+        return {"part": outcome.part, "verdict": "failed", "error": outcome.error}
+    return {
+        "part": outcome.part,
+        "verdict": record["verdict"],
+        "score": record["score"],
+        "map": (record["peak"] or {}).get("map"),
+        "reasons": "; ".join(record["reasons"]),
+        "regions": record["region_count"],
+        "defect_area_px": record["defect_area_px"],
+        "defect_area_mm2": record["defect_area_mm2"],
+        "roi_px": record["roi_px"],
+        "seconds": record["timing_s"]["total"],
+    }
+
+
+def _region_rows(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for record in records:
+        for region in record["regions"]:
+            yield {"part": record["part"]} | region
+
+
+def _features(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield one polygon a region, coordinates in pixels (x right, y down), sizes in the properties."""
+    for record in records:
+        for region, ring in zip(record["regions"], record["outlines"], strict=False):
+            yield {
+                "type": "Feature",
+                "properties": {"part": record["part"]} | region,
+                "geometry": {"type": "Polygon", "coordinates": [ring]},
+            }
+
+
+def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _safe(value) for key, value in row.items()})
+    return buffer.getvalue()
+
+
+def _safe(value: Any) -> Any:
+    """Return text that a spreadsheet takes as text, not as a formula."""
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return "'" + value
+    return value
+
+
+def _write_patches(run: Path, parts: Sequence[str]) -> None:
+    """Join the parts' patch tables, one part in memory at a time."""
+    if not parts:
+        return
+    with (
+        whole_file(run / "patches.parquet") as parquet_path,
+        whole_file(run / "patches.csv.gz") as csv_path,
+        pa.CompressedOutputStream(str(csv_path), "gzip") as stream,
+    ):
+        writer: pq.ParquetWriter | None = None
+        for number, part in enumerate(parts):
+            table = _plain(pq.read_table(part_folder(run, part) / "patches.parquet"))
+            if writer is None:
+                writer = pq.ParquetWriter(parquet_path, table.schema, compression="zstd")
+            writer.write_table(table)
+            pacsv.write_csv(table, stream, pacsv.WriteOptions(include_header=number == 0))
+        if writer is not None:
+            writer.close()
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    for name in ("part", "map"):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, name, table[name].cast(pa.string()))
+    return table
+
+
+def finished_parts(run: Path) -> list[str]:
+    """Return the ids of all parts of a run that are done, sorted."""
+    root = run / "parts"
+    return sorted(path.parent.relative_to(root).as_posix() for path in root.rglob("part.json"))
+
+
+def run_input(run: Path) -> Path:
+    """Return the batch folder that a run was made from, as its record says.
+
+    Raises
+    ------
+    NoInputError
+        If the folder is no run.
+    """
+    try:
+        return Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["input"])
+    except (OSError, ValueError, KeyError) as error:
+        raise NoInputError(f"{run}: no run here ({error})") from error

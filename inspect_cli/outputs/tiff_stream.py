@@ -1,0 +1,124 @@
+"""A float map written as tiled, compressed TIFF while its rows arrive; compression runs in a thread."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from inspect_cli.store.atomic import whole_file
+
+TILE: Final = 256
+_END: Final = None
+
+
+class TiffRowWriter:
+    """Takes rows (n, width) float32 top to bottom; the file appears whole when the writer is closed.
+
+    Use as a context manager. If the block raises, no file appears.
+    """
+
+    def __init__(self, path: Path, height: int, width: int, pixel_pitch_um: float | None = None) -> None:
+        self._path, self._shape = path, (height, width)
+        self._pitch = pixel_pitch_um
+        self._rows: queue.Queue[NDArray[np.float32] | None] = queue.Queue(maxsize=8)
+        self._pool = ThreadPoolExecutor(1)
+        self._aborted = False
+        self._done = self._pool.submit(self._write)
+
+    def push(self, rows: NDArray[np.float32]) -> None:
+        """Hand over the next rows.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written (disk full, no permission).
+        """
+        self._put(rows)
+
+    def _put(self, item: NDArray[np.float32] | None) -> None:
+        while not self._done.done():
+            try:
+                self._rows.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+        self._done.result()
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            self._put(_END)
+            self._done.result()
+        finally:
+            self._pool.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        self._aborted = True
+        if not self._done.done():
+            self._rows.queue.clear()
+            self._rows.put(_END)
+        self._pool.shutdown()
+
+    def _write(self) -> None:
+        options: dict[str, Any] = {"tile": (TILE, TILE), "compression": "zlib", "compressionargs": {"level": 1}}
+        if self._pitch:
+            per_cm = 10_000 / self._pitch
+            options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
+        try:
+            with whole_file(self._path) as temporary:
+                tifffile.imwrite(
+                    temporary,
+                    self._tiles(),
+                    shape=self._shape,
+                    dtype=np.float32,
+                    photometric="minisblack",
+                    maxworkers=1,
+                    metadata=None,
+                    software=False,
+                    **options,
+                )
+        except _Aborted:
+            return
+
+    def _tiles(self) -> Iterator[NDArray[np.float32]]:
+        height, width = self._shape
+        across, down = -(-width // TILE), -(-height // TILE)
+        for number in range(down):
+            wanted = min(TILE, height - number * TILE)
+            band = np.zeros((TILE, across * TILE), np.float32)
+            band[:wanted, :width] = self._next_rows(wanted)
+            for column in range(across):
+                yield np.ascontiguousarray(band[:, column * TILE : (column + 1) * TILE])
+
+    def _next_rows(self, count: int) -> NDArray[np.float32]:
+        blocks = [self._left] if hasattr(self, "_left") else []
+        have = sum(len(block) for block in blocks)
+        while have < count:
+            block = self._rows.get()
+            if block is _END or self._aborted:
+                raise _Aborted
+            blocks.append(block)
+            have += len(block)
+        rows = np.concatenate(blocks)
+        self._left = rows[count:]
+        return rows[:count]
+
+
+class _Aborted(Exception):  # noqa: N818
+    """The rows ended early: drop the file."""

@@ -1,0 +1,168 @@
+"""Patches written to files with an index: the data set a network sees, for other tools."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tifffile
+from numpy.typing import NDArray
+
+from inspect_cli.errors import InputError
+from inspect_cli.images import Part, find_roi, open_map
+from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.images.values import ValueRange
+from inspect_cli.outputs.preview import BlockReducer, preview_scale
+from inspect_cli.recipe import MapSpec, Recipe
+from inspect_cli.report.pictures import save_tile_grid
+from inspect_cli.store.atomic import write_text, write_with
+from inspect_cli.tiles.grid import Grid, pad_to_tile
+
+COLUMNS: Final = ("file", "part", "map", "x_px", "y_px", "roi_share")
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TileOrder:
+    """What to cut: grid or random places, on which maps."""
+
+    recipe: Recipe
+    recipe_folder: Path
+    maps: Mapping[str, MapSpec]
+    stride_px: int
+    random: int
+    seed: int
+    min_roi_share: float
+
+
+@dataclass(frozen=True)
+class PartTiles:
+    """Places of a part's tiles: first pixel (y, x) each, and their ROI share."""
+
+    height: int
+    width: int
+    positions: NDArray[np.int64]
+    roi_share: NDArray[np.float64]
+    bytes_each: int
+
+
+def place_tiles(part: Part, order: TileOrder) -> PartTiles:
+    """Return where a part's tiles lie; reads headers, and pixels only if a rule needs them for the ROI.
+
+    Raises
+    ------
+    InputError
+        If a map is missing or breaks the contract.
+    """
+    part.require_complete(order.maps)
+    headers = {}
+    for name, spec in order.maps.items():
+        with open_map(part.files[name]) as reader:
+            headers[name] = reader.header
+        check_header(headers[name], spec, order.recipe.size_px)
+    check_registered(headers)
+    first = next(iter(headers.values()))
+    tile = order.recipe.tiles.size_px
+    roi = find_roi(order.recipe, part, order.recipe_folder)
+    positions = _positions(part, order, first.height, first.width, roi)
+    share = _roi_share(roi, positions, tile)
+    keep = share >= order.min_roi_share
+    size = sum(h.channels * h.dtype.itemsize for h in headers.values()) * tile * tile
+    return PartTiles(first.height, first.width, positions[keep], share[keep], size)
+
+
+def _positions(
+    part: Part, order: TileOrder, height: int, width: int, roi: Mask | None
+) -> NDArray[np.int64]:
+    tile = order.recipe.tiles.size_px
+    if not order.random:
+        return Grid(height, width, tile, order.stride_px).positions()
+    seed = np.random.SeedSequence([order.seed, *part.id.encode()])
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((0, 2), np.int64)
+    for _ in range(50):
+        more = np.stack(
+            [
+                rng.integers(max(1, height - tile + 1), size=order.random),
+                rng.integers(max(1, width - tile + 1), size=order.random),
+            ],
+            axis=1,
+        )
+        good = _roi_share(roi, more, tile) >= order.min_roi_share
+        drawn = np.concatenate([drawn, more[good]])
+        if len(drawn) >= order.random:
+            break
+    drawn = drawn[: order.random]
+    return drawn[np.lexsort((drawn[:, 1], drawn[:, 0]))]
+
+
+def _roi_share(roi: Mask | None, positions: NDArray[np.int64], tile_px: int) -> NDArray[np.float64]:
+    if roi is None:
+        return np.ones(len(positions))
+    return np.array([roi[y : y + tile_px, x : x + tile_px].mean() for y, x in positions])
+
+
+def write_tiles(out: Path, part: Part, order: TileOrder, places: PartTiles) -> list[dict[str, Any]]:
+    """Write a part's tiles as TIFF in the maps' own type; return their index rows."""
+    rows = []
+    for name in order.maps:
+        for number, tile in enumerate(_cut(part.files[name], places, order.recipe.tiles.size_px)):
+            y, x = (int(v) for v in places.positions[number])
+            relative = f"{part.id}/{name}/y{y:05d}_x{x:05d}.tif"
+            write_with(out / relative, lambda path, tile=tile: tifffile.imwrite(path, tile, software=False))
+            share = round(float(places.roi_share[number]), 4)
+            rows.append(
+                {"file": relative, "part": part.id, "map": name, "x_px": x, "y_px": y, "roi_share": share}
+            )
+    return rows
+
+
+def _cut(path: Path, places: PartTiles, tile_px: int) -> Iterator[NDArray[Any]]:
+    """Yield the tiles of one map, top to bottom; rows are read once for tiles at the same height."""
+    with open_map(path) as reader:
+        band_y = -1
+        band: NDArray[Any] = np.empty(0)
+        for y, x in places.positions:
+            if y != band_y:
+                band, band_y = reader.read_rows(int(y), int(min(y + tile_px, places.height))), int(y)
+            yield np.ascontiguousarray(pad_to_tile(band[:, x : x + tile_px], tile_px, tile_px))
+
+
+def write_index(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write ``index.csv`` and ``index.parquet``."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "index.csv", buffer.getvalue())
+    table = pa.table({column: [row[column] for row in rows] for column in COLUMNS})
+    write_with(out / "index.parquet", lambda path: pq.write_table(table, path))
+
+
+def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTiles) -> None:
+    """Draw the tiles on a reduced picture of the part's first map."""
+    scale = preview_scale(places.height, places.width)
+    reducer = BlockReducer(scale, "mean")
+    with open_map(part.files[next(iter(order.maps))]) as reader:
+        limits = ValueRange.of_type(reader.header.dtype)
+        for y in range(0, places.height, 512):
+            reducer.push(limits.to_unit(reader.read_rows(y, min(y + 512, places.height))))
+    unit = reducer.result()
+    if unit.ndim == 3:
+        unit = unit[..., :3] if unit.shape[2] >= 3 else unit[..., 0]
+    picture = np.clip(unit * 255, 0, 255).astype(np.uint8)
+    save_tile_grid(path, picture, places.positions, order.recipe.tiles.size_px, scale)
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Raise InputError if ``out`` holds tiles already and ``force`` is not given."""
+    if (out / "index.csv").exists() and not force:
+        raise InputError(f"{out}: holds tiles already; choose another --out or give --force")

@@ -1,0 +1,236 @@
+"""The recipe's keys, their types, limits and meaning. ``docs/recipe.md`` is generated from here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+PART = "{part}"
+
+Dtype = Literal["uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values are fixed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _relative_pattern(pattern: str) -> str:
+    path = PurePosixPath(pattern)
+    if path.is_absolute() or ".." in path.parts or "\\" in pattern:
+        raise ValueError("must be a relative file name below the batch folder, without '..'")
+    return pattern
+
+
+class MapSpec(Section):
+    """One registered map of a part, written as one file."""
+
+    files: str = Field(
+        description="File name pattern; `{part}` stands for the part's id. An ending `.*` takes any "
+        "readable format. Example: `{part}_albedo.tif`."
+    )
+    channels: int = Field(1, ge=1, le=64, description="Number of channels; one network input each.")
+    dtype: Dtype | None = Field(
+        None, description="Pixel type that files must have. Empty: the type of the training files."
+    )
+    range: tuple[float, float] | Literal["type", "train"] = Field(
+        "type",
+        description="Stored values that become 0 and 1 at the network's input. `type`: the limits of the "
+        "integer type, symmetric around zero for signed types so that a signed normal keeps its sign; "
+        "0 to 1 for floats. `train`: the 0.1 % and 99.9 % quantiles of the training images. "
+        "Or two numbers, such as `[-1, 1]`.",
+    )
+
+    @field_validator("files")
+    @classmethod
+    def _check_pattern(cls, pattern: str) -> str:
+        if pattern.count(PART) != 1:
+            raise ValueError("must contain {part} exactly once, such as '{part}_albedo.tif'")
+        return _relative_pattern(pattern)
+
+    @field_validator("range")
+    @classmethod
+    def _check_range(cls, value: tuple[float, float] | str) -> tuple[float, float] | str:
+        if isinstance(value, tuple) and not value[0] < value[1]:
+            raise ValueError("the first number must be below the second")
+        return value
+
+
+class RoiSpec(Section):
+    """Where the material is; everything outside is ignored in training, scores and limits."""
+
+    rule: Literal["none", "file", "saturated", "dark"] = Field(
+        "none",
+        description="`none`: the whole image. `file`: a mask image, nonzero inside. `saturated`: areas at "
+        "the type's maximum that touch the image border are outside. `dark`: areas at zero that touch it.",
+    )
+    file: str | None = Field(
+        None,
+        description="With rule `file`: mask name, per part (`{part}_roi.png`, searched in the batch "
+        "folder) or one for all (`roi.png`, searched beside the recipe).",
+    )
+    map: str | None = Field(None, description="Map that the rule looks at. Empty: the first map.")
+    margin_px: int = Field(4, ge=0, le=512, description="Strip inside the found border that is left out too.")
+
+    @model_validator(mode="after")
+    def _check_file(self) -> Self:
+        if (self.rule == "file") != (self.file is not None):
+            raise ValueError("'file' is needed with rule 'file', and only there")
+        if self.file is not None:
+            _relative_pattern(self.file)
+        return self
+
+
+class TilesSpec(Section):
+    """How a map is cut for the network and its scores put together again."""
+
+    size_px: int = Field(128, ge=8, le=1024, description="Side of the square tile.")
+    stride_px: int = Field(
+        64, ge=1, le=1024, description="Step between tiles when scoring; below the size they overlap."
+    )
+    blend: Literal["average", "hann"] = Field(
+        "average", description="Weight of overlapping tiles: equal, or a Hann window that trusts the middle."
+    )
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> Self:
+        if self.stride_px > self.size_px:
+            raise ValueError(
+                f"stride_px {self.stride_px} must be at most size_px {self.size_px}: pixels would stay unscored"
+            )
+        return self
+
+
+class MethodSpec(Section):
+    """Which detector is trained."""
+
+    name: str = Field("cae", pattern=NAME_PATTERN, description="Method; `inspect train --help` lists them.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of the method; see docs/methods.md for each one's keys."
+    )
+
+
+class TrainingSpec(Section):
+    """How a network is trained, one for each map."""
+
+    data: str | None = Field(
+        None,
+        description="Folder of good parts used when `inspect train` gets no `--data`; relative to the folder "
+        "that holds the model store, or part of the sample shipped with the program.",
+    )
+    budget: str = Field("10m", description="Time or steps for one map: `90s`, `8m`, `1h`, `5000steps`.")
+    batch: int = Field(32, ge=2, le=4096, description="Patches in one step.")
+    learning_rate: Positive = Field(1e-3, description="Peak step size of Adam; it falls to zero along a cosine.")
+    validation_share: float = Field(
+        0.2, gt=0, lt=1, description="Share of the good images kept for validation; at least one image."
+    )
+    patience: int = Field(
+        20, ge=1, description="Validations without improvement after which training stops early."
+    )
+    validate_every: int = Field(50, ge=1, description="Steps between validations.")
+    min_roi_share: float = Field(
+        0.5, gt=0, le=1, description="Share of a training patch that must lie inside the ROI."
+    )
+
+    @field_validator("budget")
+    @classmethod
+    def _check_budget(cls, value: str) -> str:
+        parse_budget(value)
+        return value
+
+
+class ScoringSpec(Section):
+    """From residual to anomaly map and regions."""
+
+    smooth_sigma_px: float = Field(
+        2.0, ge=0, le=64, allow_inf_nan=False, description="Gaussian smoothing of the residual; 0 for none."
+    )
+    min_area_px: int = Field(
+        9, ge=1, description="Regions above the limit with fewer pixels are not reported and do not fail a part."
+    )
+
+
+class ThresholdSpec(Section):
+    """The limit that `inspect threshold` sets when the command line names no other rule."""
+
+    rule: Literal["max", "quantile", "sigma"] = Field(
+        "max",
+        description="From the peak score of each good part. `max`: the largest one times `margin`. "
+        "`quantile`: so that at most `1 - quantile` of good parts are flagged. "
+        "`sigma`: mean plus `sigma` standard deviations.",
+    )
+    margin: float = Field(1.1, ge=1, le=100, description="Factor on the largest peak (rule `max`).")
+    quantile: float = Field(0.95, gt=0, lt=1, description="Share of good parts that must pass (`quantile`).")
+    sigma: Positive = Field(4.0, description="Standard deviations above the mean (`sigma`).")
+
+
+class Recipe(Section):
+    """Everything the program needs to know about one material."""
+
+    material: str = Field(pattern=NAME_PATTERN, description="Name; the folder of the recipe in the model store.")
+    description: str = Field("", description="A sentence for people.")
+    maps: dict[str, MapSpec] = Field(
+        description="The registered maps of a part, by name. One network is trained for each.", min_length=1
+    )
+    size_px: tuple[int, int] | None = Field(
+        None, description="Width and height that every map must have. Empty: any, but equal within a part."
+    )
+    pixel_pitch_um: Positive | None = Field(
+        None, description="Size of a pixel on the part. Empty: no results in mm."
+    )
+    roi: RoiSpec = Field(default_factory=RoiSpec, description="Region of interest.")
+    tiles: TilesSpec = Field(default_factory=TilesSpec, description="Tiling.")
+    method: MethodSpec = Field(default_factory=MethodSpec, description="Detector.")
+    training: TrainingSpec = Field(default_factory=TrainingSpec, description="Training.")
+    scoring: ScoringSpec = Field(default_factory=ScoringSpec, description="Scoring.")
+    threshold: ThresholdSpec = Field(default_factory=ThresholdSpec, description="Limits.")
+
+    @field_validator("maps")
+    @classmethod
+    def _check_map_names(cls, maps: dict[str, MapSpec]) -> dict[str, MapSpec]:
+        for name in maps:
+            if not re.match(NAME_PATTERN, name):
+                raise ValueError(f"map name {name!r} may hold letters, digits, '_' and '-' only")
+        if len({spec.files for spec in maps.values()}) < len(maps):
+            raise ValueError("two maps have the same file pattern")
+        return maps
+
+    @model_validator(mode="after")
+    def _check_roi_map(self) -> Self:
+        if self.roi.map is not None and self.roi.map not in self.maps:
+            raise ValueError(f"roi.map {self.roi.map!r} is none of the maps: {', '.join(self.maps)}")
+        return self
+
+    def digest(self) -> str:
+        """Return the sha256 of the recipe's content, whatever its formatting."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+_BUDGET = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h|steps?)$")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_budget(text: str) -> tuple[int | None, float | None]:
+    """Return ``(steps, seconds)`` of a budget such as ``8m`` or ``5000steps``; one of them is None.
+
+    Raises
+    ------
+    ValueError
+        If the text is no budget.
+    """
+    match = _BUDGET.match(text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"{text!r} is no budget; write 90s, 8m, 1h or 5000steps")
+    if match[2].startswith("step"):
+        if not match[1].isdigit():
+            raise ValueError(f"{text!r}: a number of steps is whole")
+        return int(match[1]), None
+    return None, float(match[1]) * _SECONDS[match[2]]

@@ -1,0 +1,60 @@
+"""A commented recipe to start from, and a recipe for material that has none."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from inspect_cli.recipe.schema import MapSpec, Recipe
+
+#: Ending of the file name -> what the map usually is.
+KNOWN_MAPS: dict[str, MapSpec] = {
+    "albedo": MapSpec(files="{part}_albedo.tif", channels=1),
+    "normal": MapSpec(files="{part}_normal.tif", channels=3),
+    "gradient": MapSpec(files="{part}_gradient.tif", channels=1),
+    "curvature": MapSpec(files="{part}_curvature.tif", channels=1),
+}
+
+
+def new_recipe(name: str, maps: dict[str, MapSpec]) -> Recipe:
+    """Return a recipe with default settings for ``name``."""
+    return Recipe(material=name, maps=maps)
+
+
+def commented_yaml(recipe: Recipe) -> str:
+    """Return ``recipe`` as YAML text in which every key carries its meaning as a comment."""
+    head = f"# Recipe for {recipe.material}. Every key is explained in docs/recipe.md.\n"
+    return head + "\n".join(_section_lines(recipe, 0)) + "\n"
+
+
+def _section_lines(section: BaseModel, depth: int) -> list[str]:
+    lines: list[str] = []
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if depth == 0:
+            lines.append("")
+        lines += _comment(field.description or "", depth)
+        lines += _value_lines(key, value, depth)
+    return lines
+
+
+def _value_lines(key: str, value: Any, depth: int) -> list[str]:
+    pad = "  " * depth
+    if isinstance(value, BaseModel):
+        return [f"{pad}{key}:", *_section_lines(value, depth + 1)]
+    if isinstance(value, dict) and value and all(isinstance(v, BaseModel) for v in value.values()):
+        lines = [f"{pad}{key}:"]
+        for name, inner in value.items():
+            lines += [f"{pad}  {name}:", *_section_lines(inner, depth + 2)]
+        return lines
+    plain = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=1000)
+    return [f"{pad}{key}: {text.removesuffix(chr(10)).removesuffix('...').strip()}"]
+
+
+def _comment(text: str, depth: int) -> list[str]:
+    pad = "  " * depth
+    return [f"{pad}# {line}" for line in textwrap.wrap(text, 100 - len(pad))]

@@ -1,0 +1,245 @@
+"""One page for one run: it opens anywhere, asks nothing of the network and prints as it stands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from inspect_cli.errors import EXIT_CODES, EXIT_DEFECTS, EXIT_DONE
+from inspect_cli.report import embed, numerals
+from inspect_cli.report.colour import SCALE_MAX
+from inspect_cli.report.run_data import VERDICT_ORDER, PartRow, RunData, mapping, number
+from inspect_cli.store.atomic import write_text
+
+_TEMPLATE: Final = "template.html.j2"
+_HISTOGRAM: Final = "histogram.png"
+_MOST_REGIONS: Final = 25
+_MOST_FAILURES: Final = 30
+_MOST_FILES: Final = 40
+
+_Embed = Callable[[Path], embed.Embedded | None]
+
+#: Pictures of a part in the order of their buttons: title -> (file, what it shows, how it is embedded).
+_PICTURES: Final[dict[str, tuple[str, str, _Embed]]] = {
+    "Overlay": ("overlay.png", "outline at the limit, regions numbered as in the table", embed.photo),
+    "Heatmap": ("heatmap.png", "score from 0 to 2, the limit is 1, grey has no score", embed.photo),
+    "Mask": ("mask.png", "white is above the limit", embed.mask),
+    "Image": ("image.png", "what was inspected", embed.photo),
+}
+
+#: What a verdict means, in the order of the big numbers at the top.
+_MEANINGS: Final = {
+    "fail": "above the limit",
+    "undecided": "could not be judged: look by hand",
+    "failed": "input could not be used",
+    "pass": "within the limit everywhere",
+}
+
+#: Metrics that are rates, in the order of the evaluation table: key -> heading.
+_METRICS: Final = {
+    "pixel_auroc": "pixel AUROC",
+    "pixel_aupr": "pixel AUPR",
+    "au_pro": "AU-PRO",
+    "image_auroc": "image AUROC",
+    "f1_max": "F1 max",
+    "iou": "IoU",
+    "recall": "recall",
+    "precision": "precision",
+    "iou_max": "IoU max",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of a part, or the reason why there is none."""
+
+    title: str
+    legend: str
+    file: str
+    picture: embed.Embedded | None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file beside the page: what it is called and where it lies as seen from the page."""
+
+    name: str
+    href: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that the page shows of one part."""
+
+    rank: int
+    row: PartRow
+    readable: bool
+    reasons: str
+    peak: Mapping[str, Any]
+    maps: Mapping[str, Mapping[str, Any]]
+    figures: Sequence[Figure]
+    histogram: Figure
+    regions: Sequence[Mapping[str, Any]]
+    region_count: int
+    in_mm: bool
+    timing: Sequence[tuple[str, float]]
+    total_s: float | None
+    files: Sequence[Link]
+
+    @property
+    def shape(self) -> float:
+        """Width over height of the pictures."""
+        shown = [figure.picture for figure in self.figures if figure.picture and figure.title != "Heatmap"]
+        return shown[0].width_px / shown[0].height_px if shown else 1.5
+
+
+def write_report(run: Path, out: Path | None = None, top: int = 50, title: str | None = None) -> Path:
+    """Write the report of a run as one self-contained HTML page.
+
+    Parameters
+    ----------
+    run
+        Run folder as ``inspect score`` leaves it.
+    out
+        File to write; ``report.html`` in the run folder without it.
+    top
+        Number of parts shown with pictures, worst first; all parts stand in the table.
+    title
+        Heading of the page; without it the material's name.
+
+    Returns
+    -------
+    out
+        The file written.
+
+    Raises
+    ------
+    NoInputError
+        If the folder holds no ``run.json``.
+    InputError
+        If ``run.json`` or ``parts.csv`` cannot be read.
+    OutputError
+        If the page cannot be written.
+    """
+    data = RunData(run)
+    page = out if out is not None else run / "report.html"
+    ranked = [(rank, row) for rank, row in enumerate(data.parts, start=1) if row.verdict != "failed"]
+    sections = [_section(data, rank, row, page.parent) for rank, row in ranked[: max(0, top)]]
+    content = _environment().get_template(_TEMPLATE).render(
+        title=title or f"{data.run.get('material', 'unnamed material')}: inspection report",
+        run=data.run,
+        calibration=mapping(data.run.get("calibration")),
+        thresholds=mapping(mapping(data.run.get("calibration")).get("thresholds")),
+        counts=[(verdict, mapping(data.run.get("counts")).get(verdict)) for verdict in _MEANINGS],
+        meanings=_MEANINGS,
+        ending=_ending(data.run),
+        failures=[row for row in data.parts if row.verdict == "failed"],
+        most_failures=_MOST_FAILURES,
+        evaluation=_evaluation_table(data.evaluation),
+        evaluation_broken=data.evaluation is None and data.evaluation_file.exists(),
+        parts=data.parts,
+        in_mm=number(data.run.get("pixel_pitch_um")) is not None,
+        sections=sections,
+        shown={section.rank for section in sections},
+        unshown=len(ranked) - len(sections),
+        verdicts=VERDICT_ORDER,
+        most_files=_MOST_FILES,
+    )  # fmt: skip
+    write_text(page, content)
+    return page
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("inspect_cli.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(numerals.FILTERS)
+    environment.filters["bar_percent"] = lambda score: f"{min(max(score, 0.0), SCALE_MAX) / SCALE_MAX:.1%}"
+    return environment
+
+
+def _ending(run: Mapping[str, Any]) -> str | None:
+    """Return what the run's exit code warns of; None if it ended as it should."""
+    code = run.get("exit_code")
+    if code in (EXIT_DONE, EXIT_DEFECTS):
+        return None
+    if code not in EXIT_CODES:
+        return "The run did not record how it ended; it may be incomplete. Run it again: it goes on."
+    meaning, remedy = EXIT_CODES[code]
+    return f"The run ended with exit code {code}: {meaning}. What to do: {remedy.replace('`', '')}."
+
+
+def _section(data: RunData, rank: int, row: PartRow, page_folder: Path) -> Section:
+    found = data.record(row.part)
+    content = found.content if found else None
+    record = content or {}
+    folder = found.folder if found else data.folder / "parts" / "none"
+    reasons = record.get("reasons")
+    regions = [region for region in record.get("regions") or [] if isinstance(region, dict)]
+    regions.sort(key=lambda region: -(number(region.get("score_max")) or 0.0))
+    timing = {name: number(value) for name, value in mapping(record.get("timing_s")).items()}
+    return Section(
+        rank=rank,
+        row=row,
+        readable=content is not None,
+        reasons="; ".join(map(str, reasons)) if isinstance(reasons, list) else row.reasons,
+        peak=mapping(record.get("peak")),
+        maps={name: mapping(value) for name, value in mapping(record.get("maps")).items()},
+        figures=[_figure(folder, title) for title in _PICTURES],
+        histogram=Figure("Patch scores", "", _HISTOGRAM, embed.plot(folder / _HISTOGRAM)),
+        regions=regions[:_MOST_REGIONS],
+        region_count=len(regions),
+        in_mm=bool(regions) and all(number(region.get("x_mm")) is not None for region in regions),
+        timing=[(name, value) for name, value in timing.items() if value is not None and name != "total"],
+        total_s=timing.get("total"),
+        files=_links(folder, page_folder) if found else [],
+    )
+
+
+def _figure(folder: Path, title: str) -> Figure:
+    file, legend, load = _PICTURES[title]
+    return Figure(title, legend, file, load(folder / file))
+
+
+def _links(folder: Path, page_folder: Path) -> list[Link]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return [
+        Link(
+            name=file.relative_to(folder).as_posix(),
+            href=quote(Path(os.path.relpath(file, page_folder)).as_posix()),
+            size_bytes=file.stat().st_size,
+        )
+        for file in files
+    ]
+
+
+def _evaluation_table(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return headings, rows (name, kind of row, values) and the counts beside them."""
+    if evaluation is None:
+        return None
+    groups = [("all maps together", "", evaluation)]
+    groups += [(name, "map", mapping(value)) for name, value in mapping(evaluation.get("by_map")).items()]
+    groups += [
+        (name, "defect kind", mapping(value)) for name, value in mapping(evaluation.get("by_kind")).items()
+    ]
+    keys = [key for key in _METRICS if any(key in values for _, _, values in groups)]
+    return {
+        "headings": [_METRICS[key] for key in keys],
+        "rows": [(name, sort, [values.get(key) for key in keys]) for name, sort, values in groups],
+        "counts": [
+            (name, evaluation[name])
+            for name in ("parts", "good", "defective", "undecided", "unfinished")
+            if name in evaluation
+        ],
+    }

@@ -1,0 +1,194 @@
+"""Plots as PNG files: patch scores, loss curves, thresholds. The same data give the same bytes.
+
+matplotlib is imported inside the functions (it is slow to import) and used through its object interface,
+without pyplot, so that nothing outside a figure changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from inspect_cli.report.colour import LIMIT, SCALE_MAX
+from inspect_cli.store.atomic import write_with
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DPI: Final = 130
+_BINS: Final = 60
+_SERIES: Final = ("#3b6fb6", "#d1772e", "#4b9a6a", "#8d63b0", "#7f7f7f")  # one a map, told apart in grey too
+_LIMIT_COLOUR: Final = "#b3261e"
+_WIDE_RANGE: Final = 30.0  # largest over smallest score from which a linear axis hides the small ones
+
+
+def save_patch_histogram(path: Path, scores: Mapping[str, ArrayLike]) -> None:
+    """Write the histogram of one part's patch scores, with the limit at 1.0 and a logarithmic count.
+
+    The axis is fixed at 0 to 2 like every colour scale, so that the plots of two parts can be compared;
+    the last bin holds everything above.
+
+    Parameters
+    ----------
+    path
+        PNG file to write.
+    scores
+        Map name to the scores of its patches, in units of the limit. NaN is left out and counted.
+    """
+    figure = _figure(1)
+    axes = figure.add_subplot()
+    edges = np.linspace(0.0, SCALE_MAX, _BINS + 1)
+    any_known = False
+    for colour, (name, values) in zip(_cycle(len(scores)), scores.items(), strict=True):
+        every = np.asarray(values, dtype=np.float64).ravel()
+        known = every[~np.isnan(every)]
+        any_known = any_known or known.size > 0
+        counts = np.histogram(np.clip(known, 0.0, SCALE_MAX), edges)[0]
+        text = f"{name}: {int((known > LIMIT).sum()):,} of {known.size:,} above the limit"
+        text += f", {every.size - known.size:,} without score" if known.size < every.size else ""
+        axes.stairs(counts, edges, fill=True, color=colour, alpha=0.45, label=_plain(text))
+        axes.stairs(counts, edges, color=colour, linewidth=1.0)
+    axes.axvline(LIMIT, color=_LIMIT_COLOUR, linewidth=1.4)
+    axes.set_xlim(0.0, SCALE_MAX)
+    axes.set_xticks([0.0, 0.5, 1.0, 1.5, 2.0], ["0", "0.5", "1 = limit", "1.5", "2 or more"])
+    if any_known:
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(bottom=0.6)
+    if scores:
+        axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
+    _finish(axes, "patch score", "patches", None if any_known else "no patch scores")
+    _save(path, figure)
+
+
+def save_loss_curve(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Write the training and validation loss over the steps.
+
+    Parameters
+    ----------
+    path
+        PNG file to write.
+    history
+        Records with ``step``, ``train_loss`` and ``val_loss``; a loss that is absent, None or not finite
+        is left out.
+    title
+        Title of the plot.
+    """
+    figure = _figure(1)
+    axes = figure.add_subplot()
+    curves = {
+        name: _curve(history, key) for name, key in (("training", "train_loss"), ("validation", "val_loss"))
+    }
+    drawn = {name: curve for name, curve in curves.items() if curve.size}
+    for colour, (name, curve) in zip(_cycle(len(drawn)), drawn.items(), strict=True):
+        axes.plot(curve[:, 0], curve[:, 1], color=colour, marker="." if len(curve) < 60 else "", label=name)
+    if drawn and all((curve[:, 1] > 0.0).all() for curve in drawn.values()):
+        axes.set_yscale("log")
+    axes.set_title(_plain(title))
+    _finish(axes, "step", "loss", None if drawn else "no losses recorded")
+    _save(path, figure)
+
+
+def save_threshold_histogram(
+    path: Path,
+    good: Mapping[str, ArrayLike],
+    thresholds: Mapping[str, float],
+    defect: Mapping[str, ArrayLike] | None,
+) -> None:
+    """Write, one panel a map, where the threshold lies among the scores of good and defective samples.
+
+    Parameters
+    ----------
+    path
+        PNG file to write.
+    good
+        Map name to the raw scores of good samples.
+    thresholds
+        Map name to its threshold, in the same raw units.
+    defect
+        Map name to the raw scores of defective samples, where there are any.
+    """
+    figure = _figure(max(1, len(good)))
+    panels = figure.subplots(max(1, len(good)), 1, squeeze=False)[:, 0]
+    for axes, (name, values) in zip(panels, good.items(), strict=False):
+        _threshold_panel(axes, _finite(values), _finite((defect or {}).get(name, ())), thresholds.get(name))
+        axes.set_title(_plain(name))
+        _finish(axes, "raw score", "samples", None)
+    if not good:
+        _finish(panels[0], "raw score", "samples", "no scores of good samples")
+    _save(path, figure)
+
+
+def _threshold_panel(
+    axes: Axes, good: NDArray[np.float64], defect: NDArray[np.float64], threshold: float | None
+) -> None:
+    limit = _finite(() if threshold is None else threshold)
+    edges, logarithmic = _raw_edges(np.concatenate([good, defect, limit]))
+    for colour, name, values in ((_SERIES[0], "good", good), (_SERIES[1], "defective", defect)):
+        if values.size:
+            counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+            axes.stairs(counts, edges, fill=True, color=colour, alpha=0.55, label=f"{name}: {values.size:,}")
+    for value in limit:
+        axes.axvline(value, color=_LIMIT_COLOUR, linewidth=1.4, label=f"threshold {value:.4g}")
+    if logarithmic:
+        axes.set_xscale("log")
+
+
+def _raw_edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+    """Return bin edges over all values, evenly spaced or, for a wide positive range, in logarithm."""
+    positive = values[values > 0.0]
+    if positive.size and positive.max() > _WIDE_RANGE * positive.min():
+        return np.geomspace(positive.min(), positive.max(), _BINS + 1), True
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    low = min(low, 0.0)
+    return np.linspace(low, high + 0.05 * (high - low) if high > low else low + 1.0, _BINS + 1), False
+
+
+def _curve(history: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
+    """Return (n, 2) step and loss where the loss is a finite number."""
+    points = [(record["step"], record[key]) for record in history if record.get(key) is not None]
+    return np.array([point for point in points if math.isfinite(point[1])], dtype=np.float64).reshape(-1, 2)
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    return flat[np.isfinite(flat)]
+
+
+def _cycle(count: int) -> list[str]:
+    return [_SERIES[index % len(_SERIES)] for index in range(count)]
+
+
+def _plain(text: str) -> str:
+    """Return the text so that matplotlib shows it as it stands, without its mathematical notation."""
+    return text.replace("\\", "/").replace("$", r"\$")
+
+
+def _figure(panels: int) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - slow, needed only here
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(5.6, 0.4 + 2.5 * panels), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _finish(axes: Axes, x_name: str, y_name: str, note: str | None) -> None:
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if note:
+        axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", color="#666666")
+    if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _save(path: Path, figure: Figure) -> None:
+    write_with(path, lambda target: figure.savefig(target, format="png", metadata={"Software": None}))

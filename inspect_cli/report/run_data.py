@@ -1,0 +1,143 @@
+"""What a run folder says, read leniently: a missing detail is a gap in the page, not an end of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from inspect_cli.errors import InputError, NoInputError
+
+#: Verdicts from the first to look at to the last; an unknown one comes first.
+VERDICT_ORDER: Final = ("failed", "undecided", "fail", "pass")
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """One line of ``parts.csv``; None where a number is absent or not finite."""
+
+    part: str
+    verdict: str
+    score: float | None
+    map: str
+    reasons: str
+    regions: float | None
+    defect_area_px: float | None
+    defect_area_mm2: float | None
+    seconds: float | None
+    error: str
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """The folder of one part and its ``part.json``, None if that cannot be read."""
+
+    folder: Path
+    content: dict[str, Any] | None
+
+
+class RunData:
+    """The content of one run folder.
+
+    Raises
+    ------
+    NoInputError
+        If there is no ``run.json``.
+    InputError
+        If ``run.json`` or ``parts.csv`` cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = _required_json(folder / "run.json")
+        self.parts = sorted(_read_parts(folder / "parts.csv"), key=_worst_first)
+        self.evaluation_file = folder / "evaluation.json"
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """Content of ``evaluation.json``; None if it is absent or broken."""
+        return read_json(self.evaluation_file)
+
+    def record(self, part: str) -> PartRecord | None:
+        """Return the folder and record of a part, None if the run folder has none."""
+        path = PurePosixPath(part)
+        if part and not path.is_absolute() and ".." not in path.parts:
+            folder = self.folder / "parts" / path
+            if (folder / "part.json").is_file():
+                return PartRecord(folder, read_json(folder / "part.json"))
+        folder_of = self._folders.get(part)
+        return PartRecord(folder_of, read_json(folder_of / "part.json")) if folder_of else None
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        """Part id -> folder, for folders that are not named like their part."""
+        contents = {
+            file.parent: read_json(file) or {} for file in sorted(self.folder.glob("parts/**/part.json"))
+        }
+        return {str(content["part"]): folder for folder, content in contents.items() if "part" in content}
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None if the file is absent, broken or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return the value if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number from JSON or CSV, else None."""
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        converted = float(value)
+    except (TypeError, ValueError):
+        return None
+    return converted if math.isfinite(converted) else None
+
+
+def _required_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NoInputError(f"{path}: not there, so this is no finished run; run `inspect score` first")
+    content = read_json(path)
+    if content is None:
+        raise InputError(f"{path}: damaged or not a JSON object; run `inspect score` again")
+    return content
+
+
+def _read_parts(path: Path) -> list[PartRow]:
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            return [_part_row(line) for line in csv.DictReader(lines)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run `inspect score` again") from error
+
+
+def _part_row(line: dict[str, str]) -> PartRow:
+    return PartRow(
+        part=line.get("part") or "",
+        verdict=line.get("verdict") or "undecided",
+        score=number(line.get("score")),
+        map=line.get("map") or "",
+        reasons=line.get("reasons") or "",
+        regions=number(line.get("regions")),
+        defect_area_px=number(line.get("defect_area_px")),
+        defect_area_mm2=number(line.get("defect_area_mm2")),
+        seconds=number(line.get("seconds")),
+        error=line.get("error") or "",
+    )
+
+
+def _worst_first(row: PartRow) -> tuple[int, float, str]:
+    rank = VERDICT_ORDER.index(row.verdict) if row.verdict in VERDICT_ORDER else -1
+    return rank, -math.inf if row.score is None else -row.score, row.part

@@ -1,0 +1,30 @@
+"""Where a part's time goes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+
+
+class Clock:
+    """Sums seconds by phase (read, network, stitch, smooth, write) of one part."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._spent: defaultdict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time inside the ``with`` block to ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[name] += time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each phase and ``total``, rounded to milliseconds."""
+        spent = {name: round(value, 3) for name, value in self._spent.items()}
+        return spent | {"total": round(time.perf_counter() - self._started, 3)}

@@ -1,0 +1,124 @@
+"""Raw rows of every map -> fused score, regions and verdict of a part.
+
+Late fusion: each map's residual is divided by its own limit and the largest of the scores counts, so that a
+dent that only the normals see and a stain that only the albedo sees both reach 1.0 at their own limit.
+The verdict fails closed: ``pass`` needs every ROI pixel finite and the acquisition check to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspect_cli.scoring.precision import round_scores
+from inspect_cli.scoring.regions import Region, RegionFinder
+
+Rows = NDArray[np.float32]
+
+
+@dataclass
+class MapPeak:
+    """Largest residual of a map and where it lies."""
+
+    raw_max: float = -1.0
+    x_px: int = 0
+    y_px: int = 0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found on one part; ``score`` is the peak of the fused map, None if nothing was scored."""
+
+    verdict: str
+    reasons: list[str]
+    score: float | None
+    peak_x_px: int
+    peak_y_px: int
+    peak_map: str | None
+    map_peaks: dict[str, MapPeak]
+    regions: list[Region]
+    flagged_px: int
+    roi_px: int
+    uncovered_px: int
+
+
+@dataclass
+class Judge:
+    """Takes the maps of a part in blocks of rows and decides at the end."""
+
+    limits: Mapping[str, float]
+    width: int
+    roi: NDArray[np.bool_] | None
+    min_area_px: int
+    peaks: dict[str, MapPeak] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.peaks = {name: MapPeak() for name in self.limits}
+        self._finder = RegionFinder(self.width, list(self.limits))
+        self._y = self._roi_px = self._uncovered_px = self._flagged_px = 0
+
+    def push(self, raw: Mapping[str, Rows]) -> Rows:
+        """Add a block of rows of every map (n, width); return the fused score of the block.
+
+        The fused score is NaN where any map is: outside the ROI, or where a map could not be scored.
+        """
+        scores = [raw[name] / np.float32(limit) for name, limit in self.limits.items()]
+        fused = scores[0]
+        for score in scores[1:]:
+            fused = np.maximum(fused, score)  # NaN in either stays NaN
+        fused = round_scores(fused)
+        self._finder.push(fused, scores)
+        self._count(fused)
+        for name in self.limits:
+            self._note_peak(name, raw[name])
+        self._y += len(fused)
+        return fused
+
+    def _count(self, fused: Rows) -> None:
+        inside = fused.size if self.roi is None else int(self.roi[self._y : self._y + len(fused)].sum())
+        self._roi_px += inside
+        self._uncovered_px += inside - int(np.isfinite(fused).sum())
+        self._flagged_px += int((fused > 1).sum())
+
+    def _note_peak(self, name: str, rows: Rows) -> None:
+        values = np.where(np.isfinite(rows), rows, np.float32(-1))
+        at = int(values.argmax())
+        value = float(values.flat[at])
+        if value > self.peaks[name].raw_max:
+            self.peaks[name] = MapPeak(value, at % self.width, self._y + at // self.width)
+
+    def score_of(self, name: str) -> float:
+        """Return a map's peak score, at the precision of the stored maps."""
+        peak = np.array([self.peaks[name].raw_max], np.float32) / np.float32(self.limits[name])
+        return float(round_scores(peak)[0])
+
+    def decide(self, acquisition_faults: list[str]) -> Judgement:
+        """Return the verdict; ``acquisition_faults`` are reasons not to trust the pictures."""
+        regions = self._finder.regions(self.min_area_px)
+        reasons = list(acquisition_faults)
+        if self._roi_px == 0:
+            reasons.append("no pixel lies inside the ROI")
+        if self._uncovered_px:
+            reasons.append(f"{self._uncovered_px} ROI pixels have no finite score")
+        verdict = "undecided" if reasons else "pass"
+        if regions:
+            reasons.append(f"{len(regions)} region{'s' * (len(regions) > 1)} above the limit")
+            verdict = "undecided" if acquisition_faults else "fail"
+        scored = {n: p for n, p in self.peaks.items() if p.raw_max >= 0}
+        top = max(scored, key=self.score_of, default=None)
+        return Judgement(
+            verdict=verdict,
+            reasons=reasons,
+            score=None if top is None else self.score_of(top),
+            peak_x_px=0 if top is None else self.peaks[top].x_px,
+            peak_y_px=0 if top is None else self.peaks[top].y_px,
+            peak_map=top,
+            map_peaks=self.peaks,
+            regions=regions,
+            flagged_px=self._flagged_px,
+            roi_px=self._roi_px,
+            uncovered_px=self._uncovered_px,
+        )

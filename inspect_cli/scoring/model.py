@@ -1,0 +1,105 @@
+"""A trained material, loaded and ready to score."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from inspect_cli.engines import Engine, TorchEngine, choose_device
+from inspect_cli.errors import ModelError, RecipeError, nearest
+from inspect_cli.recipe.schema import MapSpec, Recipe, TilesSpec
+from inspect_cli.store.bundle import Bundle
+from inspect_cli.store.manifest import Calibration
+from inspect_cli.store.materials import Material
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """Networks, limits and settings of one material."""
+
+    material: Material
+    bundle: Bundle
+    tiles: TilesSpec
+    engines: Mapping[str, Engine]
+    device_name: str
+
+    @property
+    def recipe(self) -> Recipe:
+        """The material's recipe."""
+        return self.material.recipe
+
+    @property
+    def maps(self) -> dict[str, MapSpec]:
+        """The maps that were trained, with the recipe's description."""
+        return {name: self.recipe.maps[name] for name in self.bundle.manifest.maps}
+
+    def scoring_digest(self) -> str:
+        """Return the sha256 of everything but the input and the limits that decides a raw map."""
+        content = {
+            "model": self.bundle.manifest.digest(),
+            "maps": {name: spec.model_dump(mode="json") for name, spec in self.maps.items()},
+            "roi": self.recipe.roi.model_dump(mode="json"),
+            "tiles": self.tiles.model_dump(mode="json"),
+            "sigma": self.recipe.scoring.smooth_sigma_px,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def limits_digest(self, calibration: Calibration) -> str:
+        """Return the sha256 of everything that decides a verdict once the raw maps are there."""
+        content = {
+            "limits": {name: limit.model_dump() for name, limit in calibration.limits.items()},
+            "min_area_px": self.recipe.scoring.min_area_px,
+            "pixel_pitch_um": self.recipe.pixel_pitch_um,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def calibration(self) -> Calibration:
+        """Return the limits, after checking that they fit the maps and the smoothing in force.
+
+        Raises
+        ------
+        ModelError
+            If there are none, or they were set for other maps or another smoothing.
+        """
+        calibration = self.bundle.require_calibration()
+        again = "set them again with `inspect threshold`"
+        if set(calibration.limits) != set(self.bundle.manifest.maps):
+            raise ModelError(f"{self.bundle.folder}: limits are for {sorted(calibration.limits)}; {again}")
+        sigma, blend = self.recipe.scoring.smooth_sigma_px, self.recipe.tiles.blend
+        if (calibration.smooth_sigma_px, calibration.blend) != (sigma, blend):
+            raise ModelError(
+                f"{self.bundle.folder}: limits were set with smoothing {calibration.smooth_sigma_px} px and "
+                f"blend {calibration.blend}, the recipe says {sigma} px and {blend}; {again}"
+            )
+        return calibration
+
+
+def load_model(
+    material: Material, bundle: Bundle, device: str = "auto", batch: int = 0, stride_px: int | None = None
+) -> ScoringModel:
+    """Load the networks of a bundle onto a device.
+
+    Raises
+    ------
+    ModelError, RecipeError, UsageError
+        If bundle and recipe do not fit, or the device is not there.
+    """
+    recipe, manifest = material.recipe, bundle.manifest
+    for name in manifest.maps:
+        if name not in recipe.maps:
+            raise RecipeError(f"the model needs map {name!r}: {nearest(name, list(recipe.maps))} in the recipe")
+    if recipe.tiles.size_px != manifest.tile_px:
+        raise ModelError(
+            f"{bundle.folder}: trained on tiles of {manifest.tile_px} px, the recipe says "
+            f"{recipe.tiles.size_px} px; train again or restore tiles.size_px"
+        )
+    tiles = recipe.tiles
+    if stride_px is not None:
+        if not 1 <= stride_px <= tiles.size_px:
+            raise RecipeError(f"stride {stride_px} px: must be 1 to the tile's {tiles.size_px} px")
+        tiles = tiles.model_copy(update={"stride_px": stride_px})
+    chosen = choose_device(device)
+    engines = {name: TorchEngine(bundle.detector(name), chosen, batch) for name in manifest.maps}
+    return ScoringModel(material, bundle, tiles, engines, chosen.type)

@@ -1,0 +1,106 @@
+"""One part, opened and checked, as blocks of raw rows of all its maps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspect_cli.errors import InputError
+from inspect_cli.images import ImageHeader, Part, find_roi, open_map
+from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.scoring.model import ScoringModel
+from inspect_cli.store.manifest import Acquisition
+
+Rows = NDArray[np.float32]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+class PartScan:
+    """Opens every map of a part; raises InputError before any pixel is read if one breaks the contract."""
+
+    def __init__(self, part: Part, model: ScoringModel, clock: Clock) -> None:
+        self._model = model
+        self._stack = ExitStack()
+        try:
+            self._open(part, model, clock)
+        except BaseException:  # close what is open, whatever happened, and pass it on
+            self._stack.close()
+            raise
+
+    def _open(self, part: Part, model: ScoringModel, clock: Clock) -> None:
+        maps = model.maps
+        part.require_complete(maps)
+        readers = {name: self._stack.enter_context(open_map(part.files[name])) for name in maps}
+        self.headers: dict[str, ImageHeader] = {name: reader.header for name, reader in readers.items()}
+        for name, header in self.headers.items():
+            trained = np.dtype(model.bundle.manifest.maps[name].dtype)
+            check_header(header, maps[name], model.recipe.size_px, trained)
+        check_registered(self.headers)
+        first = next(iter(self.headers.values()))
+        self.height, self.width = first.height, first.width
+        with clock.phase("read"):
+            self.roi = find_roi(model.recipe, part, model.material.folder)
+        self.streams = {
+            name: MapStream(
+                reader=readers[name],
+                preprocess=model.bundle.manifest.maps[name].preprocess,
+                engine=model.engines[name],
+                tiles=model.tiles,
+                scoring=model.recipe.scoring,
+                roi=self.roi,
+                clock=clock,
+            )
+            for name in maps
+        }
+
+    def blocks(self) -> Iterator[dict[str, Rows]]:
+        """Yield blocks of raw rows, the same rows of every map, top to bottom."""
+        iterators = [stream.rows() for stream in self.streams.values()]
+        for rows in zip(*iterators, strict=True):
+            yield dict(zip(self.streams, rows, strict=True))
+
+    def acquisition_faults(self) -> list[str]:
+        """Return why the pictures do not look like those of the training, map by map; call at the end."""
+        faults = []
+        for name, stream in self.streams.items():
+            limits = self._model.bundle.manifest.maps[name].acquisition
+            faults += [f"map {name}: {text}" for text in _compare(stream.moments.mean, stream.moments.spread, limits)]
+        return faults
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def _compare(mean: float, spread: float, limits: Acquisition) -> Iterator[str]:
+    if not limits.mean_low <= mean <= limits.mean_high:
+        yield (
+            f"mean brightness {mean:.3f} is outside {limits.mean_low:.3f} to {limits.mean_high:.3f}, "
+            "the range of the training images (lamp, exposure or filter?)"
+        )
+    if not limits.spread_low <= spread <= limits.spread_high:
+        yield (
+            f"contrast {spread:.4f} is outside {limits.spread_low:.4f} to {limits.spread_high:.4f}, "
+            "the range of the training images (focus, lamp or missing part?)"
+        )

@@ -1,0 +1,103 @@
+"""Gaussian smoothing of a map that arrives in rows, without leaking across the ROI's border.
+
+Pixels outside the ROI (and outside the image) weigh nothing: ``blur(residual * roi) / blur(roi)``. The
+smoothed value near a border is the weighted mean of what is inside.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+#: The kernel ends where the Gaussian falls below 0.04 % of its peak.
+TRUNCATE_SIGMAS = 4.0
+
+Rows = NDArray[np.float32]
+
+
+def gaussian_kernel(sigma_px: float) -> NDArray[np.float64]:
+    """Return the normalised kernel, 2 * ceil(4 sigma) + 1 values."""
+    radius = math.ceil(TRUNCATE_SIGMAS * sigma_px)
+    x = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (x / sigma_px) ** 2)
+    return np.asarray(kernel / kernel.sum())
+
+
+class _RowBlur:
+    """Separable convolution of a stream of rows, zeros outside the image."""
+
+    def __init__(self, width: int, kernel: NDArray[np.float64]) -> None:
+        self._kernel = kernel.astype(np.float32)
+        self._radius = len(kernel) // 2
+        self._waiting: Rows = np.zeros((self._radius, width), np.float32)
+
+    def push(self, rows: Rows) -> Rows:
+        """Take rows in, return the blurred rows that have all their neighbours."""
+        one = np.ones(1, np.float32)
+        across = cv2.sepFilter2D(rows, cv2.CV_32F, self._kernel, one, borderType=cv2.BORDER_CONSTANT)
+        waiting = np.concatenate([self._waiting, across])
+        ready = len(waiting) - 2 * self._radius
+        if ready <= 0:
+            self._waiting = waiting
+            return np.empty((0, rows.shape[1]), np.float32)
+        down = cv2.sepFilter2D(waiting, cv2.CV_32F, one, self._kernel, borderType=cv2.BORDER_CONSTANT)
+        self._waiting = waiting[ready:]
+        return np.asarray(down[self._radius : self._radius + ready])
+
+    def finish(self) -> Rows:
+        """Return the rows that were still waiting."""
+        return self.push(np.zeros((self._radius, self._waiting.shape[1]), np.float32))
+
+
+class RowSmoother:
+    """Smooths a map inside its ROI, row block by row block.
+
+    ``sigma_px`` 0 passes values through. Pixels outside the ROI come out as NaN.
+    """
+
+    def __init__(self, height: int, width: int, sigma_px: float, roi: NDArray[np.bool_] | None) -> None:
+        self._roi = roi
+        self._sigma_px = sigma_px
+        self._in = 0
+        self._out = 0
+        if sigma_px == 0:
+            return
+        kernel = gaussian_kernel(sigma_px)
+        self._values = _RowBlur(width, kernel)
+        self._weights = _RowBlur(width, kernel) if roi is not None else None
+        self._weight_y = np.convolve(np.ones(height), kernel, "full")[len(kernel) // 2 :][:height]
+        self._weight_x = np.convolve(np.ones(width), kernel, "full")[len(kernel) // 2 :][:width]
+
+    def push(self, rows: Rows) -> Rows:
+        """Take raw rows (n, width) in, return the smoothed rows that are complete."""
+        if self._sigma_px == 0:
+            return self._masked(rows.copy())
+        if self._roi is None:
+            return self._normalised(self._values.push(rows), None)
+        inside = self._roi[self._in : self._in + len(rows)].astype(np.float32)
+        self._in += len(rows)
+        weights = self._weights.push(inside) if self._weights is not None else None
+        return self._normalised(self._values.push(np.where(inside > 0, rows, np.float32(0))), weights)
+
+    def finish(self) -> Rows:
+        """Return the rows that were still waiting for neighbours."""
+        if self._sigma_px == 0:
+            return np.empty((0, 0), np.float32)
+        weights = self._weights.finish() if self._weights is not None else None
+        return self._normalised(self._values.finish(), weights)
+
+    def _normalised(self, sums: Rows, weights: Rows | None) -> Rows:
+        if weights is None:
+            rows = slice(self._out, self._out + len(sums))
+            factor = self._weight_y[rows, None].astype(np.float32) * self._weight_x[None].astype(np.float32)
+            return self._masked(sums / factor)
+        return self._masked(sums / np.maximum(weights, np.float32(1e-12)))
+
+    def _masked(self, smoothed: Rows) -> Rows:
+        if self._roi is not None:
+            smoothed[~self._roi[self._out : self._out + len(smoothed)]] = np.nan
+        self._out += len(smoothed)
+        return smoothed

@@ -1,0 +1,143 @@
+"""Model bundles: safetensors and a manifest, one folder a method beside the recipe.
+
+Weights are written first under a name that carries their hash, the manifest last: until then the old model
+is whole, afterwards the new one is. No pickle is ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from inspect_cli.errors import ModelError, RecipeError, nearest
+from inspect_cli.methods import build_detector
+from inspect_cli.methods.base import Detector
+from inspect_cli.store.atomic import write_bytes, write_text
+from inspect_cli.store.manifest import FORMAT, Calibration, Manifest
+
+MANIFEST: Final = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    def detector(self, map_name: str) -> Detector:
+        """Return the trained network of a map, in float32.
+
+        Raises
+        ------
+        ModelError
+            If the weights are missing, were changed, or do not fit the method.
+        """
+        trained = self.manifest.maps[map_name]
+        path = self.folder / trained.weights
+        again = "restore the file or train again"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror}); {again}") from error
+        if hashlib.sha256(content).hexdigest() != trained.sha256:
+            raise ModelError(f"{path}: is not the file that was trained (sha256 differs); {again}")
+        try:
+            detector = build_detector(
+                self.manifest.method, trained.channels, self.manifest.tile_px, self.manifest.settings
+            )
+            detector.load_state_dict({name: value.float() for name, value in load(content).items()})
+        except (SafetensorError, RuntimeError, RecipeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"{path}: does not fit method {self.manifest.method!r} ({reason}); {again}") from error
+        return detector.eval()
+
+    def with_calibration(self, calibration: Calibration) -> Bundle:
+        """Store new limits in the bundle and return it."""
+        manifest = self.manifest.model_copy(update={"calibration": calibration})
+        write_manifest(self.folder, manifest)
+        return replace(self, manifest=manifest)
+
+    def require_calibration(self) -> Calibration:
+        """Return the limits, or raise ModelError if none were ever set."""
+        if self.manifest.calibration is None:
+            raise ModelError(f"{self.folder}: has no limits; set them with `inspect threshold`")
+        return self.manifest.calibration
+
+
+def write_weights(folder: Path, map_name: str, state: dict[str, Tensor], half: bool) -> tuple[str, str]:
+    """Write a network's weights; return their file name and sha256. ``half`` stores them in float16."""
+    dtype = torch.float16 if half else torch.float32
+    plain = {
+        name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in state.items()
+    }
+    content = save(plain)
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"{map_name}-{digest[:12]}.safetensors"
+    write_bytes(folder / name, content)
+    return name, digest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, then remove weights that it no longer names."""
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    named = {trained.weights for trained in manifest.maps.values()}
+    for path in folder.glob("*.safetensors"):
+        if path.name not in named:
+            path.unlink(missing_ok=True)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and validate the manifest of a bundle.
+
+    Raises
+    ------
+    ModelError
+        If it is missing, damaged, of a newer format, or foreign.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder}: no model here; train one with `inspect train`") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: damaged manifest ({error}); restore it or train again") from error
+    if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
+        raise ModelError(f"{path}: written by a newer version (format {content['format']}); update inspect")
+    try:
+        return Bundle(folder, Manifest.model_validate(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(step) for step in first["loc"])
+        raise ModelError(f"{path}: no valid manifest ({key}: {first['msg']}); train again") from error
+
+
+def find_bundle(material_folder: Path, method: str | None = None) -> Bundle:
+    """Return the bundle of ``method``, or the one that was trained last.
+
+    Raises
+    ------
+    ModelError
+        If the material is not trained, or not with this method.
+    """
+    folders = sorted(path.parent for path in material_folder.glob(f"*/{MANIFEST}"))
+    if not folders:
+        name = material_folder.name
+        raise ModelError(f"{material_folder}: not trained yet; run `inspect train --material {name}`")
+    if method is not None:
+        if material_folder / method not in folders:
+            raise ModelError(
+                f"{material_folder}: no model of method {method!r}; {nearest(method, [f.name for f in folders])}"
+            )
+        return read_bundle(material_folder / method)
+    return max((read_bundle(folder) for folder in folders), key=lambda b: b.manifest.created_utc)

@@ -1,0 +1,103 @@
+"""What a model bundle says of itself: ``manifest.json``, validated when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inspect_cli.images.values import Preprocess, ValueRange
+
+FORMAT: Final = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MapLimit(_Strict):
+    """Limits of one map in raw residual units: of the smoothed anomaly map, and of a patch's mean."""
+
+    pixel: float = Field(gt=0, allow_inf_nan=False)
+    patch: float = Field(gt=0, allow_inf_nan=False)
+
+
+class Calibration(_Strict):
+    """Where the limits come from and what they promise."""
+
+    limits: dict[str, MapLimit]
+    rule: Literal["max", "quantile", "sigma", "manual", "iou", "f1"]
+    provisional: bool
+    origin: str
+    parts: int = Field(ge=0)
+    smooth_sigma_px: float
+    blend: str
+    false_alarm_rate: float | None = Field(None, ge=0, le=1)
+    created_utc: str
+
+
+class Acquisition(_Strict):
+    """Range of the training images' mean and spread inside the ROI, in the network's unit range."""
+
+    mean_low: float
+    mean_high: float
+    spread_low: float
+    spread_high: float
+
+
+class TrainedMap(_Strict):
+    """One map's network and how its pixels reach it."""
+
+    channels: int = Field(ge=1)
+    weights: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    low: float
+    high: float
+    fill: tuple[float, ...]
+    dtype: str
+    acquisition: Acquisition
+    steps: int
+    seconds: float
+    validation_loss: float
+    explained_variance: float | None
+    stopped_early: bool = False
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How this map's pixels become the network's input."""
+        return Preprocess(ValueRange(self.low, self.high), self.fill, self.dtype)
+
+
+class TrainingFile(_Strict):
+    """One file the model has seen."""
+
+    part: str
+    map: str
+    sha256: str
+    use: Literal["train", "validation"]
+
+
+class Manifest(_Strict):
+    """A trained model of one material."""
+
+    format: Literal[1] = FORMAT
+    tool: str
+    created_utc: str
+    material: str
+    method: str
+    settings: dict[str, Any]
+    tile_px: int
+    seed: int
+    recipe_sha256: str
+    maps: dict[str, TrainedMap]
+    training_set: list[TrainingFile]
+    warnings: list[str] = Field(default_factory=list)
+    calibration: Calibration | None = None
+
+    def digest(self) -> str:
+        """Return the sha256 of what decides a raw score: networks and preprocessing, not the limits."""
+        content = self.model_dump_json(include={"method", "settings", "tile_px", "maps"})
+        ordered = json.dumps(json.loads(content), sort_keys=True)
+        return hashlib.sha256(ordered.encode()).hexdigest()

@@ -1,0 +1,137 @@
+"""Where materials live: ``--models``, ``INSPECT_MODELS``, ``./models``, then the store that is shipped."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from inspect_cli.errors import NoInputError, RecipeError, UsageError, nearest
+from inspect_cli.recipe import Recipe, load_recipe
+from inspect_cli.store.atomic import write_bytes
+
+RECIPE = "recipe.yaml"
+#: File in a batch folder that may name its material: ``material: riblet``.
+FOLDER_FILE = "inspect.yaml"
+
+
+@dataclass(frozen=True)
+class Material:
+    """A material: its recipe and the folder that recipe and bundles lie in."""
+
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the material."""
+        return self.recipe.material
+
+
+def shipped(name: str) -> Path:
+    """Return a folder that comes with the program (``models``, ``sample_data``)."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "shipped" / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def model_stores(option: Path | None) -> list[Path]:
+    """Return the stores in the order in which they are searched."""
+    named = os.environ.get("INSPECT_MODELS")
+    stores = [option, Path(named) if named else None, Path("models"), shipped("models")]
+    return [store for store in stores if store is not None]
+
+
+def writable_store(option: Path | None) -> Path:
+    """Return the store that training writes to: the first one named, or ``./models``."""
+    return model_stores(option)[0]
+
+
+def known_materials(option: Path | None) -> dict[str, Path]:
+    """Return the folder of every material; an earlier store hides a later one."""
+    found: dict[str, Path] = {}
+    for store in model_stores(option):
+        for recipe in sorted(store.glob(f"*/{RECIPE}")):
+            found.setdefault(recipe.parent.name, recipe.parent)
+    return found
+
+
+def find_material(name: str, option: Path | None = None) -> Material:
+    """Return the material called ``name``.
+
+    Raises
+    ------
+    UsageError
+        If no store has it; the message names the nearest one.
+    RecipeError
+        If its recipe is broken or is another material's.
+    """
+    known = known_materials(option)
+    if name not in known:
+        raise UsageError(f"material {name!r} is unknown: {nearest(name, list(known))}")
+    recipe = load_recipe(known[name] / RECIPE)
+    if recipe.material != name:
+        raise RecipeError(f"{known[name] / RECIPE}: material is {recipe.material!r}, its folder is {name!r}")
+    return Material(recipe, known[name])
+
+
+def choose_material(name: str | None, folder: Path, option: Path | None = None) -> Material:
+    """Return the material by name, or the one named by the folder's own file, or the only trained one.
+
+    Raises
+    ------
+    UsageError
+        If several could be meant.
+    """
+    if name is None:
+        name = _named_by_folder(folder)
+    if name is None:
+        trained = [n for n, f in known_materials(option).items() if list(f.glob("*/manifest.json"))]
+        if len(trained) != 1:
+            raise UsageError(
+                f"which material? Say --material NAME, or write 'material: NAME' into {folder / FOLDER_FILE}; "
+                f"trained: {', '.join(sorted(trained)) or 'none'}"
+            )
+        name = trained[0]
+    return find_material(name, option)
+
+
+def _named_by_folder(folder: Path) -> str | None:
+    path = folder / FOLDER_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict) or set(content) != {"material"} or not isinstance(content["material"], str):
+        raise RecipeError(f"{path}: must hold one line, 'material: NAME'")
+    return content["material"]
+
+
+def adopt(material: Material, option: Path | None) -> Material:
+    """Return the material in the store that can be written to; its recipe is copied there if need be."""
+    folder = writable_store(option) / material.name
+    if folder.resolve() == material.folder.resolve():
+        return material
+    write_bytes(folder / RECIPE, (material.folder / RECIPE).read_bytes())
+    return Material(material.recipe, folder)
+
+
+def training_folder(material: Material) -> Path:
+    """Return the folder of good parts that the recipe names.
+
+    Raises
+    ------
+    NoInputError
+        If the recipe names none, or it is not there.
+    """
+    named = material.recipe.training.data
+    if named is None:
+        raise NoInputError(f"recipe of {material.name} names no training data: say --data FOLDER")
+    for base in (material.folder.parent.parent, shipped("models").parent):
+        if (base / named).is_dir():
+            return base / named
+    raise NoInputError(f"training data {named!r} of material {material.name} is not there: say --data FOLDER")

@@ -1,0 +1,37 @@
+"""Find the run folder that a user means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from inspect_cli.errors import NoInputError, UsageError
+
+RUN_RECORD: Final = "run.json"
+#: Where a run may lie below a folder: an output folder, a batch, a folder of batches.
+_BELOW: Final = (f"*/{RUN_RECORD}", f"inspection/*/{RUN_RECORD}", f"*/inspection/*/{RUN_RECORD}")
+
+
+def find_run(path: Path) -> Path:
+    """Return the run folder at ``path``, or the only one below it.
+
+    A run folder holds ``run.json``. Below ``path`` it is looked for as ``<name>``, ``inspection/<material>``
+    and ``<batch>/inspection/<material>``.
+
+    Raises
+    ------
+    NoInputError
+        If ``path`` does not exist, or there is no run in it.
+    UsageError
+        If there are several runs; the message names them.
+    """
+    if not path.is_dir():
+        raise NoInputError(f"{path}: no such folder; give the folder that `inspect score` wrote")
+    if (path / RUN_RECORD).is_file():
+        return path
+    runs = sorted({record.parent for pattern in _BELOW for record in path.glob(pattern)})
+    if not runs:
+        raise NoInputError(f"{path}: no run in it (no {RUN_RECORD}); run `inspect score` first")
+    if len(runs) > 1:
+        raise UsageError(f"{path}: {len(runs)} runs in it; name one of {', '.join(map(str, runs))}")
+    return runs[0]

@@ -1,0 +1,75 @@
+"""Where tiles lie: every ``stride``, the last one moved back to the edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def tile_starts(length_px: int, tile_px: int, stride_px: int) -> list[int]:
+    """Return the first pixel of each tile along one axis.
+
+    Tiles step by ``stride_px``; the last one is moved back so that it ends at the edge. An axis shorter
+    than a tile gets one tile at 0, which the caller fills by mirroring.
+
+    Raises
+    ------
+    ValueError
+        If a length is not positive, or the stride is above the tile (pixels would stay uncovered).
+    """
+    if min(length_px, tile_px, stride_px) < 1 or stride_px > tile_px:
+        raise ValueError(f"length {length_px}, tile {tile_px}, stride {stride_px}: need 1 <= stride <= tile")
+    if length_px <= tile_px:
+        return [0]
+    starts = list(range(0, length_px - tile_px, stride_px))
+    return [*starts, length_px - tile_px]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tiles over an image of ``height_px`` x ``width_px``."""
+
+    height_px: int
+    width_px: int
+    tile_px: int
+    stride_px: int
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """First row of each row of tiles."""
+        return tile_starts(self.height_px, self.tile_px, self.stride_px)
+
+    @cached_property
+    def columns(self) -> list[int]:
+        """First column of each column of tiles."""
+        return tile_starts(self.width_px, self.tile_px, self.stride_px)
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    @property
+    def padded_height_px(self) -> int:
+        """Height after mirroring an image that is smaller than a tile."""
+        return max(self.height_px, self.tile_px)
+
+    @property
+    def padded_width_px(self) -> int:
+        """Width after mirroring an image that is smaller than a tile."""
+        return max(self.width_px, self.tile_px)
+
+    def positions(self) -> NDArray[np.int64]:
+        """Return the first (y, x) of every tile, row by row: shape (tiles, 2)."""
+        yy, xx = np.meshgrid(self.rows, self.columns, indexing="ij")
+        return np.stack([yy.ravel(), xx.ravel()], axis=1)
+
+
+def pad_to_tile(pixels: NDArray[np.generic], height_px: int, width_px: int) -> NDArray[np.generic]:
+    """Mirror ``pixels`` (height, width[, channels]) at the bottom and right up to the size given."""
+    down = max(0, height_px - pixels.shape[0])
+    right = max(0, width_px - pixels.shape[1])
+    if not down and not right:
+        return pixels
+    return np.pad(pixels, [(0, down), (0, right), *[(0, 0)] * (pixels.ndim - 2)], mode="symmetric")

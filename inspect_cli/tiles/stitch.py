@@ -1,0 +1,97 @@
+"""Overlapping tile scores -> one map, row by row, in memory of one row of tiles.
+
+Sums are kept in float64: the average of equal float32 values is then that value exactly, whatever the
+number of overlaps, so a map that is cut and stitched comes back bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspect_cli.tiles.grid import Grid
+
+
+def blend_window(kind: str, tile_px: int) -> NDArray[np.float64]:
+    """Return the weight of a tile's pixels along one axis, shape (tile_px,), all above zero.
+
+    ``average`` weighs all pixels alike; ``hann`` trusts the middle, where the network sees context on
+    both sides.
+    """
+    if kind == "average":
+        return np.ones(tile_px)
+    if kind == "hann":
+        return np.asarray(np.sin(np.pi * (np.arange(tile_px) + 0.5) / tile_px) ** 2)
+    raise ValueError(f"unknown blend {kind!r}; valid: average, hann")
+
+
+class RowStitcher:
+    """Accumulates the tiles of one grid row after the other and gives out finished image rows.
+
+    Weights are separable (a window along y times one along x), so the sum of weights at a pixel is the
+    product of two sums along the axes, computed once for the grid.
+    """
+
+    def __init__(self, grid: Grid, blend: str = "average") -> None:
+        self._grid = grid
+        self._window = blend_window(blend, grid.tile_px)
+        self._flat = blend == "average"
+        self._weight_y = self._axis_weight(grid.rows, grid.padded_height_px)
+        self._weight_x = self._axis_weight(grid.columns, grid.padded_width_px)
+        self._sum = np.zeros((grid.tile_px, grid.padded_width_px))
+        self._row = 0
+
+    def _axis_weight(self, starts: list[int], length_px: int) -> NDArray[np.float64]:
+        weight = np.zeros(length_px)
+        for start in starts:
+            weight[start : start + self._grid.tile_px] += self._window
+        return weight
+
+    def add_row(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Add the score tiles of the next grid row and return the image rows that are now final.
+
+        Parameters
+        ----------
+        scores
+            Tiles of one grid row from left to right, shape (columns, tile_px, tile_px).
+
+        Returns
+        -------
+        array
+            Finished rows (rows, width_px); together the calls give every image row once, in order.
+        """
+        grid, tile = self._grid, self._grid.tile_px
+        if scores.shape != (len(grid.columns), tile, tile):
+            raise ValueError(f"scores are {scores.shape}; ({len(grid.columns)}, {tile}, {tile}) expected")
+        y0 = grid.rows[self._row]
+        self._add(scores if self._flat else scores * np.outer(self._window, self._window))
+        self._row += 1
+        last = self._row == len(grid.rows)
+        done = (grid.height_px if last else grid.rows[self._row]) - y0
+        weight = self._weight_y[y0 : y0 + done, None] * self._weight_x[None, : grid.width_px]
+        finished = (self._sum[:done, : grid.width_px] / weight).astype(np.float32)
+        self._sum[:-done] = self._sum[done:].copy()
+        self._sum[-done:] = 0
+        return finished
+
+    def _add(self, scores: NDArray[np.floating]) -> None:
+        """Add tiles in few large additions: tiles that do not overlap each other go in one."""
+        tile, stride = self._grid.tile_px, self._grid.stride_px
+        regular = len(scores) - 1  # the last tile is moved to the edge: added alone
+        apart = -(-tile // stride)
+        for first in range(min(apart, regular)):
+            group = scores[first:regular:apart]
+            x0, pitch = first * stride, apart * stride
+            for_view = self._sum[:, x0 : x0 + (len(group) - 1) * pitch + tile]
+            self._add_group(for_view, group, pitch)
+        x_last = self._grid.columns[-1]
+        self._sum[:, x_last : x_last + tile] += scores[-1]
+
+    def _add_group(self, target: NDArray[np.float64], group: NDArray[np.floating], pitch: int) -> None:
+        tile = self._grid.tile_px
+        view = np.lib.stride_tricks.as_strided(
+            target,
+            shape=(len(group), tile, tile),
+            strides=(target.strides[1] * pitch, target.strides[0], target.strides[1]),
+        )
+        view += group  # windows of one group do not overlap: pitch >= tile

@@ -1,0 +1,61 @@
+"""How long to train: a number of steps, or seconds; and the step size that follows from it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from inspect_cli.errors import UsageError
+from inspect_cli.recipe.schema import parse_budget
+
+#: Share of the budget in which the step size rises from zero to its peak.
+WARM_UP: Final = 0.05
+
+
+@dataclass
+class Budget:
+    """Steps or seconds for one map; ``spent_s`` counts time from before a resume too."""
+
+    steps: int | None
+    seconds: float | None
+    spent_s: float = 0.0
+    _since: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def parse(cls, text: str, maps: int) -> Budget:
+        """Return one map's share of a budget: time is split over the maps, steps hold for each.
+
+        Raises
+        ------
+        UsageError
+            If ``text`` is no budget.
+        """
+        try:
+            steps, seconds = parse_budget(text)
+        except ValueError as error:
+            raise UsageError(f"--budget {error}") from error
+        return cls(steps, None if seconds is None else seconds / maps)
+
+    def start(self, spent_s: float = 0.0) -> None:
+        """Start the clock, ``spent_s`` after the beginning."""
+        self.spent_s = spent_s
+        self._since = time.monotonic()
+
+    def elapsed_s(self) -> float:
+        """Return the seconds spent."""
+        return self.spent_s + time.monotonic() - self._since
+
+    def progress(self, step: int) -> float:
+        """Return the share of the budget that is used up after ``step`` steps, 0 to 1."""
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        return min(1.0, self.elapsed_s() / (self.seconds or 1.0))
+
+
+def step_size(peak: float, progress: float) -> float:
+    """Return the step size at ``progress`` (0 to 1): a short linear rise, then a cosine to zero."""
+    if progress < WARM_UP:
+        return peak * max(progress / WARM_UP, 0.02)
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))

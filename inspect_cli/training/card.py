@@ -1,0 +1,56 @@
+"""The model card: what was trained, on what, how well, and what its limits rest on."""
+
+from __future__ import annotations
+
+from inspect_cli.store.atomic import write_text
+from inspect_cli.store.bundle import Bundle
+
+CARD = "model_card.md"
+
+
+def write_card(bundle: Bundle) -> None:
+    """Write ``model_card.md`` beside the manifest; every figure comes from the manifest."""
+    write_text(bundle.folder / CARD, card_markdown(bundle))
+
+
+def card_markdown(bundle: Bundle) -> str:
+    """Return the model card as Markdown."""
+    manifest = bundle.manifest
+    lines = [
+        f"# Model card: {manifest.material}, method `{manifest.method}`",
+        "",
+        f"Trained {manifest.created_utc} by {manifest.tool}, seed {manifest.seed}, tiles of {manifest.tile_px} px.",
+        f"Model sha256 `{manifest.digest()}`.",
+        "",
+        "## Networks",
+        "",
+        "| map | channels | steps | seconds | validation loss | variance explained | value range |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, trained in manifest.maps.items():
+        explained = "n/a" if trained.explained_variance is None else f"{trained.explained_variance:.1%}"
+        stopped = " (stopped early)" if trained.stopped_early else ""
+        lines.append(
+            f"| {name} | {trained.channels} | {trained.steps}{stopped} | {trained.seconds:.0f} | "
+            f"{trained.validation_loss:.6f} | {explained} | {trained.dtype}: {trained.low:g} to {trained.high:g} |"
+        )
+    lines += ["", "## Warnings", "", *([f"- {w}" for w in manifest.warnings] or ["None."])]
+    lines += ["", "## Limits", "", *_limits(bundle)]
+    lines += ["", "## Training set", "", "| part | map | use | sha256 |", "| --- | --- | --- | --- |"]
+    lines += [f"| {f.part} | {f.map} | {f.use} | `{f.sha256[:16]}` |" for f in manifest.training_set]
+    return "\n".join(lines) + "\n"
+
+
+def _limits(bundle: Bundle) -> list[str]:
+    calibration = bundle.manifest.calibration
+    if calibration is None:
+        return ["None set."]
+    rate = calibration.false_alarm_rate
+    promise = "no rate is promised" if rate is None else f"at most {rate:.1%} of good parts are flagged"
+    return [
+        f"{calibration.origin}; {promise}. Set {calibration.created_utc}.",
+        "",
+        "| map | limit of the anomaly map | limit of a patch's mean residual |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {limit.pixel:.4g} | {limit.patch:.4g} |" for name, limit in calibration.limits.items()),
+    ]

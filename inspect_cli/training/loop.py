@@ -1,0 +1,190 @@
+"""The training loop of one map: steps, validation, early stopping, checkpoints.
+
+Each step's patches and random numbers follow from (seed, step), so a run that was interrupted and resumed
+ends with the same weights as one that was not (with a budget in steps; a budget in time ends where it ends).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from inspect_cli.engines.torch_engine import training_autocast
+from inspect_cli.errors import ModelError
+from inspect_cli.images.values import Preprocess
+from inspect_cli.methods.base import Detector
+from inspect_cli.recipe.schema import TrainingSpec
+from inspect_cli.tiles.sampler import PatchSampler
+from inspect_cli.training.budget import Budget, step_size
+from inspect_cli.training.checkpoint import Optimizers, TrainingState, load_checkpoint, save_checkpoint
+
+CHECKPOINT_EVERY_S = 60.0
+VALIDATION_PATCHES = 128
+#: Seed offset that keeps validation patches apart from training patches.
+VALIDATION_STEP = 2**31
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+class StepReport(Protocol):
+    """Told after each step."""
+
+    def __call__(
+        self, progress: float, step: int, loss: float, val_loss: float | None, steps_per_s: float
+    ) -> None:
+        """Show the state: progress 0 to 1, losses, rate."""
+        ...
+
+
+@dataclass
+class MapTraining:
+    """Everything the loop needs to train one map."""
+
+    detector: Detector
+    preprocess: Preprocess
+    train: PatchSampler
+    validation: PatchSampler
+    spec: TrainingSpec
+    budget: Budget
+    seed: int
+    device: torch.device
+    checkpoint: Path
+    fingerprint: str
+
+
+
+
+def train_map(job: MapTraining, report: StepReport, resume: bool = False) -> TrainingState:
+    """Train ``job.detector``; afterwards it holds the weights of the best validation.
+
+    Raises
+    ------
+    ModelError
+        If the loss is not finite, or the checkpoint to resume from does not fit.
+    KeyboardInterrupt
+        When interrupted; the state was saved first.
+    """
+    torch.manual_seed(job.seed)
+    detector = job.detector.to(job.device, memory_format=torch.channels_last)
+    optimizers = detector.optimizers(job.spec.learning_rate)
+    restored = load_checkpoint(job.checkpoint, job.fingerprint, detector, optimizers) if resume else None
+    state, best = restored or (TrainingState(job.fingerprint), _copy(detector))
+    job.budget.start(state.spent_s)
+    if not state.finished:
+        try:
+            best = _run(job, optimizers, state, best, report)
+        except KeyboardInterrupt:
+            state.spent_s = job.budget.elapsed_s()
+            save_checkpoint(job.checkpoint, state, detector, best, optimizers)
+            raise
+        state.finished, state.spent_s = True, job.budget.elapsed_s()
+        save_checkpoint(job.checkpoint, state, detector, best, optimizers)
+    detector.load_state_dict(best)
+    detector.eval()
+    return state
+
+
+def _run(
+    job: MapTraining,
+    optimizers: Optimizers,
+    state: TrainingState,
+    best: dict[str, Tensor],
+    report: StepReport,
+) -> dict[str, Tensor]:
+    validation = validation_batches(job)
+    autocast = training_autocast(job.device)
+    saved = time.monotonic()
+    first_step, started = state.step, time.monotonic()
+    for tiles, mask in _prefetched(job, state.step):
+        progress = job.budget.progress(state.step)
+        if progress >= 1.0 and state.step > 0:
+            break
+        torch.manual_seed(job.seed * 1_000_003 + state.step)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = step_size(job.spec.learning_rate, progress)
+        loss = _step(job, tiles, mask, optimizers, autocast)
+        state.step += 1
+        val_loss: float | None = None
+        if state.step % job.spec.validate_every == 0:
+            val_loss = validation_loss(job.detector, validation, autocast)
+            best = _judge(job, state, val_loss, best)
+        state.history.append({"step": state.step, "train_loss": loss, "val_loss": val_loss})
+        rate = (state.step - first_step) / max(time.monotonic() - started, 1e-9)
+        report(progress, state.step, loss, val_loss, rate)
+        if state.waited >= job.spec.patience:
+            state.stopped_early = True
+            break
+        if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            state.spent_s = job.budget.elapsed_s()
+            save_checkpoint(job.checkpoint, state, job.detector, best, optimizers)
+            saved = time.monotonic()
+    return _judge(job, state, validation_loss(job.detector, validation, autocast), best)
+
+
+def _step(
+    job: MapTraining, tiles: Tensor, mask: Tensor | None, optimizers: Optimizers, autocast: object
+) -> float:
+    job.detector.train()
+    loss = job.detector.train_step(tiles, mask, optimizers, autocast)["loss"]
+    if not loss < float("inf"):
+        raise ModelError(f"training diverged: the loss is {loss}; lower training.learning_rate")
+    return loss
+
+
+def _judge(job: MapTraining, state: TrainingState, val_loss: float, best: dict[str, Tensor]) -> dict[str, Tensor]:
+    if val_loss < state.best_loss:
+        state.best_loss, state.best_step, state.waited = val_loss, state.step, 0
+        return _copy(job.detector)
+    state.waited += 1
+    return best
+
+
+def _copy(detector: Detector) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in detector.state_dict().items()}
+
+
+def _prefetched(job: MapTraining, first_step: int) -> Iterator[Batch]:
+    """Yield the batches from ``first_step`` on; the next one is read while the network works."""
+    with ThreadPoolExecutor(1) as pool:
+        step = first_step
+        following = pool.submit(make_batch, job, job.train, step, job.spec.batch)
+        while True:
+            batch = following.result()
+            step += 1
+            following = pool.submit(make_batch, job, job.train, step, job.spec.batch)
+            yield batch
+
+
+def make_batch(job: MapTraining, sampler: PatchSampler, step: int, size: int) -> Batch:
+    """Return a step's patches and ROI masks as tensors on the device."""
+    patches, masks = sampler.batch(step, size)
+    tiles = torch.from_numpy(job.preprocess.to_network(patches, masks)).to(job.device)
+    tiles = tiles.contiguous(memory_format=torch.channels_last)
+    if masks is None:
+        return tiles, None
+    return tiles, torch.from_numpy(masks[:, None]).to(job.device, torch.float32)
+
+
+def validation_batches(job: MapTraining) -> list[Batch]:
+    """Return the fixed validation patches in batches."""
+    count = -(-VALIDATION_PATCHES // job.spec.batch)
+    return [
+        make_batch(job, job.validation, VALIDATION_STEP + number, job.spec.batch) for number in range(count)
+    ]
+
+
+@torch.no_grad()
+def validation_loss(detector: Detector, batches: list[Batch], autocast: object) -> float:
+    """Return the mean loss over ``batches`` with the network in evaluation mode."""
+    detector.eval()
+    with autocast:  # type: ignore[attr-defined]
+        losses = [float(detector.loss(tiles, mask)) for tiles, mask in batches]
+    return sum(losses) / len(losses)

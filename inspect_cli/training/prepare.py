@@ -1,0 +1,145 @@
+"""Training images -> split, preprocessing, and what normal pictures look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.images import Part, ValueRange, find_roi, open_map
+from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.images.values import Preprocess
+from inspect_cli.recipe.schema import MapSpec, Recipe
+from inspect_cli.scoring.mapstream import PixelMoments
+from inspect_cli.store.manifest import Acquisition
+from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
+
+#: Quantiles of the training pixels that ``range: train`` maps to 0 and 1.
+TRAIN_QUANTILES = (0.001, 0.999)
+_PROBE_PATCHES = 256
+_PROBE_STEP = 2**30
+_READ_ROWS = 512
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Parts to learn from and parts kept for validation."""
+
+    train: list[Part]
+    validation: list[Part]
+
+
+def split_parts(parts: Sequence[Part], share: float, seed: int) -> Split:
+    """Split by part, at least one on each side; a single part serves on both."""
+    if len(parts) == 1:
+        return Split(list(parts), list(parts))
+    order = np.random.default_rng(seed).permutation(len(parts))
+    count = min(max(1, round(share * len(parts))), len(parts) - 1)
+    held = {int(i) for i in order[:count]}
+    return Split(
+        [p for i, p in enumerate(parts) if i not in held], [p for i, p in enumerate(parts) if i in held]
+    )
+
+
+def usable_parts(
+    parts: Sequence[Part], recipe: Recipe, maps: dict[str, MapSpec]
+) -> tuple[list[Part], list[str]]:
+    """Return the parts that keep the contract, and why the others do not.
+
+    Raises
+    ------
+    NoInputError
+        If none is usable; the message is the first part's.
+    """
+    usable, faults = [], []
+    dtypes: dict[str, np.dtype[Any]] = {}
+    for part in parts:
+        try:
+            _check_part(part, recipe, maps, dtypes)
+            usable.append(part)
+        except InputError as error:
+            faults.append(str(error))
+    if not usable:
+        raise NoInputError(f"no usable training part: {faults[0]}")
+    return usable, faults
+
+
+def _check_part(
+    part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]
+) -> None:
+    """Check a part's headers; the first good part fixes the pixel type of each map."""
+    part.require_complete(maps)
+    headers = {}
+    for name, spec in maps.items():
+        with open_map(part.files[name]) as reader:
+            headers[name] = reader.header
+        check_header(headers[name], spec, recipe.size_px, dtypes.get(name))
+    check_registered(headers)
+    dtypes.update({name: header.dtype for name, header in headers.items()})
+
+
+def find_rois(parts: Sequence[Part], recipe: Recipe, recipe_folder: Path) -> dict[str, Mask | None]:
+    """Return the ROI of every part by id."""
+    return {part.id: find_roi(recipe, part, recipe_folder) for part in parts}
+
+
+def make_sampler(
+    parts: Sequence[Part], name: str, rois: dict[str, Mask | None], recipe: Recipe, seed: int
+) -> PatchSampler:
+    """Return a sampler of one map's patches."""
+    images = [SamplerImage(part.files[name], rois[part.id]) for part in parts]
+    return PatchSampler(images, recipe.tiles.size_px, seed, recipe.training.min_roi_share)
+
+
+def learn_preprocess(sampler: PatchSampler, spec: MapSpec) -> Preprocess:
+    """Return the value range and the fill value (mean inside the ROI, a channel each) of a map."""
+    patches, masks = sampler.batch(_PROBE_STEP, _PROBE_PATCHES)
+    pixels = patches[..., None] if patches.ndim == 3 else patches
+    inside = pixels.reshape(-1, pixels.shape[-1]) if masks is None else pixels[masks]
+    if spec.range == "type":
+        limits = ValueRange.of_type(sampler.dtype)
+    elif spec.range == "train":
+        low, high = np.quantile(inside.astype(np.float64), TRAIN_QUANTILES)
+        limits = ValueRange(float(low), float(max(high, low + 1e-6)))
+    else:
+        limits = ValueRange(*spec.range)
+    fill = tuple(float(v) for v in limits.to_unit(inside).mean(axis=0, dtype=np.float64))
+    return Preprocess(limits, fill, str(sampler.dtype))
+
+
+def learn_acquisition(
+    parts: Sequence[Part], name: str, rois: dict[str, Mask | None], preprocess: Preprocess
+) -> Acquisition:
+    """Return the range of mean and spread that the training images span, with room around it.
+
+    The room is the larger of four standard deviations between images and a share of the spread, so that
+    few images do not make a narrow range: half a spread for the mean, a factor two for the spread.
+    """
+    moments = [_moments(part.files[name], rois[part.id], preprocess) for part in parts]
+    means = np.array([m.mean for m in moments])
+    spreads = np.array([m.spread for m in moments])
+    room = max(4 * float(means.std()), 0.5 * float(spreads.mean()), 1e-4)
+    slack = 4 * float(spreads.std())
+    return Acquisition(
+        mean_low=float(means.min()) - room,
+        mean_high=float(means.max()) + room,
+        spread_low=max(0.0, min(float(spreads.min()) / 2, float(spreads.min()) - slack)),
+        spread_high=max(float(spreads.max()) * 2, float(spreads.max()) + slack) + 1e-4,
+    )
+
+
+def _moments(path: Path, roi: Mask | None, preprocess: Preprocess) -> PixelMoments:
+    moments = PixelMoments()
+    with open_map(path) as reader:
+        for y in range(0, reader.header.height, _READ_ROWS):
+            y1 = min(y + _READ_ROWS, reader.header.height)
+            unit = preprocess.range.to_unit(reader.read_rows(y, y1))
+            moments.add(unit, None if roi is None else roi[y:y1])
+    return moments

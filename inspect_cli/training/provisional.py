@@ -1,0 +1,121 @@
+"""Limits to start with: the peaks of held-out good windows, run through the whole scoring path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inspect_cli.calibration.rules import LEAST_LIMIT
+from inspect_cli.engines import TorchEngine
+from inspect_cli.images import ImageHeader, MapReader, Part, open_map
+from inspect_cli.methods.base import Detector
+from inspect_cli.recipe import Recipe
+from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.store.manifest import Calibration, MapLimit, TrainedMap
+from inspect_cli.store.timestamps import utc_now
+
+#: Windows that are scored, and their side in tiles.
+WINDOWS: Final = 12
+WINDOW_TILES: Final = 4
+#: Room above the largest peak: the windows are a small part of what a good part shows.
+MARGIN: Final = 1.5
+
+Mask = NDArray[np.bool_]
+
+
+class WindowReader(MapReader):
+    """A rectangle of an open image, read as if it were an image of its own."""
+
+    def __init__(self, reader: MapReader, y: int, x: int, height: int, width: int) -> None:
+        outer = reader.header
+        self._reader, self._y, self._x = reader, y, x
+        self.header = ImageHeader(outer.path, outer.format, width, height, outer.channels, outer.dtype)
+
+    def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
+        """Return rows of the window; see :class:`MapReader`."""
+        rows = self._reader.read_rows(self._y + y0, self._y + y1)
+        return rows[:, self._x : self._x + self.header.width]
+
+
+def provisional_calibration(
+    recipe: Recipe,
+    parts: Sequence[Part],
+    rois: Mapping[str, Mask | None],
+    trained: Mapping[str, TrainedMap],
+    detectors: Mapping[str, Detector],
+    device: torch.device,
+    seed: int,
+) -> Calibration:
+    """Return limits from windows of the validation parts: the largest peak times ``MARGIN``."""
+    limits = {}
+    for name, detector in detectors.items():
+        engine = TorchEngine(detector, device)
+        pixel = patch = 0.0
+        for part, window in _windows(recipe, parts, rois, name, seed):
+            found = _peaks(recipe, part, name, window, rois[part.id], trained[name], engine)
+            pixel, patch = max(pixel, found[0]), max(patch, found[1])
+        limits[name] = MapLimit(
+            pixel=max(pixel * MARGIN, LEAST_LIMIT), patch=max(patch * MARGIN, LEAST_LIMIT)
+        )
+    return Calibration(
+        limits=limits,
+        rule="max",
+        provisional=True,
+        origin=f"provisional: largest peak in {WINDOWS} windows of held-out good parts, times {MARGIN}",
+        parts=len(parts),
+        smooth_sigma_px=recipe.scoring.smooth_sigma_px,
+        blend=recipe.tiles.blend,
+        false_alarm_rate=None,
+        created_utc=utc_now(),
+    )
+
+
+def _windows(
+    recipe: Recipe, parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, seed: int
+) -> Iterator[tuple[Part, tuple[int, int, int, int]]]:
+    """Yield parts and windows (y, x, height, width) that have pixels inside the ROI."""
+    rng = np.random.default_rng([seed, 7])
+    found = 0
+    for attempt in range(WINDOWS * 20):
+        part = parts[attempt % len(parts)]
+        with open_map(part.files[name]) as reader:
+            header = reader.header
+        side = recipe.tiles.size_px * WINDOW_TILES
+        height, width = min(side, header.height), min(side, header.width)
+        y = int(rng.integers(header.height - height + 1))
+        x = int(rng.integers(header.width - width + 1))
+        roi = rois[part.id]
+        if roi is None or roi[y : y + height, x : x + width].mean() >= recipe.training.min_roi_share:
+            yield part, (y, x, height, width)
+            found += 1
+        if found == WINDOWS:
+            return
+
+
+def _peaks(
+    recipe: Recipe,
+    part: Part,
+    name: str,
+    window: tuple[int, int, int, int],
+    roi: Mask | None,
+    trained: TrainedMap,
+    engine: TorchEngine,
+) -> tuple[float, float]:
+    y, x, height, width = window
+    with open_map(part.files[name]) as reader:
+        stream = MapStream(
+            reader=WindowReader(reader, y, x, height, width),
+            preprocess=trained.preprocess,
+            engine=engine,
+            tiles=recipe.tiles,
+            scoring=recipe.scoring,
+            roi=None if roi is None else roi[y : y + height, x : x + width],
+            clock=Clock(),
+        )
+        pixel = max(float(np.nanmax(np.append(rows, 0.0))) for rows in stream.rows())
+        return pixel, float(stream.patches().residual_mean.max(initial=0.0))

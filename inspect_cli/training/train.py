@@ -1,0 +1,249 @@
+"""Train a material: one network for each map, checked, calibrated for a start, and stored as a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inspect_cli import __version__
+from inspect_cli.engines import choose_device
+from inspect_cli.images import Part
+from inspect_cli.methods import build_detector
+from inspect_cli.methods.base import Detector
+from inspect_cli.recipe import MapSpec
+from inspect_cli.report.pictures import save_reconstructions
+from inspect_cli.report.plots import save_loss_curve
+from inspect_cli.scoring.scan import file_sha256
+from inspect_cli.store.bundle import Bundle, write_manifest, write_weights
+from inspect_cli.store.manifest import Manifest, TrainedMap, TrainingFile
+from inspect_cli.store.materials import Material
+from inspect_cli.store.timestamps import utc_now
+from inspect_cli.training.budget import Budget
+from inspect_cli.training.card import write_card
+from inspect_cli.training.health import explained_variance, training_warnings
+from inspect_cli.training.loop import MapTraining, train_map, validation_batches
+from inspect_cli.training.prepare import (
+    Split,
+    find_rois,
+    learn_acquisition,
+    learn_preprocess,
+    make_sampler,
+    split_parts,
+    usable_parts,
+)
+from inspect_cli.training.provisional import provisional_calibration
+
+CHECKPOINTS = ".checkpoint"
+_PICTURES = 6
+
+Mask = NDArray[np.bool_]
+Progress = Callable[[float, str], None]
+
+
+class Teller(Protocol):
+    """How training talks: lines, warnings, and a progress bar for each map."""
+
+    def say(self, text: str) -> None:
+        """Tell a line."""
+
+    def warn(self, text: str) -> None:
+        """Tell a warning."""
+
+    def progress(self, label: str) -> AbstractContextManager[Progress]:
+        """Show progress while the context is open."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """What to train, on what, for how long."""
+
+    material: Material
+    parts: Sequence[Part]
+    method: str
+    maps: dict[str, MapSpec]
+    budget: str
+    seed: int
+    device: str
+    half: bool = False
+    resume: bool = False
+
+
+def train_material(order: TrainingOrder, teller: Teller) -> Bundle:
+    """Train every map, write the bundle and its provisional limits; return it.
+
+    Raises
+    ------
+    NoInputError
+        If no part is usable.
+    ModelError
+        If training diverges, or a checkpoint to resume from does not fit.
+    """
+    recipe = order.material.recipe
+    folder = order.material.folder / order.method
+    usable, faults = usable_parts(order.parts, recipe, order.maps)
+    for fault in faults:
+        teller.warn(f"left out: {fault}")
+    split = split_parts(usable, recipe.training.validation_share, order.seed)
+    rois = find_rois(usable, recipe, order.material.folder)
+    files = _training_files(order, split)
+    teller.say(
+        f"training {order.method} on {len(split.train)} part(s), validating on {len(split.validation)}; "
+        f"maps {', '.join(order.maps)}; budget {order.budget}; device {choose_device(order.device)}"
+    )
+    trained, warnings, detectors = {}, [], {}
+    for name, spec in order.maps.items():
+        trained[name], detectors[name], found = _train_one(order, folder, name, spec, split, rois, files, teller)
+        warnings += found
+    for warning in warnings:
+        teller.warn(warning)
+    calibration = provisional_calibration(
+        recipe, split.validation, rois, trained, detectors, choose_device(order.device), order.seed
+    )
+    manifest = Manifest(
+        tool=f"inspect {__version__}",
+        created_utc=utc_now(),
+        material=recipe.material,
+        method=order.method,
+        settings=_settings(order),
+        tile_px=recipe.tiles.size_px,
+        seed=order.seed,
+        recipe_sha256=recipe.digest(),
+        maps=trained,
+        training_set=files,
+        warnings=warnings,
+        calibration=calibration,
+    )
+    write_manifest(folder, manifest)
+    bundle = Bundle(folder, manifest)
+    write_card(bundle)
+    return bundle
+
+
+def _settings(order: TrainingOrder) -> dict[str, object]:
+    """Return the recipe's method settings if they are for the method that is trained."""
+    spec = order.material.recipe.method
+    return dict(spec.settings) if spec.name == order.method else {}
+
+
+def _training_files(order: TrainingOrder, split: Split) -> list[TrainingFile]:
+    uses = [("train", part) for part in split.train]
+    uses += [("validation", part) for part in split.validation if part not in split.train]
+    return [
+        TrainingFile.model_validate(
+            {"part": part.id, "map": name, "sha256": file_sha256(part.files[name]), "use": use}
+        )
+        for use, part in uses
+        for name in order.maps
+    ]
+
+
+def _train_one(
+    order: TrainingOrder,
+    folder: Path,
+    name: str,
+    spec: MapSpec,
+    split: Split,
+    rois: dict[str, Mask | None],
+    files: list[TrainingFile],
+    teller: Teller,
+) -> tuple[TrainedMap, Detector, list[str]]:
+    recipe = order.material.recipe
+    torch.manual_seed(order.seed)
+    detector = build_detector(order.method, spec.channels, recipe.tiles.size_px, _settings(order))
+    train = make_sampler(split.train, name, rois, recipe, order.seed)
+    job = MapTraining(
+        detector=detector,
+        preprocess=learn_preprocess(train, spec),
+        train=train,
+        validation=make_sampler(split.validation, name, rois, recipe, order.seed + 1),
+        spec=recipe.training,
+        budget=Budget.parse(order.budget, len(order.maps)),
+        seed=order.seed,
+        device=choose_device(order.device),
+        checkpoint=folder / CHECKPOINTS / name,
+        fingerprint=_fingerprint(order, name, files),
+    )
+    with teller.progress(f"{name:>10}") as update:
+
+        def report(share: float, step: int, loss: float, val_loss: float | None, rate: float) -> None:
+            nonlocal last_val
+            last_val = val_loss if val_loss is not None else last_val
+            shown = "-" if last_val is None else f"{last_val:.5f}"
+            update(share, f"step {step}  loss {loss:.5f}  validation {shown}  {rate:.1f} steps/s")
+
+        last_val: float | None = None
+        state = train_map(job, report, order.resume)
+    batches = validation_batches(job)
+    explained = explained_variance(detector, batches)
+    write_pictures(folder, name, detector, batches[0][0], state.history)
+    weights, digest = write_weights(folder, name, detector.state_dict(), order.half)
+    result = TrainedMap(
+        channels=spec.channels,
+        weights=weights,
+        sha256=digest,
+        low=job.preprocess.range.low,
+        high=job.preprocess.range.high,
+        fill=job.preprocess.fill,
+        dtype=job.preprocess.dtype,
+        acquisition=learn_acquisition([*split.train, *split.validation], name, rois, job.preprocess),
+        steps=state.step,
+        seconds=round(state.spent_s, 1),
+        validation_loss=state.best_loss,
+        explained_variance=None if explained is None else round(explained, 4),
+        stopped_early=state.stopped_early,
+    )
+    teller.say(
+        f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s, validation loss {state.best_loss:.6f}"
+        + ("" if explained is None else f", explains {explained:.1%} of the variance")
+    )
+    train.close()
+    job.validation.close()
+    warnings = training_warnings(name, explained, len(split.train), state.stopped_early, state.step)
+    return result, detector, warnings
+
+
+def _fingerprint(order: TrainingOrder, name: str, files: list[TrainingFile]) -> str:
+    recipe = order.material.recipe
+    content = {
+        "method": [order.method, _settings(order)],
+        "map": [name, order.maps[name].model_dump(mode="json")],
+        "tiles": recipe.tiles.size_px,
+        "roi": recipe.roi.model_dump(mode="json"),
+        "training": recipe.training.model_dump(mode="json", exclude={"budget", "data"}),
+        "seed": order.seed,
+        "files": [(f.sha256, f.use) for f in files if f.map == name],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@torch.no_grad()
+def write_pictures(
+    folder: Path,
+    name: str,
+    detector: Detector,
+    tiles: torch.Tensor,
+    history: list[dict[str, float | None]],
+) -> None:
+    """Write the loss curve and sample reconstructions of a map beside the bundle."""
+    save_loss_curve(folder / f"loss_{name}.png", history, f"{name}: training loss")
+    sample = tiles[:_PICTURES]
+    detector.eval()
+    copy = detector.reconstruct(sample)
+    if copy is not None:
+        residuals = detector.score(sample)
+        save_reconstructions(
+            folder / f"reconstructions_{name}.png",
+            sample.cpu().numpy(),
+            copy.float().cpu().numpy(),
+            residuals.float().cpu().numpy(),
+        )

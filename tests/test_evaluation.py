@@ -1,0 +1,604 @@
+"""Metrics equal scikit-learn and brute force; a run folder is measured part by part."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+from sklearn.metrics import (
+    auc,
+    average_precision_score,
+    f1_score,
+    jaccard_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
+from typer.testing import CliRunner
+
+from inspect_cli.commands.evaluate import evaluate
+from inspect_cli.errors import InputError, NoInputError, UsageError
+from inspect_cli.evaluation import evaluate as room
+from inspect_cli.evaluation.evaluate import evaluate_run, find_parts
+from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
+from inspect_cli.evaluation.truth import Truth
+from inspect_cli.scoring.precision import CODE_COUNT, code_value, round_scores, score_code
+from inspect_cli.store.run_lookup import find_run
+
+Scores = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+def _random_map(seed: int, levels: int = 12) -> tuple[Scores, Mask]:
+    """Return a small map with ties, zeros and NaN, and a mask of a few regions touching at corners."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(6, 18, size=2))
+    scores = (rng.integers(0, levels, size=shape) / 5).astype(np.float32)
+    mask = rng.random(shape) < 0.25
+    scores[mask] += rng.integers(0, 4) / 5
+    scores[rng.random(shape) < 0.1] = np.nan
+    return round_scores(scores), mask
+
+
+def _histogram(scores: Scores, mask: Mask) -> ScoreHistogram:
+    histogram = ScoreHistogram()
+    weight = np.zeros(scores.shape)
+    weight[mask] = region_weights(scores[mask], label_regions(mask))
+    histogram.add(scores, mask, weight)
+    return histogram
+
+
+def _brute_force_au_pro(pairs: list[tuple[Scores, Mask]], limit: float = 0.3) -> float:
+    """Overlap of every region at every threshold, one threshold after the other."""
+    thresholds = np.unique(np.concatenate([s[np.isfinite(s)] for s, _ in pairs]))[::-1]
+    rates, overlaps = [0.0], [0.0]
+    for threshold in thresholds:
+        false = good = 0
+        shares = []
+        for scores, mask in pairs:
+            roi = np.isfinite(scores)
+            flagged = roi & (np.nan_to_num(scores, nan=-1.0) >= threshold)
+            false += int((flagged & ~mask).sum())
+            good += int((roi & ~mask).sum())
+            labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+            for number in range(1, count + 1):
+                region = roi & (labels == number)
+                if region.any():
+                    shares.append((flagged & region).sum() / region.sum())
+        rates.append(false / good)
+        overlaps.append(float(np.mean(shares)))
+    inside = [i for i, rate in enumerate(rates) if rate <= limit]
+    x, y = [rates[i] for i in inside], [overlaps[i] for i in inside]
+    after = len(inside)
+    if after < len(rates):
+        slope = (overlaps[after] - y[-1]) / (rates[after] - x[-1])
+        y.append(y[-1] + slope * (limit - x[-1]))
+    else:
+        y.append(y[-1])
+    return float(auc([*x, limit], y) / limit)
+
+
+# --- precision -----------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=30))
+def test_rounding_is_to_the_nearest_and_codes_keep_the_order(values: list[float]) -> None:
+    exact = np.array(values, dtype=np.float32)
+    rounded = round_scores(exact)
+    assert not (rounded.view(np.uint32) & 0xFFF).any()
+    np.testing.assert_array_equal(round_scores(rounded), rounded)
+    np.testing.assert_array_equal(code_value(score_code(rounded)), rounded)
+    below = code_value(exact.view(np.uint32) >> 12)
+    above = code_value((exact.view(np.uint32) >> 12) + 1)
+    distance = np.minimum(exact.astype(float) - below, above.astype(float) - exact)
+    np.testing.assert_array_equal(np.abs(rounded.astype(float) - exact), distance)
+    np.testing.assert_array_equal(np.sort(score_code(rounded)), score_code(np.sort(rounded)))
+
+
+def test_rounding_ties_go_to_even_and_the_limit_is_exact() -> None:
+    step = 2.0**-11
+    ties = np.array([1 + step / 2, 1 + 1.5 * step, 1.0], dtype=np.float32)
+    assert round_scores(ties).tolist() == [1.0, 1 + 2 * step, 1.0]
+
+
+def test_rounding_keeps_nan_and_infinity() -> None:
+    odd_nan = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001], dtype=np.uint32).view(np.float32)
+    assert np.isnan(round_scores(odd_nan)).all()
+    assert round_scores(np.array([np.inf, 3.4028235e38], dtype=np.float32)).tolist() == [np.inf, np.inf]
+
+
+def test_codes_fit_in_nineteen_bits_and_refuse_negative_scores() -> None:
+    extremes = np.array([0.0, -0.0, np.inf, -np.nan, np.nan], dtype=np.float32)
+    codes = score_code(extremes)
+    assert codes[0] == codes[1] == 0
+    assert codes.max() < CODE_COUNT
+    with pytest.raises(ValueError, match="negative"):
+        score_code(np.array([-0.5], dtype=np.float32))
+
+
+# --- metrics -------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000))
+def test_areas_equal_scikit_learn(seed: int) -> None:
+    scores, mask = _random_map(seed)
+    roi = np.isfinite(scores)
+    histogram = _histogram(scores, mask)
+    assert histogram.auroc() == pytest.approx(roc_auc_score(mask[roi], scores[roi]), rel=1e-12)
+    assert histogram.aupr() == pytest.approx(average_precision_score(mask[roi], scores[roi]), rel=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 1.0]))
+def test_au_pro_equals_brute_force_over_two_parts(seed: int, limit: float) -> None:
+    pairs = [_random_map(seed), _random_map(seed + 1)]
+    histogram = ScoreHistogram()
+    for scores, mask in pairs:
+        histogram.merge(_histogram(scores, mask))
+    assert histogram.au_pro(limit) == pytest.approx(_brute_force_au_pro(pairs, limit), rel=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_maxima_equal_brute_force_and_their_limits_reach_them(seed: int) -> None:
+    scores, mask = _random_map(seed)
+    roi = np.isfinite(scores)
+    truth, values = mask[roi], scores[roi]
+    histogram = _histogram(scores, mask)
+    thresholds = np.unique(values)
+    f1, iou = histogram.f1_max(), histogram.iou_max()
+    assert f1 is not None
+    assert iou is not None
+    assert f1.value == pytest.approx(max(f1_score(truth, values >= t) for t in thresholds))
+    assert iou.value == pytest.approx(max(jaccard_score(truth, values >= t) for t in thresholds))
+    assert f1_score(truth, values > f1.limit) == pytest.approx(f1.value)
+    assert histogram.iou_at(iou.limit) == iou.value
+
+
+def test_metrics_at_a_limit_flag_only_scores_above_it() -> None:
+    scores = np.array([0.5, 1.0, 1.0, 1.5, 2.0, np.nan], dtype=np.float32)
+    mask = np.array([0, 1, 0, 1, 0, 1], dtype=bool)
+    histogram = _histogram(scores[None], mask[None])
+    assert histogram.recall_at(1.0) == 1 / 2
+    assert histogram.precision_at(1.0) == 1 / 2
+    assert histogram.iou_at(1.0) == 1 / 3
+    assert histogram.precision_at(2.0) is None
+    assert histogram.recall_at(2.0) == 0
+
+
+@pytest.mark.parametrize("mask_value", [False, True])
+def test_undefined_metrics_are_none(mask_value: bool) -> None:
+    scores = np.linspace(0, 2, 12, dtype=np.float32).reshape(3, 4)
+    histogram = _histogram(scores, np.full(scores.shape, mask_value))
+    assert histogram.auroc() is None
+    assert histogram.au_pro() is None
+    if not mask_value:
+        assert histogram.aupr() is histogram.f1_max() is histogram.iou_max() is None
+        assert histogram.iou_at(1.0) is histogram.recall_at(1.0) is histogram.precision_at(1.0) is None
+
+
+def test_an_empty_histogram_is_undefined_too() -> None:
+    outside = ScoreHistogram()
+    outside.add(np.full((2, 2), np.nan, dtype=np.float32), np.ones((2, 2), dtype=bool))
+    for histogram in (ScoreHistogram(), outside):
+        assert histogram.auroc() is histogram.aupr() is histogram.au_pro() is histogram.f1_max() is None
+
+
+def test_the_best_limit_is_negative_when_zero_scores_must_be_flagged() -> None:
+    histogram = _histogram(np.zeros((1, 4), dtype=np.float32), np.ones((1, 4), dtype=bool))
+    best = histogram.iou_max()
+    assert best is not None
+    assert best.value == 1.0
+    assert histogram.iou_at(best.limit) == 1.0
+
+
+def test_bands_and_merges_equal_one_pass() -> None:
+    scores, mask = _random_map(3, levels=400)
+    whole = _histogram(scores, mask)
+    weight = np.zeros(scores.shape)
+    weight[mask] = region_weights(scores[mask], label_regions(mask))
+    bands, parts = ScoreHistogram(), ScoreHistogram()
+    for y0 in range(len(scores)):
+        rows = slice(y0, y0 + 1)
+        bands.add(scores[rows], mask[rows], weight[rows])
+        one = ScoreHistogram()
+        one.add(scores[rows], mask[rows], weight[rows])
+        parts.merge(one)
+    for other in (bands, parts):
+        np.testing.assert_array_equal(other.codes, whole.codes)
+        np.testing.assert_array_equal(other.good, whole.good)
+        np.testing.assert_array_equal(other.defect, whole.defect)
+        np.testing.assert_allclose(other.weight, whole.weight, rtol=1e-12)
+
+
+def test_shapes_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match="shapes differ"):
+        ScoreHistogram().add(np.ones((2, 3)), np.ones((3, 2), dtype=bool))
+
+
+def test_regions_touch_at_corners_and_areas_are_those_in_the_roi() -> None:
+    mask = np.array([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]], dtype=bool)
+    regions = label_regions(mask)
+    assert regions[0] == regions[1] != regions[2] == regions[3]
+    scores = np.array([1, np.nan, 1, 1], dtype=np.float32)
+    assert region_weights(scores, regions)[[0, 2, 3]].tolist() == [1.0, 0.5, 0.5]
+    assert label_regions(np.zeros((2, 2), dtype=bool)).size == 0
+
+
+@given(st.lists(st.integers(0, 4), max_size=8), st.lists(st.integers(0, 4), max_size=8))
+def test_part_auroc_equals_scikit_learn(good: list[int], defect: list[int]) -> None:
+    result = rank_auroc([float(v) for v in good], [float(v) for v in defect])
+    if not good or not defect:
+        assert result is None
+    else:
+        truth = [0] * len(good) + [1] * len(defect)
+        assert result == pytest.approx(roc_auc_score(truth, good + defect))
+
+
+# --- truth ---------------------------------------------------------------------------------------------
+
+
+def _write_mask(path: Path, mask: NDArray[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, mask)
+    else:
+        cv2.imwrite(str(path), mask)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_any_value_but_zero_is_defective(tmp_path: Path, suffix: str) -> None:
+    mask = np.array([[0, 1, 0], [255, 0, 7]], dtype=np.uint8)
+    _write_mask(tmp_path / f"hole/a_mask{suffix}", mask)
+    found = Truth.open(tmp_path).mask("hole/a", 2, 3)
+    assert found is not None
+    assert found.dtype == np.bool_
+    np.testing.assert_array_equal(found, mask != 0)
+
+
+def test_opacity_is_no_defect(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 3, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    pixels[0, 1, 2] = 9
+    _write_mask(tmp_path / "a_mask.png", pixels)
+    found = Truth.open(tmp_path).mask("a", 2, 3)
+    assert found is not None
+    assert np.argwhere(found).tolist() == [[0, 1]]
+
+
+def test_mask_name_comes_first_then_the_bare_id_then_boxes(tmp_path: Path) -> None:
+    ones, zeros = np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)
+    _write_mask(tmp_path / "k/both_mask.png", ones)
+    _write_mask(tmp_path / "k/both_mask.bmp", zeros)
+    _write_mask(tmp_path / "k/both.png", zeros)
+    _write_mask(tmp_path / "k/bare.png", ones)
+    (tmp_path / "boxes.csv").write_text(
+        "part,kind,x_px,y_px,width_px,height_px\nk/bare,dot,0,0,1,1\nk/boxed,dot,0,0,1,1\n"
+    )
+    truth = Truth.open(tmp_path)
+    sums = [int(m.sum()) for i in ("both", "bare", "boxed") if (m := truth.mask(f"k/{i}", 2, 2)) is not None]
+    assert sums == [4, 4, 1]
+    assert truth.mask("k/none", 2, 2) is None
+    assert not truth.has("k/none")
+
+
+def test_boxes_are_filled_together_and_cut_at_the_border(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text(
+        "part,kind,x_px,y_px,width_px,height_px\na,dot,1,2,3,2\na,dot,-2,-1,3,2\na,line,4.5,0,9,0.5\n"
+    )
+    expected = np.zeros((5, 6), dtype=bool)
+    expected[2:4, 1:4] = True
+    expected[0, 0] = True
+    expected[0, 4:] = True
+    np.testing.assert_array_equal(Truth.open(tmp_path).mask("a", 5, 6), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("part,x_px\na,1\n", "no column kind, y_px"),
+        ("part,kind,x_px,y_px,width_px,height_px\na,dot,1,2,wide,1\n", "line 2: not four numbers"),
+        ("part,kind,x_px,y_px,width_px,height_px\na,dot,1,2\n", "line 2: not four numbers"),
+        ("part,kind,x_px,y_px,width_px,height_px\na,dot,1,2,0,1\n", "line 2: width and height"),
+    ],
+)
+def test_damaged_boxes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "boxes.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        Truth.open(tmp_path)
+
+
+def test_a_box_outside_the_map_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("part,kind,x_px,y_px,width_px,height_px\na,dot,90,0,5,5\n")
+    with pytest.raises(InputError, match="outside its maps of 10x8"):
+        Truth.open(tmp_path).mask("a", 8, 10)
+
+
+def test_a_mask_of_another_size_names_both(tmp_path: Path) -> None:
+    _write_mask(tmp_path / "a_mask.png", np.ones((4, 6), np.uint8))
+    with pytest.raises(InputError, match=r"6x4 px.*8x5 px"):
+        Truth.open(tmp_path).mask("a", 5, 8)
+
+
+def test_masks_that_cannot_be_trusted_are_refused(tmp_path: Path) -> None:
+    _write_mask(tmp_path / "lossy_mask.jpg", np.ones((8, 8), np.uint8))
+    (tmp_path / "torn_mask.bmp").write_bytes(b"BM")
+    (tmp_path / "empty_mask.png").write_bytes(b"")
+    truth = Truth.open(tmp_path)
+    for part_id in ("lossy", "torn", "empty"):
+        with pytest.raises(InputError, match=part_id):
+            truth.mask(part_id, 8, 8)
+
+
+def test_kinds(tmp_path: Path) -> None:
+    _write_mask(tmp_path / "P1_mask.png", np.ones((2, 2), np.uint8))
+    truth = Truth.open(tmp_path)
+    kinds = [truth.kind(i) for i in ("scratch/b000", "steel/dent/7", "P1", "P2")]
+    assert kinds == ["scratch", "steel", "defect", "good"]
+
+
+def test_a_truth_that_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(NoInputError, match="no such folder"):
+        Truth.open(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        Truth.open(tmp_path / "file")
+
+
+# --- the run folder ------------------------------------------------------------------------------------
+
+THRESHOLDS = {"albedo": 0.25, "normal": 3.0}
+
+
+def _best_f1(truth: Mask, scores: Scores) -> float:
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    return float((2 * precision * recall / (precision + recall).clip(1e-12)).max())
+
+
+class _Run:
+    """A small run folder and its truth, kept as arrays too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run, self.truth = folder / "batch/inspection/riblet", folder / "truth"
+        self.truth.mkdir(parents=True)
+        self.run.mkdir(parents=True)
+        (self.run / "run.json").write_text("{}")
+        self.masks: dict[str, Mask] = {}
+        self.scores: dict[str, dict[str, Scores]] = {}
+
+    def add(self, part_id: str, seed: int, verdict: str = "pass", fused_only: bool = False) -> None:
+        rng = np.random.default_rng(seed)
+        mask = np.zeros((30, 22), dtype=bool)
+        if not part_id.startswith("good"):
+            mask[4:9, 3:15] = mask[20 + seed % 3 : 27, 16:18] = True
+            _write_mask(self.truth / f"{part_id}_mask.png", mask.astype(np.uint8) * 255)
+        folder = self.run / "parts" / part_id
+        (folder / "maps").mkdir(parents=True)
+        fused = np.zeros(mask.shape, dtype=np.float32)
+        self.masks[part_id], self.scores[part_id] = mask, {}
+        for name, threshold in THRESHOLDS.items():
+            raw = round_scores(rng.gamma(2, 0.25, mask.shape) * threshold * (1 + mask))
+            raw[: 2 if name == "albedo" else 6] = np.nan
+            tifffile.imwrite(folder / f"maps/{name}.tif", raw)
+            self.scores[part_id][name] = round_scores(raw / np.float32(threshold))
+            fused = np.fmax(fused, self.scores[part_id][name])
+        fused[:1] = np.nan
+        tifffile.imwrite(folder / "heatmap.tif", fused, tile=(16, 16), compression="zlib")
+        self.scores[part_id]["fused"] = fused
+        peak = {name: float(np.nanmax(s)) for name, s in self.scores[part_id].items()}
+        self.record(
+            part_id,
+            verdict=verdict,
+            score=peak["fused"],
+            maps={n: {"threshold": t, "score": peak[n], "unit": "raw"} for n, t in THRESHOLDS.items()},
+        )
+
+    def record(self, part_id: str, **changes: Any) -> None:
+        path = self.run / "parts" / part_id / "part.json"
+        old = json.loads(path.read_text()) if path.exists() else {"part": part_id, "size_px": [22, 30]}
+        path.write_text(json.dumps({**old, **changes}))
+
+    def expected(self, name: str, parts: list[str]) -> dict[str, float]:
+        """Compute metrics from the arrays with scikit-learn."""
+        pairs = [(self.scores[p][name], self.masks[p]) for p in parts]
+        roi = [np.isfinite(s) for s, _ in pairs]
+        scores = np.concatenate([s[r] for (s, _), r in zip(pairs, roi, strict=True)])
+        truth = np.concatenate([m[r] for (_, m), r in zip(pairs, roi, strict=True)])
+        flagged = scores > 1.0
+        return {
+            "pixel_auroc": roc_auc_score(truth, scores),
+            "pixel_aupr": average_precision_score(truth, scores),
+            "au_pro": _brute_force_au_pro(pairs),
+            "image_auroc": roc_auc_score([m.any() for _, m in pairs], [np.nanmax(s) for s, _ in pairs]),
+            "f1_max": _best_f1(truth, scores),
+            "iou": jaccard_score(truth, flagged),
+            "recall": float(flagged[truth].mean()),
+            "precision": float(truth[flagged].mean()),
+        }
+
+
+PARTS = ["good/g0", "good/g1", "dent/a", "dent/b", "scratch/a"]
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> _Run:
+    run = _Run(tmp_path)
+    for seed, part_id in enumerate(PARTS):
+        run.add(part_id, seed, verdict="undecided" if part_id == "dent/b" else "fail")
+    (run.run / "parts/scratch/torn/maps").mkdir(parents=True)
+    (run.run / "parts/scratch/torn/heatmap.tif").touch()
+    (run.run / "parts/dent/begun").mkdir()
+    return run
+
+
+def _assert_metrics(found: dict[str, Any], expected: dict[str, float]) -> None:
+    assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_run_is_measured_fused_by_map_and_by_kind(small_run: _Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "BAND_ROWS", 7)
+    result = evaluate_run(small_run.run, small_run.truth)
+    _assert_metrics(result, small_run.expected("fused", PARTS))
+    dents = ["good/g0", "good/g1", "dent/a", "dent/b"]
+    _assert_metrics(result["by_kind"]["dent"], small_run.expected("fused", dents))
+    for name in THRESHOLDS:
+        _assert_metrics(result["by_map"][name], small_run.expected(name, PARTS))
+        _assert_metrics(result["by_kind_and_map"]["dent"][name], small_run.expected(name, dents))
+    counts = {key: result[key] for key in ("parts", "good", "defective", "undecided", "unfinished")}
+    assert counts == {"parts": 5, "good": 2, "defective": 3, "undecided": 1, "unfinished": 2}
+    assert sorted(result["by_kind"]) == ["dent", "scratch"]
+    assert result["by_kind"]["scratch"]["parts"] == 3
+    assert result["by_kind"]["scratch"]["undecided"] == 0
+
+
+def test_the_height_of_a_band_changes_nothing(small_run: _Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for rows in (1, 8, 4096):
+        monkeypatch.setattr(room, "BAND_ROWS", rows)
+        results.append(evaluate_run(small_run.run, small_run.truth))
+    assert results[0] == results[1] == results[2]
+
+
+def test_every_map_file_is_opened_once(small_run: _Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    def spy(path: Path) -> Any:
+        opened.append(path)
+        return original(path)
+
+    original = room.open_map
+    monkeypatch.setattr(room, "open_map", spy)
+    evaluate_run(small_run.run, small_run.truth)
+    assert len(opened) == len(set(opened)) == len(PARTS) * (1 + len(THRESHOLDS))
+
+
+def test_an_undecided_part_may_lack_scores_and_files(small_run: _Run) -> None:
+    small_run.record("dent/b", score=None, maps={"albedo": {"threshold": None}})
+    (small_run.run / "parts/dent/b/heatmap.tif").unlink()
+    result = evaluate_run(small_run.run, small_run.truth)
+    _assert_metrics(result, small_run.expected("fused", [p for p in PARTS if p != "dent/b"]))
+    assert (result["parts"], result["undecided"]) == (5, 1)
+    assert result["by_map"]["albedo"]["parts"] == 4
+
+
+def test_an_empty_mask_leaves_the_part_good(small_run: _Run) -> None:
+    _write_mask(small_run.truth / "good/g0_mask.png", np.zeros((30, 22), np.uint8))
+    assert evaluate_run(small_run.run, small_run.truth)["good"] == 2
+
+
+def test_without_good_or_defective_parts_metrics_are_null(tmp_path: Path) -> None:
+    run = _Run(tmp_path)
+    run.add("dent/a", 1)
+    result = evaluate_run(run.run, run.truth)
+    assert result["image_auroc"] is None
+    assert result["pixel_auroc"] is not None
+    _write_mask(run.truth / "dent/a_mask.png", np.zeros((30, 22), np.uint8))
+    result = evaluate_run(run.run, run.truth)
+    undefined = {"pixel_auroc", "pixel_aupr", "au_pro", "image_auroc", "f1_max", "iou", "recall"}
+    undefined |= {"precision", "iou_max", "f1_max_score", "iou_max_score"}
+    assert {key for key, value in result.items() if value is None} == undefined
+    assert result["by_kind"] == {}
+
+
+def test_a_truth_of_other_parts_is_refused(small_run: _Run, tmp_path: Path) -> None:
+    _write_mask(tmp_path / "other/hole/z_mask.png", np.ones((30, 22), np.uint8))
+    with pytest.raises(NoInputError, match="no mask or box for any part"):
+        evaluate_run(small_run.run, tmp_path / "other")
+
+
+def test_damaged_parts_are_named(small_run: _Run) -> None:
+    record = small_run.run / "parts/good/g1/part.json"
+    whole = record.read_text()
+    for text, message in (
+        ("{", r"part\.json: file:"),
+        (whole.replace('"fail"', '"fine"'), "verdict"),
+        (whole.replace("3.0", "0.0"), r"maps\.normal\.threshold"),
+        (whole.replace("3.0", "null"), r"maps\.normal\.threshold: missing"),
+        (whole.replace("[22, 30]", "[22, 31]"), "map is 22x30 px, its part.json says 22x31"),
+    ):
+        record.write_text(text)
+        with pytest.raises(InputError, match=message):
+            evaluate_run(small_run.run, small_run.truth)
+    record.write_text(whole)
+    tifffile.imwrite(record.parent / "maps/albedo.tif", np.full((30, 22), -1, np.float32))
+    with pytest.raises(InputError, match="negative score"):
+        evaluate_run(small_run.run, small_run.truth)
+    (record.parent / "maps/albedo.tif").unlink()
+    with pytest.raises(InputError, match=r"albedo\.tif: missing"):
+        evaluate_run(small_run.run, small_run.truth)
+
+
+def test_a_run_without_parts_is_refused(tmp_path: Path) -> None:
+    run = _Run(tmp_path)
+    assert find_parts(run.run) == ([], 0)
+    with pytest.raises(NoInputError, match="no finished part"):
+        evaluate_run(run.run, run.truth)
+
+
+def test_a_run_is_found_at_or_below_the_folder(small_run: _Run) -> None:
+    batch = small_run.run.parents[1]
+    for path in (small_run.run, small_run.run.parent, batch, batch.parent):
+        assert find_run(path) == small_run.run
+    second = small_run.run.parent / "steel"
+    second.mkdir()
+    (second / "run.json").touch()
+    assert find_run(second) == second
+    with pytest.raises(UsageError, match=r"2 runs.*riblet, .*steel"):
+        find_run(batch)
+    for path in (small_run.truth, batch / "nowhere"):
+        with pytest.raises(NoInputError):
+            find_run(path)
+
+
+# --- the command ---------------------------------------------------------------------------------------
+
+
+def _command(*arguments: object) -> Any:
+    app = typer.Typer()
+    app.command()(evaluate)
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_json_on_stdout_is_what_is_written(small_run: _Run, tmp_path: Path) -> None:
+    batch = small_run.run.parents[1]
+    done = _command(batch, "--truth", small_run.truth, "--json", "--out", tmp_path / "copy.json")
+    result = json.loads(done.stdout)
+    assert result == evaluate_run(small_run.run, small_run.truth)
+    for path in (small_run.run / "evaluation.json", tmp_path / "copy.json"):
+        assert json.loads(path.read_text()) == result
+    assert done.stderr.count("\n") == len(PARTS)
+
+
+def test_tables_are_plain_text_off_a_terminal(small_run: _Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    text = _command(small_run.run, "--truth", small_run.truth).stdout
+    assert "\x1b" not in text
+    result = json.loads((small_run.run / "evaluation.json").read_text())
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert rows["fused"][1] == f"{result['pixel_auroc']:.4f}"
+    assert rows["normal"][6] == f"{result['by_map']['normal']['iou']:.4f}"
+    assert rows["dent"][-1] == "2"
+    assert "5 parts: 2 good, 3 defective; 1 undecided, 2 unfinished" in text
+
+
+def test_the_command_module_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, inspect_cli.commands.evaluate\n"
+        "print([m for m in ('numpy', 'cv2', 'tifffile', 'pydantic', 'scipy') if m in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "[]", done.stderr
