@@ -546,6 +546,28 @@ def test_run_without_calibration_or_exit_code_is_not_trusted(copied):
     assert "did not record how it ended" in text
 
 
+def test_warnings_of_the_model_stand_at_the_top(copied):
+    rewrite(copied / "run.json", exit_code=0, warnings=["albedo: explains 4 % of the variance"])
+    head = write_report(copied).read_text().partition('id="parts"')[0]
+    assert "Look here before you rely on this run." in head
+    assert "albedo: explains 4 % of the variance" in head
+
+
+def test_part_whose_name_is_guarded_against_spreadsheets_is_found(copied):
+    record = copied / "parts/=SUM(A1)"
+    shutil.move(copied / "parts/dent/b007", record)
+    (copied / "parts.csv").write_text(",".join(COLUMNS) + "\n'=SUM(A1),fail,1.52\n'b,pass,0.5\n")
+    text = write_report(copied).read_text()
+    assert table_order(text) == ["=SUM(A1)", "'b"]
+    assert section(text, "=SUM(A1)").count("<img ") == 5
+
+
+def test_count_of_regions_is_that_of_the_record(copied):
+    record = copied / "parts/dent/b007/part.json"
+    rewrite(record, region_count=4321, regions=json.loads(record.read_text())["regions"] * 30)
+    assert "the 25 highest of 4,321, more" in section(write_report(copied).read_text(), "dent/b007")
+
+
 def test_part_shows_numbers_of_its_record_in_mm(page):
     text = section(page, "scratch/b000")
     for shown in ("3.22", "x 280, y 160 px", "0.00386", "1.300", "0.700", "0.240", "0.200", "0.031", "x, mm"):

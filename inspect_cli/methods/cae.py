@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from inspect_cli.methods.base import Detector, MethodSettings, masked_mean
-from inspect_cli.methods.networks import ARCHITECTURES, Bottleneck, check_tile, decoder, encoder
+from inspect_cli.methods.networks import ARCHITECTURES, Bottleneck, check_tile, decoder, encoder, initialise
 
 
 class CaeSettings(MethodSettings):
@@ -35,6 +35,7 @@ class ConvolutionalAutoencoder(Detector):
         self.encoder = encoder(channels, architecture)
         self.bottleneck = Bottleneck((architecture.channels[-1], side, side), settings.hidden, settings.latent)
         self.decoder = decoder(channels, architecture)
+        initialise(self)
 
     def reconstruct(self, tiles: Tensor) -> Tensor:
         """Return D(E(x)), values in (0, 1) (IND eq. 2)."""

@@ -6,6 +6,7 @@ convolution of stride 2, doubling its transpose.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -106,3 +107,22 @@ class Bottleneck(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """Return the code map (n, *code_shape)."""
         return self.expand(latent).unflatten(1, self.code_shape)  # type: ignore[no-any-return]
+
+
+def initialise(network: nn.Module) -> None:
+    """Give every layer weights that keep the signal's size through LeakyReLU (He et al. 2015).
+
+    With torch's own defaults the signal shrinks from layer to layer, and an autoencoder this deep spends
+    thousands of steps on the plateau where it copies nothing but the mean grey value. A transposed
+    convolution of stride s reaches each output pixel from 9 / s^2 of its taps.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.ConvTranspose2d):
+            taps = layer.in_channels * 9 / layer.stride[0] ** 2
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / (1 + LEAKY_SLOPE**2) / taps))
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, LEAKY_SLOPE, nonlinearity="leaky_relu")
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

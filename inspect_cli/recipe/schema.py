@@ -127,8 +127,8 @@ class TrainingSpec(Section):
         "that holds the model store, or part of the sample shipped with the program.",
     )
     budget: str = Field("10m", description="Time or steps for one map: `90s`, `8m`, `1h`, `5000steps`.")
-    batch: int = Field(32, ge=2, le=4096, description="Patches in one step.")
-    learning_rate: Positive = Field(1e-3, description="Peak step size of Adam; it falls to zero along a cosine.")
+    batch: int = Field(16, ge=2, le=4096, description="Patches in one step.")
+    learning_rate: Positive = Field(2e-3, description="Peak step size of Adam; it falls to zero along a cosine.")
     validation_share: float = Field(
         0.2, gt=0, lt=1, description="Share of the good images kept for validation; at least one image."
     )

@@ -140,6 +140,7 @@ def write_report(run: Path, out: Path | None = None, top: int = 50, title: str |
         counts=[(verdict, mapping(data.run.get("counts")).get(verdict)) for verdict in _MEANINGS],
         meanings=_MEANINGS,
         ending=_ending(data.run),
+        warnings=_texts(data.run.get("warnings")),
         failures=[row for row in data.parts if row.verdict == "failed"],
         most_failures=_MOST_FAILURES,
         evaluation=_evaluation_table(data.evaluation),
@@ -185,7 +186,6 @@ def _section(data: RunData, rank: int, row: PartRow, page_folder: Path) -> Secti
     content = found.content if found else None
     record = content or {}
     folder = found.folder if found else data.folder / "parts" / "none"
-    reasons = record.get("reasons")
     regions = [region for region in record.get("regions") or [] if isinstance(region, dict)]
     regions.sort(key=lambda region: -(number(region.get("score_max")) or 0.0))
     timing = {name: number(value) for name, value in mapping(record.get("timing_s")).items()}
@@ -193,18 +193,23 @@ def _section(data: RunData, rank: int, row: PartRow, page_folder: Path) -> Secti
         rank=rank,
         row=row,
         readable=content is not None,
-        reasons="; ".join(map(str, reasons)) if isinstance(reasons, list) else row.reasons,
+        reasons="; ".join(_texts(record.get("reasons"))) or row.reasons,
         peak=mapping(record.get("peak")),
         maps={name: mapping(value) for name, value in mapping(record.get("maps")).items()},
         figures=[_figure(folder, title) for title in _PICTURES],
         histogram=Figure("Patch scores", "", _HISTOGRAM, embed.plot(folder / _HISTOGRAM)),
         regions=regions[:_MOST_REGIONS],
-        region_count=len(regions),
+        region_count=int(number(record.get("region_count")) or len(regions)),
         in_mm=bool(regions) and all(number(region.get("x_mm")) is not None for region in regions),
         timing=[(name, value) for name, value in timing.items() if value is not None and name != "total"],
         total_s=timing.get("total"),
         files=_links(folder, page_folder) if found else [],
     )
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the entries of a JSON list as text; nothing for anything else."""
+    return [str(entry) for entry in value] if isinstance(value, list) else []
 
 
 def _figure(folder: Path, title: str) -> Figure:

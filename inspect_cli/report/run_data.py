@@ -15,6 +15,9 @@ from inspect_cli.errors import InputError, NoInputError
 #: Verdicts from the first to look at to the last; an unknown one comes first.
 VERDICT_ORDER: Final = ("failed", "undecided", "fail", "pass")
 
+#: Beginnings of a cell that spreadsheets take as a formula; in the tables an apostrophe stands before them.
+FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+
 
 @dataclass(frozen=True)
 class PartRow:
@@ -118,23 +121,31 @@ def _required_json(path: Path) -> dict[str, Any]:
 def _read_parts(path: Path) -> list[PartRow]:
     try:
         with path.open(encoding="utf-8", newline="") as lines:
-            return [_part_row(line) for line in csv.DictReader(lines)]
+            return [
+                _part_row({key: _unguarded(line.get(key)) for key in line}) for line in csv.DictReader(lines)
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); run `inspect score` again") from error
 
 
+def _unguarded(value: str | None) -> str:
+    """Return a cell without the apostrophe that keeps a spreadsheet from taking it as a formula."""
+    text = value if isinstance(value, str) else ""
+    return text[1:] if text[:1] == "'" and text[1:2] in FORMULA_STARTS else text
+
+
 def _part_row(line: dict[str, str]) -> PartRow:
     return PartRow(
-        part=line.get("part") or "",
+        part=line.get("part", ""),
         verdict=line.get("verdict") or "undecided",
         score=number(line.get("score")),
-        map=line.get("map") or "",
-        reasons=line.get("reasons") or "",
+        map=line.get("map", ""),
+        reasons=line.get("reasons", ""),
         regions=number(line.get("regions")),
         defect_area_px=number(line.get("defect_area_px")),
         defect_area_mm2=number(line.get("defect_area_mm2")),
         seconds=number(line.get("seconds")),
-        error=line.get("error") or "",
+        error=line.get("error", ""),
     )
 
 

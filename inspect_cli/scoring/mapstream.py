@@ -113,7 +113,7 @@ class MapStream:
                 self._measure(fresh, read_to)
                 band = fresh if band is None else np.concatenate([band[len(band) - (read_to - y) :], fresh])
                 read_to = end
-            yield y, pad_to_tile(band, grid.padded_height_px if y == 0 else 0, grid.padded_width_px)
+            yield y, pad_to_tile(band, grid.tile_px, grid.padded_width_px)
 
     def _measure(self, fresh: NDArray[Any], y0: int) -> None:
         unit = self.preprocess.range.to_unit(fresh)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -126,6 +127,7 @@ def train_material(order: TrainingOrder, teller: Teller) -> Bundle:
     write_manifest(folder, manifest)
     bundle = Bundle(folder, manifest)
     write_card(bundle)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return bundle
 
 
@@ -208,7 +210,7 @@ def _train_one(
     )
     train.close()
     job.validation.close()
-    warnings = training_warnings(name, explained, len(split.train), state.stopped_early, state.step)
+    warnings = training_warnings(name, explained, len({part.id for part in (*split.train, *split.validation)}), state.stopped_early, state.step)
     return result, detector, warnings
 
 
