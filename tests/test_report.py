@@ -196,9 +196,7 @@ def test_reconstructions_of_three_channels_are_shown_in_colour(tmp_path):
 SMALL = [(shape, value) for shape in [(0, 0), (0, 5), (1, 1), (2, 700)] for value in (0.3, 9.0, np.nan)]
 
 
-@pytest.mark.parametrize(
-    ("shape", "value"), [*SMALL, ((40, 30000), 9.0), ((30000, 40), 9.0), ((3000, 1), 0.3)]
-)
+@pytest.mark.parametrize(("shape", "value"), [*SMALL, ((40, 30000), 9.0), ((30000, 40), 9.0), ((3000, 1), 0.3)])
 def test_no_size_and_no_value_breaks_a_picture(tmp_path, shape, value):
     score, image = np.full(shape, value, np.float32), np.full((*shape, 3), 99, np.uint8)
     box = [{"region": 1, "x_px": 0, "y_px": 0, "width_px": 1, "height_px": 1, "score_max": value}]
@@ -253,9 +251,7 @@ def test_loss_curve_leaves_out_what_is_no_number(tmp_path, figures):
 
 def test_threshold_histogram_has_a_panel_a_map_with_its_threshold(tmp_path, figures):
     good = {"albedo": [1e-4, 2e-4, np.nan], "normal": [0.5, 0.6]}
-    plots.save_threshold_histogram(
-        tmp_path / "t.png", good, {"albedo": 3e-4, "normal": 0.7}, {"albedo": [0.02]}
-    )
+    plots.save_threshold_histogram(tmp_path / "t.png", good, {"albedo": 3e-4, "normal": 0.7}, {"albedo": [0.02]})
     albedo, normal = figures[0].axes
     assert list(albedo.lines[0].get_xdata()) == [3e-4, 3e-4]
     assert [patch.get_data().values.sum() for patch in albedo.patches] == [2, 1]
@@ -293,9 +289,7 @@ def test_plots_leave_pyplot_alone_and_import_matplotlib_late():
         "early = 'matplotlib' in sys.modules; p.save_patch_histogram(Path(sys.argv[1]), {'a': [1.0]}); "
         "print(early, 'matplotlib.pyplot' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "/dev/null/x"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code, "/dev/null/x"], capture_output=True, text=True, check=False)
     assert "OutputError" in done.stderr  # the figure was drawn, only the place is impossible
     early = subprocess.run(
         [sys.executable, "-c", code.replace("p.save", "0 and p.save"), "x"],
@@ -757,9 +751,7 @@ def test_script_sorts_filters_and_switches_pictures(page, tmp_path):
     assert seen["score"] == by_score
     assert seen["scoreUp"] == [*by_score[4::-1], "good/b014"]  # what has no score stays at the end
     assert sorted(seen["part"]) == sorted(ORDER)
-    assert (
-        seen["part"].index("dent/b007") < seen["part"].index("good/b010") < seen["part"].index("scratch/b000")
-    )
+    assert seen["part"].index("dent/b007") < seen["part"].index("good/b010") < seen["part"].index("scratch/b000")
     assert seen["back"] == ORDER
     assert seen["noPass"] == ORDER[:4]
     assert (seen["found"], seen["text"]) == (["good/b014"], "1 of 6 parts shown")

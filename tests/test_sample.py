@@ -91,9 +91,7 @@ def test_sensor_noise_has_the_stated_size() -> None:
     assert normal[..., 0].std() == pytest.approx(0.01, rel=0.03)
     assert normal[..., 1].std() == pytest.approx(0.01, rel=0.03)
     np.testing.assert_allclose(np.linalg.norm(normal, axis=2), 1, atol=1e-3)
-    tilted = surface.Surface(
-        np.zeros(shape, np.float32) + np.arange(400, dtype=np.float32) * 2, flat.reflectance
-    )
+    tilted = surface.Surface(np.zeros(shape, np.float32) + np.arange(400, dtype=np.float32) * 2, flat.reflectance)
     gradient = optics.gradient_image(tilted, rng) / 65535 * optics.GRADIENT_FULL_SCALE
     assert gradient.mean() == pytest.approx(0.4, abs=1e-3)
     assert gradient.std() == pytest.approx(0.01, rel=0.03)
@@ -500,9 +498,7 @@ def test_command_writes_the_layout(app: typer.Typer, tmp_path: Path) -> None:
 
 
 def test_command_talks_on_stderr_and_says_what_it_wrote(app: typer.Typer, tmp_path: Path) -> None:
-    result = CliRunner().invoke(
-        app, ["chess", "--out", str(tmp_path / "c"), "--parts", "2", "--size", "96X64"]
-    )
+    result = CliRunner().invoke(app, ["chess", "--out", str(tmp_path / "c"), "--parts", "2", "--size", "96X64"])
     assert result.exit_code == 0, result.output
     assert result.stderr.splitlines() == ["train/good/g000", "test/deformation/b000"]
     assert result.stdout.startswith(f"{tmp_path / 'c'}: 2 parts, 5 files")

@@ -41,7 +41,11 @@ def calibrate_good(
 ) -> Calibration:
     """Return limits from good parts by ``rule`` (max, quantile, sigma)."""
     limits, rate = limits_from_good(peaks, rule, spec)
-    detail = {"max": f"margin {spec.margin}", "quantile": f"quantile {spec.quantile}", "sigma": f"{spec.sigma} sigma"}
+    detail = {
+        "max": f"margin {spec.margin}",
+        "quantile": f"quantile {spec.quantile}",
+        "sigma": f"{spec.sigma} sigma",
+    }
     origin = f"{rule} ({detail[rule]}) over the peaks of {parts} good part(s) in {where}"
     return _calibration(recipe, limits, rule, origin, parts, rate)
 
@@ -65,7 +69,9 @@ def calibrate_manual(recipe: Recipe, current: Calibration, values: Mapping[str, 
     return _calibration(recipe, limits, "manual", f"set by hand: {listed}", 0, None)
 
 
-def calibrate_labelled(recipe: Recipe, current: Calibration, evaluation: Record, rule: str, where: str) -> Calibration:
+def calibrate_labelled(
+    recipe: Recipe, current: Calibration, evaluation: Record, rule: str, where: str
+) -> Calibration:
     """Return the current limits times one factor: the fused score at which IoU or F1 is best.
 
     The maps keep their relation to each other; the factor is exact for the fused map that people see.

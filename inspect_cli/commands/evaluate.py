@@ -22,9 +22,7 @@ _COLUMNS: Final = {
 
 
 def evaluate(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, or a folder with exactly one run in it.")
-    ],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a folder with exactly one run in it.")],
     truth: Annotated[
         Path,
         typer.Option("--truth", metavar="FOLDER", help="Masks named <part>_mask.png, or a boxes.csv."),

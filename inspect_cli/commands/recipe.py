@@ -73,7 +73,9 @@ def check(
     loaded = load_recipe(path)
     for spec in loaded.maps.values():
         build_detector(loaded.method.name, spec.channels, loaded.tiles.size_px, loaded.method.settings)
-    typer.echo(f"{path}: valid; material {loaded.material}, maps {', '.join(loaded.maps)}, method {loaded.method.name}")
+    typer.echo(
+        f"{path}: valid; material {loaded.material}, maps {', '.join(loaded.maps)}, method {loaded.method.name}"
+    )
 
 
 @app.command()

@@ -9,9 +9,7 @@ import typer
 
 
 def report(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, or a folder with exactly one run in it.")
-    ],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a folder with exactly one run in it.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="The page to write.", show_default="RUN/report.html"),
@@ -20,9 +18,7 @@ def report(
         int,
         typer.Option("--top", min=0, help="Parts shown with pictures, worst first (at most 0.5 MB each)."),
     ] = 50,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of the path.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the path.")] = False,
 ) -> None:
     """Write one self-contained HTML page about a run: verdicts, pictures, regions, times.
 

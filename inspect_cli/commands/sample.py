@@ -36,9 +36,7 @@ def sample(
     ] = None,
     maps: Annotated[
         str | None,
-        typer.Option(
-            "--maps", help="Maps to write, separated by commas.", show_default="all of the material"
-        ),
+        typer.Option("--maps", help="Maps to write, separated by commas.", show_default="all of the material"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same files.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a batch in the folder.")] = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,10 @@ def score(
     material: Annotated[
         str | None,
         typer.Option(
-            "--material", "-m", help="Material.", show_default="the folder's inspect.yaml, or the only one trained"
+            "--material",
+            "-m",
+            help="Material.",
+            show_default="the folder's inspect.yaml, or the only one trained",
         ),
     ] = None,
     models: Models = None,
@@ -80,9 +83,22 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
     """Print one line a part on stdout."""
     record = outcome.record
     if as_json:
-        line = {"part": outcome.part, "verdict": outcome.verdict, "error": outcome.error, "reused": outcome.reused}
+        line: dict[str, Any] = {
+            "part": outcome.part,
+            "verdict": outcome.verdict,
+            "error": outcome.error,
+            "reused": outcome.reused,
+        }
         if record is not None:
-            keys = ("score", "peak", "reasons", "region_count", "defect_area_px", "defect_area_mm2", "timing_s")
+            keys = (
+                "score",
+                "peak",
+                "reasons",
+                "region_count",
+                "defect_area_px",
+                "defect_area_mm2",
+                "timing_s",
+            )
             line |= {key: record[key] for key in keys}
             line["maps"] = {name: entry["score"] for name, entry in record["maps"].items()}
         typer.echo(json.dumps(line))

@@ -108,7 +108,9 @@ def _check(request: _Request, applies: bool) -> None:
     if given > 1:
         raise UsageError("give one of --good, --labelled and --value")
     if not given and not applies:
-        raise UsageError("nothing to do: give --good FOLDER, --labelled FOLDER --truth FOLDER, --value or --apply RUN")
+        raise UsageError(
+            "nothing to do: give --good FOLDER, --labelled FOLDER --truth FOLDER, --value or --apply RUN"
+        )
     if (request.labelled is None) != (request.truth is None):
         raise UsageError("--labelled and --truth go together")
     valid = LABELLED_RULES if request.labelled else GOOD_RULES
@@ -154,9 +156,7 @@ def _from_good(model: ScoringModel, request: _Request, good: Path) -> Calibratio
     from inspect_cli.report.plots import save_threshold_histogram
 
     spec = model.recipe.threshold.model_copy(
-        update={
-            key: given for key in ("margin", "quantile", "sigma") if (given := getattr(request, key)) is not None
-        }
+        update={key: given for key in ("margin", "quantile", "sigma") if (given := getattr(request, key)) is not None}
     )
     named = [key for key in ("margin", "quantile", "sigma") if getattr(request, key) is not None]
     rule = request.rule or ({"margin": "max"}.get(named[0], named[0]) if named else spec.rule)

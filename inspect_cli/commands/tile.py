@@ -27,14 +27,19 @@ def tile(
         str | None, typer.Option("--material", "-m", help="Recipe to use.", show_default="maps by file name")
     ] = None,
     maps: Annotated[str | None, typer.Option("--maps", help="Maps, separated by commas.")] = None,
-    size: Annotated[int | None, typer.Option("--size", help="Side of a patch, px.", show_default="the recipe's")] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Side of a patch, px.", show_default="the recipe's")
+    ] = None,
     stride: Stride = None,
     random: Annotated[int, typer.Option("--random", min=0, help="Cut N random patches a part, not a grid.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of --random.")] = 0,
     min_roi_share: Annotated[
-        float, typer.Option("--min-roi-share", min=0, max=1, help="Leave out patches with less ROI than this.")
+        float,
+        typer.Option("--min-roi-share", min=0, max=1, help="Leave out patches with less ROI than this."),
     ] = 0.0,
-    preview: Annotated[bool, typer.Option("--preview", help="Also draw the patches on a picture of each part.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Also draw the patches on a picture of each part.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print tiles, bytes and time; write nothing.")] = False,
     models: Models = None,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds patches.")] = False,
@@ -50,7 +55,13 @@ def tile(
     """  # noqa: D301
     from inspect_cli import console
     from inspect_cli.images import discover_parts
-    from inspect_cli.outputs.tile_export import check_out, place_tiles, write_grid_picture, write_index, write_tiles
+    from inspect_cli.outputs.tile_export import (
+        check_out,
+        place_tiles,
+        write_grid_picture,
+        write_index,
+        write_tiles,
+    )
 
     order = _order(folder, material, models, parse_names(maps), size, stride, random, seed, min_roi_share)
     parts = discover_parts(folder, order.maps)

@@ -20,9 +20,7 @@ def train(
     material: Annotated[str, typer.Option("--material", "-m", help="Name of the material.", show_default=False)],
     data: Annotated[
         Path | None,
-        typer.Option(
-            "--data", help="Folder of good parts.", show_default="what the recipe names"
-        ),
+        typer.Option("--data", help="Folder of good parts.", show_default="what the recipe names"),
     ] = None,
     method: Annotated[
         str | None, typer.Option("--method", help="Detector: cae.", show_default="the recipe's")

@@ -54,7 +54,7 @@ def training_autocast(device: torch.device) -> Any:
     """Return the mixed-precision context for training: bfloat16 where the processor computes in it."""
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():  # type: ignore[no-untyped-call]
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return torch.autocast("cpu", dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
@@ -71,7 +71,7 @@ class TorchEngine:
         self.batch = batch or DEFAULT_BATCH[device.type]
         self.backed_off = 0
         self._device = device
-        self._detector = detector.to(device, memory_format=torch.channels_last).eval()
+        self._detector = detector.placed(device).eval()
 
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the scores (n, tile_px, tile_px) of tiles (n, channels, tile_px, tile_px).

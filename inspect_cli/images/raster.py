@@ -113,8 +113,6 @@ def open_jpeg(path: Path) -> RasterReader:
             bits, height, width, channels = struct.unpack(">BHHB", content[at + 4 : at + 10])
             if bits != 8 or not width or not height or channels not in (1, 3):
                 break
-            return RasterReader(
-                ImageHeader(path, "JPEG", width, height, channels, np.dtype(np.uint8)), content
-            )
+            return RasterReader(ImageHeader(path, "JPEG", width, height, channels, np.dtype(np.uint8)), content)
         at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
     raise InputError(f"{path}: damaged or unsupported JPEG header")

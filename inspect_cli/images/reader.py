@@ -67,7 +67,7 @@ class MapReader(abc.ABC):
         """Return the whole image."""
         return self.read_rows(0, self.header.height)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (a reader that holds no file has nothing to let go of)
         """Let go of the file."""
 
     def __enter__(self) -> Self:

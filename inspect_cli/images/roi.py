@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -76,7 +77,7 @@ def _dark(reader: MapReader) -> Mask:
 _RULES: dict[str, Callable[[MapReader], Mask]] = {"saturated": _saturated, "dark": _dark}
 
 
-def _all_channels(reader: MapReader, test: Callable[[NDArray[np.generic]], Mask]) -> Mask:
+def _all_channels(reader: MapReader, test: Callable[[NDArray[Any]], Mask]) -> Mask:
     height, width = reader.header.height, reader.header.width
     mask = np.empty((height, width), bool)
     for y0 in range(0, height, _READ_ROWS):
@@ -90,7 +91,9 @@ def _touching_border(mask: Mask) -> Mask:
     """Keep what is connected to the image border and at least MIN_STRIP_PX wide."""
     side = min(MIN_STRIP_PX, *mask.shape)
     kernel = np.ones((side, side), np.uint8)
-    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel, borderValue=1)
+    # An opening that continues the mask beyond the image's border, so that strips along it keep their width.
+    eroded = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_REPLICATE)
+    opened = cv2.dilate(eroded, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     _, labels = cv2.connectedComponents(opened, connectivity=8)
     edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     keep = np.zeros(int(labels.max()) + 1, bool)

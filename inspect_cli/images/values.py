@@ -48,9 +48,7 @@ class Preprocess:
     fill: tuple[float, ...]
     dtype: str
 
-    def to_network(
-        self, patches: NDArray[Any], masks: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.float32]:
+    def to_network(self, patches: NDArray[Any], masks: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Return patches (n, h, w[, channels]) as float32 (n, channels, h, w) in the unit range.
 
         ``masks`` (n, h, w) is True inside the ROI.

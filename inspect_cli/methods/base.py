@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -26,8 +26,9 @@ class Detector(nn.Module, abc.ABC):
     name: ClassVar[str]
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
 
-    def __init__(self, channels: int, tile_px: int) -> None:
+    def __init__(self, channels: int, tile_px: int, settings: Any) -> None:
         super().__init__()
+        self.settings = settings
         self.channels = channels
         self.tile_px = tile_px
 
@@ -39,9 +40,15 @@ class Detector(nn.Module, abc.ABC):
     def loss(self, tiles: Tensor, mask: Tensor | None) -> Tensor:
         """Return the scalar training loss; ``mask`` (n, 1, tile_px, tile_px) is 1 inside the ROI."""
 
-    def reconstruct(self, tiles: Tensor) -> Tensor | None:
+    def reconstruct(self, tiles: Tensor) -> Tensor | None:  # noqa: ARG002
         """Return the reconstruction of ``tiles``, or None if the method makes none."""
         return None
+
+    def placed(self, device: torch.device) -> Self:
+        """Move the network to ``device`` with channels last in memory, which convolutions are fastest in."""
+        self.to(device)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return the optimizers that :meth:`train_step` steps."""
@@ -55,7 +62,7 @@ class Detector(nn.Module, abc.ABC):
         optimizer.zero_grad(set_to_none=True)
         with autocast:
             loss = self.loss(tiles, mask)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return {"loss": float(loss.detach())}
 

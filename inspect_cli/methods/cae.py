@@ -28,7 +28,7 @@ class ConvolutionalAutoencoder(Detector):
     Settings = CaeSettings
 
     def __init__(self, channels: int, tile_px: int, settings: CaeSettings) -> None:
-        super().__init__(channels, tile_px)
+        super().__init__(channels, tile_px, settings)
         architecture = ARCHITECTURES[settings.architecture]
         check_tile(tile_px, architecture)
         side = tile_px // architecture.reduction

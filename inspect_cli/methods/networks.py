@@ -97,7 +97,10 @@ class Bottleneck(nn.Module):
             nn.Flatten(), nn.Linear(size, hidden), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(hidden, latent)
         )
         self.expand = nn.Sequential(
-            nn.Linear(latent, hidden), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(hidden, size), nn.LeakyReLU(LEAKY_SLOPE)
+            nn.Linear(latent, hidden),
+            nn.LeakyReLU(LEAKY_SLOPE),
+            nn.Linear(hidden, size),
+            nn.LeakyReLU(LEAKY_SLOPE),
         )
 
     def encode(self, code_map: Tensor) -> Tensor:

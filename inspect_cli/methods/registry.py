@@ -32,6 +32,13 @@ def method_summaries() -> dict[str, str]:
     return {name: _METHODS[name][2] for name in method_names()}
 
 
+def method_class(name: str) -> type[Detector]:
+    """Return the class of a method; this imports torch."""
+    module, class_name, _ = _METHODS[name]
+    found: type[Detector] = getattr(importlib.import_module(module), class_name)
+    return found
+
+
 def build_detector(name: str, channels: int, tile_px: int, settings: dict[str, Any]) -> Detector:
     """Return an untrained detector for tiles of ``tile_px`` with ``channels`` channels.
 
@@ -42,8 +49,7 @@ def build_detector(name: str, channels: int, tile_px: int, settings: dict[str, A
     """
     if name not in _METHODS:
         raise RecipeError(f"method {name!r} is unknown: {nearest(name, method_names())}")
-    module, class_name, _ = _METHODS[name]
-    detector_class: type[Detector] = getattr(importlib.import_module(module), class_name)
+    detector_class = method_class(name)
     try:
         checked = detector_class.Settings.model_validate(settings)
     except ValidationError as error:

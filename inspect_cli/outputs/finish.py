@@ -10,8 +10,8 @@ from filelock import FileLock, Timeout
 
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, LockedError, NoInputError
 from inspect_cli.images import Part
-from inspect_cli.outputs.run import Outcome, RunSummary, part_folder, rejudge, score_parts, write_run_record
 from inspect_cli.outputs.record import PartKey, read_record
+from inspect_cli.outputs.run import Outcome, RunSummary, part_folder, rejudge, score_parts, write_run_record
 from inspect_cli.outputs.stopping import graceful_stop
 from inspect_cli.outputs.tables import write_tables
 from inspect_cli.scoring.model import ScoringModel

@@ -101,7 +101,12 @@ def _map_writer(plan: PartPlan, path: Path) -> TiffRowWriter:
 
 
 def write_part(
-    plan: PartPlan, content: dict[str, Any], head: dict[str, Any], patches: pa.Table, pictures: Pictures, clock: Clock
+    plan: PartPlan,
+    content: dict[str, Any],
+    head: dict[str, Any],
+    patches: pa.Table,
+    pictures: Pictures,
+    clock: Clock,
 ) -> dict[str, Any]:
     """Write pictures, patches and, last, the record of a part; return the record."""
     folder = plan.folder

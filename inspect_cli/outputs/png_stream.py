@@ -28,9 +28,7 @@ class MaskWriter:
 
     def __enter__(self) -> Self:
         try:
-            self._file = self._stack.enter_context(
-                self._stack.enter_context(whole_file(self._path)).open("wb")
-            )
+            self._file = self._stack.enter_context(self._stack.enter_context(whole_file(self._path)).open("wb"))
         except OSError as error:
             raise output_error(self._path, error) from error
         self._packer = zlib.compressobj(6)

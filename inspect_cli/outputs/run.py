@@ -33,11 +33,8 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan, file_sha256
 from inspect_cli.store.atomic import sweep_leftovers, write_json
-from inspect_cli.store.manifest import Acquisition
+from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now
-
-#: Standard deviations around the training mean that a preview shows; fixed, never stretched per image.
-PREVIEW_SPREADS = 3.0
 
 
 @dataclass
@@ -139,9 +136,7 @@ def _write_scan(
     write_roi(folder, scan.roi)
     content = write_findings(plan, scan.blocks(), clock, store_raw=True, faults=scan.acquisition_faults)
     trained = model.bundle.manifest.maps
-    pictures: Pictures = {
-        name: _picture(reducer.result(), trained[name].acquisition) for name, reducer in reducers.items()
-    }
+    pictures: Pictures = {name: _picture(reducer.result(), trained[name]) for name, reducer in reducers.items()}
     head = {
         "format": 1,
         "part": part.id,
@@ -163,23 +158,24 @@ def _write_scan(
     return write_part(plan, content, head, patches, pictures, clock)
 
 
-def _plan(
-    folder: Path, model: ScoringModel, height: int, width: int, roi: NDArray[np.bool_] | None
-) -> PartPlan:
+def _plan(folder: Path, model: ScoringModel, height: int, width: int, roi: NDArray[np.bool_] | None) -> PartPlan:
     recipe = model.recipe
     return PartPlan(
         folder, height, width, roi, model.calibration(), recipe.scoring.min_area_px, recipe.pixel_pitch_um
     )
 
 
-def _picture(unit: NDArray[np.float32], limits: Acquisition) -> NDArray[np.uint8]:
-    """Return a preview as 8-bit on a scale fixed by the training images: gray, or the first three channels."""
-    low = limits.mean_low - PREVIEW_SPREADS * limits.spread_high
-    high = limits.mean_high + PREVIEW_SPREADS * limits.spread_high
-    if unit.ndim == 3:
-        unit = unit[..., :3] if unit.shape[2] >= 3 else unit[..., 0]
-    scaled = (unit - low) / max(high - low, 1e-9) * 255
-    return np.clip(np.nan_to_num(scaled), 0, 255).astype(np.uint8)
+def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8]:
+    """Return a preview as 8-bit: gray, or the first three channels.
+
+    Each channel is shown on a scale fixed by the training images, never stretched per image.
+    """
+    planes = unit[..., None] if unit.ndim == 2 else unit
+    planes = planes[..., :3] if planes.shape[2] >= 3 else planes[..., :1]
+    low, high = (np.asarray(v, np.float32)[: planes.shape[2]] for v in (trained.shown_low, trained.shown_high))
+    scaled = np.clip(np.nan_to_num((planes - low) / (high - low) * 255), 0, 255).astype(np.uint8)
+    shown: NDArray[np.uint8] = scaled[..., 0] if scaled.shape[2] == 1 else scaled
+    return shown
 
 
 def rejudge(folder: Path, record: dict[str, Any], model: ScoringModel, key: PartKey) -> dict[str, Any]:
@@ -201,10 +197,13 @@ def rejudge(folder: Path, record: dict[str, Any], model: ScoringModel, key: Part
 
 def _stored_picture(path: Path) -> NDArray[np.uint8]:
     with open_map(path) as reader:
-        return np.asarray(reader.read(), np.uint8)
+        picture: NDArray[np.uint8] = reader.read().astype(np.uint8)
+        return picture
 
 
-def write_run_record(summary: RunSummary, model: ScoringModel, folder: Path, started_utc: str, exit_code: int) -> None:
+def write_run_record(
+    summary: RunSummary, model: ScoringModel, folder: Path, started_utc: str, exit_code: int
+) -> None:
     """Write ``run.json``."""
     manifest, recipe = model.bundle.manifest, model.recipe
     calibration = model.calibration()

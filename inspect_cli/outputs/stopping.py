@@ -26,7 +26,7 @@ class Stopper:
         """Exit code of the signal that came."""
         return EXIT_SIGTERM if self._signal == signal.SIGTERM else EXIT_SIGINT
 
-    def handle(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Note the first signal, stop at once on the second."""
         if self._signal is not None:
             raise KeyboardInterrupt

@@ -31,6 +31,7 @@ class TiffRowWriter:
         self._rows: queue.Queue[NDArray[np.float32] | None] = queue.Queue(maxsize=8)
         self._pool = ThreadPoolExecutor(1)
         self._aborted = False
+        self._left: NDArray[np.float32] = np.empty((0, width), np.float32)
         self._done = self._pool.submit(self._write)
 
     def push(self, rows: NDArray[np.float32]) -> None:
@@ -76,7 +77,11 @@ class TiffRowWriter:
         self._pool.shutdown()
 
     def _write(self) -> None:
-        options: dict[str, Any] = {"tile": (TILE, TILE), "compression": "zlib", "compressionargs": {"level": 1}}
+        options: dict[str, Any] = {
+            "tile": (TILE, TILE),
+            "compression": "zlib",
+            "compressionargs": {"level": 1},
+        }
         if self._pitch:
             per_cm = 10_000 / self._pitch
             options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
@@ -107,7 +112,7 @@ class TiffRowWriter:
                 yield np.ascontiguousarray(band[:, column * TILE : (column + 1) * TILE])
 
     def _next_rows(self, count: int) -> NDArray[np.float32]:
-        blocks = [self._left] if hasattr(self, "_left") else []
+        blocks = [self._left]
         have = sum(len(block) for block in blocks)
         while have < count:
             block = self._rows.get()

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import tifffile
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError
+from inspect_cli.errors import UsageError
 from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.values import ValueRange
@@ -79,9 +80,7 @@ def place_tiles(part: Part, order: TileOrder) -> PartTiles:
     return PartTiles(first.height, first.width, positions[keep], share[keep], size)
 
 
-def _positions(
-    part: Part, order: TileOrder, height: int, width: int, roi: Mask | None
-) -> NDArray[np.int64]:
+def _positions(part: Part, order: TileOrder, height: int, width: int, roi: Mask | None) -> NDArray[np.int64]:
     tile = order.recipe.tiles.size_px
     if not order.random:
         return Grid(height, width, tile, order.stride_px).positions()
@@ -117,12 +116,14 @@ def write_tiles(out: Path, part: Part, order: TileOrder, places: PartTiles) -> l
         for number, tile in enumerate(_cut(part.files[name], places, order.recipe.tiles.size_px)):
             y, x = (int(v) for v in places.positions[number])
             relative = f"{part.id}/{name}/y{y:05d}_x{x:05d}.tif"
-            write_with(out / relative, lambda path, tile=tile: tifffile.imwrite(path, tile, software=False))
+            write_with(out / relative, partial(_write_tile, tile))
             share = round(float(places.roi_share[number]), 4)
-            rows.append(
-                {"file": relative, "part": part.id, "map": name, "x_px": x, "y_px": y, "roi_share": share}
-            )
+            rows.append({"file": relative, "part": part.id, "map": name, "x_px": x, "y_px": y, "roi_share": share})
     return rows
+
+
+def _write_tile(tile: NDArray[Any], path: Path) -> None:
+    tifffile.imwrite(path, tile, photometric="minisblack", planarconfig="contig", software=False, metadata=None)
 
 
 def _cut(path: Path, places: PartTiles, tile_px: int) -> Iterator[NDArray[Any]]:
@@ -163,6 +164,6 @@ def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTil
 
 
 def check_out(out: Path, force: bool) -> None:
-    """Raise InputError if ``out`` holds tiles already and ``force`` is not given."""
+    """Raise UsageError if ``out`` holds tiles already and ``force`` is not given."""
     if (out / "index.csv").exists() and not force:
-        raise InputError(f"{out}: holds tiles already; choose another --out or give --force")
+        raise UsageError(f"{out}: holds tiles already; choose another --out or give --force")

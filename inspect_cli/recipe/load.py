@@ -21,7 +21,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=deep)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark
@@ -49,7 +49,7 @@ def parse_recipe(text: str, source: str) -> Recipe:
     """Validate recipe text; ``source`` is what errors call it."""
     try:
         # A SafeLoader subclass: builds plain Python data only, never objects.
-        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{source}: not valid YAML: {_yaml_reason(error)}") from error
     except RecursionError as error:

@@ -132,9 +132,7 @@ class TrainingSpec(Section):
     validation_share: float = Field(
         0.2, gt=0, lt=1, description="Share of the good images kept for validation; at least one image."
     )
-    patience: int = Field(
-        20, ge=1, description="Validations without improvement after which training stops early."
-    )
+    patience: int = Field(20, ge=1, description="Validations without improvement after which training stops early.")
     validate_every: int = Field(50, ge=1, description="Steps between validations.")
     min_roi_share: float = Field(
         0.5, gt=0, le=1, description="Share of a training patch that must lie inside the ROI."
@@ -154,7 +152,9 @@ class ScoringSpec(Section):
         2.0, ge=0, le=64, allow_inf_nan=False, description="Gaussian smoothing of the residual; 0 for none."
     )
     min_area_px: int = Field(
-        9, ge=1, description="Regions above the limit with fewer pixels are not reported and do not fail a part."
+        9,
+        ge=1,
+        description="Regions above the limit with fewer pixels are not reported and do not fail a part.",
     )
 
 
@@ -183,9 +183,7 @@ class Recipe(Section):
     size_px: tuple[int, int] | None = Field(
         None, description="Width and height that every map must have. Empty: any, but equal within a part."
     )
-    pixel_pitch_um: Positive | None = Field(
-        None, description="Size of a pixel on the part. Empty: no results in mm."
-    )
+    pixel_pitch_um: Positive | None = Field(None, description="Size of a pixel on the part. Empty: no results in mm.")
     roi: RoiSpec = Field(default_factory=RoiSpec, description="Region of interest.")
     tiles: TilesSpec = Field(default_factory=TilesSpec, description="Tiling.")
     method: MethodSpec = Field(default_factory=MethodSpec, description="Detector.")

@@ -62,9 +62,7 @@ def line_px(width: int) -> int:
     return min(max(1, round(width / _REFERENCE_PX)), _THICKEST)
 
 
-def box(
-    canvas: Picture, start_xy: tuple[int, int], end_xy: tuple[int, int], colour: Rgb, thickness_px: int
-) -> None:
+def box(canvas: Picture, start_xy: tuple[int, int], end_xy: tuple[int, int], colour: Rgb, thickness_px: int) -> None:
     """Draw a rectangle; both corners belong to it."""
     cv2.rectangle(canvas, start_xy, end_xy, colour, thickness_px)
 

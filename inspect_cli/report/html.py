@@ -235,9 +235,7 @@ def _evaluation_table(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | 
         return None
     groups = [("all maps together", "", evaluation)]
     groups += [(name, "map", mapping(value)) for name, value in mapping(evaluation.get("by_map")).items()]
-    groups += [
-        (name, "defect kind", mapping(value)) for name, value in mapping(evaluation.get("by_kind")).items()
-    ]
+    groups += [(name, "defect kind", mapping(value)) for name, value in mapping(evaluation.get("by_kind")).items()]
     keys = [key for key in _METRICS if any(key in values for _, _, values in groups)]
     return {
         "headings": [_METRICS[key] for key in keys],

@@ -51,11 +51,7 @@ def encode_png(array: NDArray[Any]) -> bytes:
         pixels = np.full((1, 1, 3), NO_SCORE_RGB, np.uint8)
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
-    if (
-        pixels.dtype not in (np.uint8, np.uint16)
-        or pixels.ndim < 2
-        or pixels.shape[2:] not in ((), (1,), (3,))
-    ):
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim < 2 or pixels.shape[2:] not in ((), (1,), (3,)):
         raise InspectError(f"no PNG for an array of shape {pixels.shape} and type {pixels.dtype}")
     if pixels.shape[2:] == (3,):
         pixels = np.ascontiguousarray(pixels[:, :, ::-1])
@@ -153,9 +149,7 @@ def _draw_regions(canvas: Picture, regions: Sequence[Mapping[str, Any]], factor:
             draw.label(canvas, str(region["region"]), start, end)
 
 
-def save_tile_grid(
-    path: Path, image_u8: Picture, positions_yx: ArrayLike, tile_px: int, scale: float
-) -> None:
+def save_tile_grid(path: Path, image_u8: Picture, positions_yx: ArrayLike, tile_px: int, scale: float) -> None:
     """Write where the tiles of one map lie; what no tile covers is red.
 
     Parameters

@@ -81,9 +81,7 @@ def save_loss_curve(path: Path, history: Sequence[Mapping[str, Any]], title: str
     """
     figure = _figure(1)
     axes = figure.add_subplot()
-    curves = {
-        name: _curve(history, key) for name, key in (("training", "train_loss"), ("validation", "val_loss"))
-    }
+    curves = {name: _curve(history, key) for name, key in (("training", "train_loss"), ("validation", "val_loss"))}
     drawn = {name: curve for name, curve in curves.items() if curve.size}
     for colour, (name, curve) in zip(_cycle(len(drawn)), drawn.items(), strict=True):
         axes.plot(curve[:, 0], curve[:, 1], color=colour, marker="." if len(curve) < 60 else "", label=name)

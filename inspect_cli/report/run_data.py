@@ -78,9 +78,7 @@ class RunData:
     @cached_property
     def _folders(self) -> dict[str, Path]:
         """Part id -> folder, for folders that are not named like their part."""
-        contents = {
-            file.parent: read_json(file) or {} for file in sorted(self.folder.glob("parts/**/part.json"))
-        }
+        contents = {file.parent: read_json(file) or {} for file in sorted(self.folder.glob("parts/**/part.json"))}
         return {str(content["part"]): folder for folder, content in contents.items() if "part" in content}
 
 
@@ -121,9 +119,7 @@ def _required_json(path: Path) -> dict[str, Any]:
 def _read_parts(path: Path) -> list[PartRow]:
     try:
         with path.open(encoding="utf-8", newline="") as lines:
-            return [
-                _part_row({key: _unguarded(line.get(key)) for key in line}) for line in csv.DictReader(lines)
-            ]
+            return [_part_row({key: _unguarded(line.get(key)) for key in line}) for line in csv.DictReader(lines)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); run `inspect score` again") from error
 

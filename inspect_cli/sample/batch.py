@@ -74,9 +74,7 @@ def write_batch(
 
 def batch_files(batch: Batch) -> list[str]:
     """Return the files of a batch, relative to its folder, without the provenance file."""
-    names = [
-        f"{part.folder}/{_image_name(part, map_name)}" for part in batch.parts for map_name in batch.maps
-    ]
+    names = [f"{part.folder}/{_image_name(part, map_name)}" for part in batch.parts for map_name in batch.maps]
     names += [_mask_name(part) for part in batch.parts if part.kind]
     return [*names, "ground_truth/boxes.csv"]
 

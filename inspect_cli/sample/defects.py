@@ -204,8 +204,7 @@ def _place(
     mask = significant(changes)
     for _ in range(50):
         y_px, x_px = (
-            int(rng.integers(0, max(1, room - size + 1)))
-            for room, size in zip(shape_yx, mask.shape, strict=True)
+            int(rng.integers(0, max(1, room - size + 1))) for room, size in zip(shape_yx, mask.shape, strict=True)
         )
         instance = Instance(kind, y_px, x_px, changes, mask)
         if not any(_overlap(instance, other) for other in placed):
@@ -230,9 +229,7 @@ def _grid(half_height_px: float, half_width_px: float) -> tuple[Floats, Floats]:
     return y, x
 
 
-def _blob(
-    rng: np.random.Generator, radii_yx_px: tuple[float, float], angle: float, roughness: float
-) -> Floats:
+def _blob(rng: np.random.Generator, radii_yx_px: tuple[float, float], angle: float, roughness: float) -> Floats:
     """Return the distance from the centre as a share of an irregular outline's: 1 on the outline.
 
     The outline is an ellipse, turned by ``angle`` and modulated by ten harmonics of falling size; towards

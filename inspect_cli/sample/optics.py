@@ -98,9 +98,7 @@ def gradient_image(surface: Surface, rng: np.random.Generator) -> Image:
         halo, inner = _with_halo(rows, len(image))
         along_x, along_y = (slope[inner] for slope in slopes(surface.height_um[halo]))
         noise = np.float32(NORMAL_NOISE) * rng.standard_normal((2, *along_x.shape), dtype=np.float32)
-        image[rows] = quantise(
-            np.hypot(along_x + noise[0], along_y + noise[1]), GRADIENT_FULL_SCALE, np.uint16
-        )
+        image[rows] = quantise(np.hypot(along_x + noise[0], along_y + noise[1]), GRADIENT_FULL_SCALE, np.uint16)
     return image
 
 

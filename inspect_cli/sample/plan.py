@@ -50,9 +50,7 @@ def _synthetic(
 
 
 MATERIALS: Final[dict[str, Material]] = {
-    "riblet": Material(
-        (5496, 3672), tuple(ENCODINGS), tuple(defects.DEFECTS), physical_part, surface.PIXEL_PITCH_UM
-    ),
+    "riblet": Material((5496, 3672), tuple(ENCODINGS), tuple(defects.DEFECTS), physical_part, surface.PIXEL_PITCH_UM),
     "steel": Material(
         (2336, 4000),
         tuple(ENCODINGS),
@@ -60,9 +58,7 @@ MATERIALS: Final[dict[str, Material]] = {
         physical_part,
         surface.PIXEL_PITCH_UM,
     ),
-    "chess": Material(
-        (512, 512), ("image",), ("deformation",), _synthetic(chess_part), None, TRAIN_PARTS_OF_PAPER
-    ),
+    "chess": Material((512, 512), ("image",), ("deformation",), _synthetic(chess_part), None, TRAIN_PARTS_OF_PAPER),
     "noise": Material((512, 512), ("image",), ("line",), _synthetic(noise_part), None, TRAIN_PARTS_OF_PAPER),
 }
 

@@ -58,9 +58,7 @@ def row_strips(rows: int) -> Iterator[slice]:
         yield slice(start, min(start + STRIP_ROWS, rows))
 
 
-def smooth_field(
-    rng: np.random.Generator, shape_yx: tuple[int, int], feature_yx_px: tuple[float, float]
-) -> FloatMap:
+def smooth_field(rng: np.random.Generator, shape_yx: tuple[int, int], feature_yx_px: tuple[float, float]) -> FloatMap:
     """Return a Gaussian random field of mean 0 and variance 1 with features of about the given size.
 
     White noise is blurred on a coarse grid (an eighth of the feature size) and resized up, so that a
@@ -90,9 +88,7 @@ def band_field(rng: np.random.Generator, shape_yx: tuple[int, int], feature_px: 
     fine = cv2.sepFilter2D(noise, cv2.CV_32F, narrow, narrow)
     fine -= cv2.sepFilter2D(noise, cv2.CV_32F, wide, wide)
     field = _resize_up(fine[core] / np.float32(np.sqrt(energy)), shape_yx, [step, step])
-    if (
-        step > 1
-    ):  # the second derivative of an interpolated field shows its grid; half a step of blur does not
+    if step > 1:  # the second derivative of an interpolated field shows its grid; half a step of blur does not
         field = cv2.GaussianBlur(field, (0, 0), step / 2)
     return field
 

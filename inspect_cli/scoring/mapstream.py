@@ -126,7 +126,7 @@ class MapStream:
         with self.clock.phase("read"):
             inside = self._inside(grid, y)
             masks = None if inside is None else _cut(inside, grid.columns, tile)
-            wanted = np.ones(len(grid.columns), bool) if masks is None else masks.any(axis=(1, 2))
+            wanted = np.ones(len(grid.columns), bool) if masks is None else np.any(masks, axis=(1, 2))
             cut = _cut(band, grid.columns, tile)[wanted]
             tiles = self.preprocess.to_network(cut, None if masks is None else masks[wanted])
         scores = np.zeros((len(grid.columns), tile, tile), np.float32)

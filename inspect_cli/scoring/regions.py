@@ -84,7 +84,7 @@ class RegionFinder:
         peak, peak_at = _peaks(label, value, (y + self._y) * self._width + x, count)
         return _Block(
             area=np.bincount(label, minlength=count),
-            total=np.bincount(label, value, minlength=count),
+            total=np.bincount(label, value, minlength=count).astype(np.float64),
             x0=_extreme(np.minimum, label, x, count, np.iinfo(np.int64).max),
             y0=_extreme(np.minimum, label, y + self._y, count, np.iinfo(np.int64).max),
             x1=_extreme(np.maximum, label, x, count, -1),
@@ -120,7 +120,7 @@ class RegionFinder:
         peak, peak_at = _peaks(group, block.peak, block.peak_at, count)
         return _Block(
             area=np.bincount(group, block.area, minlength=count).astype(np.int64),
-            total=np.bincount(group, block.total, minlength=count),
+            total=np.bincount(group, block.total, minlength=count).astype(np.float64),
             x0=_extreme(np.minimum, group, block.x0, count, np.iinfo(np.int64).max),
             y0=_extreme(np.minimum, group, block.y0, count, np.iinfo(np.int64).max),
             x1=_extreme(np.maximum, group, block.x1, count, -1),

@@ -92,9 +92,9 @@ class RowSmoother:
     def _normalised(self, sums: Rows, weights: Rows | None) -> Rows:
         if weights is None:
             rows = slice(self._out, self._out + len(sums))
-            factor = self._weight_y[rows, None].astype(np.float32) * self._weight_x[None].astype(np.float32)
-            return self._masked(sums / factor)
-        return self._masked(sums / np.maximum(weights, np.float32(1e-12)))
+            weights = self._weight_y[rows, None].astype(np.float32) * self._weight_x[None].astype(np.float32)
+        smoothed = np.divide(sums, np.maximum(weights, np.float32(1e-12)), dtype=np.float32)
+        return self._masked(smoothed)
 
     def _masked(self, smoothed: Rows) -> Rows:
         if self._roi is not None:

@@ -57,6 +57,8 @@ class TrainedMap(_Strict):
     high: float
     fill: tuple[float, ...]
     dtype: str
+    shown_low: tuple[float, ...]
+    shown_high: tuple[float, ...]
     acquisition: Acquisition
     steps: int
     seconds: float

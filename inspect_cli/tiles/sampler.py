@@ -49,19 +49,24 @@ class PatchSampler:
         self._min_share = min_roi_share
         self._paths = [image.path for image in images]
         self._readers: list[MapReader] = [open_map(image.path) for image in images]
+        self._headers = [reader.header for reader in self._readers]
         self._cache = self._read_cache(cache_mb)
         self._roi_bits = [None if i.roi is None else np.packbits(i.roi, axis=1) for i in images]
-        pixels = np.array([r.header.height * r.header.width for r in self._readers], float)
+        pixels = np.array([h.height * h.width for h in self._headers], float)
         self._share = pixels / pixels.sum()
 
     def _read_cache(self, cache_mb: int) -> list[NDArray[Any]] | None:
-        total = sum(np.prod(r.header.shape) * r.header.dtype.itemsize for r in self._readers)
-        return [r.read() for r in self._readers] if total <= cache_mb * 2**20 else None
+        total = sum(np.prod(h.shape) * h.dtype.itemsize for h in self._headers)
+        if total > cache_mb * 2**20:
+            return None
+        pixels = [reader.read() for reader in self._readers]
+        self.close()
+        return pixels
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Pixel type of the images."""
-        return self._readers[0].header.dtype
+        return self._headers[0].dtype
 
     def close(self) -> None:
         """Let go of all files."""
@@ -95,7 +100,7 @@ class PatchSampler:
         masks: list[NDArray[np.bool_]],
     ) -> None:
         index = int(rng.choice(len(self._paths), p=self._share))
-        header = self._readers[index].header
+        header = self._headers[index]
         y, xs = self._place(rng, index, count)
         y1 = min(y + self._tile, header.height)
         band = self._rows(index, y, y1)
@@ -115,12 +120,12 @@ class PatchSampler:
         bits = self._roi_bits[index]
         if bits is None:
             return None
-        width = self._readers[index].header.width
+        width = self._headers[index].width
         return np.unpackbits(bits[y0:y1], axis=1, count=width).astype(bool)
 
     def _place(self, rng: np.random.Generator, index: int, count: int) -> tuple[int, list[int]]:
         """Draw a row and ``count`` columns whose patches lie enough inside the ROI."""
-        header = self._readers[index].header
+        header = self._headers[index]
         high_y = max(1, header.height - self._tile + 1)
         high_x = max(1, header.width - self._tile + 1)
         bits = self._roi_bits[index]

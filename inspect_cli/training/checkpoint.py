@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,7 +50,7 @@ def save_checkpoint(
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     write_with(folder / name, lambda path: save_file(plain, path))
     content = asdict(state) | {"tensors": name}
-    content["best_loss"] = state.best_loss if state.step else None
+    content["best_loss"] = state.best_loss if math.isfinite(state.best_loss) else None
     write_json(folder / _STATE, content)
     for old in folder.glob("step*.safetensors"):
         if old.name != name:

@@ -44,9 +44,7 @@ def training_warnings(name: str, explained: float | None, images: int, stopped_e
             "stochastic, or the training was too short"
         )
     if images < 2:
-        warnings.append(
-            f"map {name}: only one image: validation and provisional limits come from the same image"
-        )
+        warnings.append(f"map {name}: only one image: validation and provisional limits come from the same image")
     if stopped_early and steps < 200:
         warnings.append(f"map {name}: training stopped after {steps} steps without improving")
     return warnings

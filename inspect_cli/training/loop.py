@@ -36,9 +36,7 @@ Batch = tuple[Tensor, Tensor | None]
 class StepReport(Protocol):
     """Told after each step."""
 
-    def __call__(
-        self, progress: float, step: int, loss: float, val_loss: float | None, steps_per_s: float
-    ) -> None:
+    def __call__(self, progress: float, step: int, loss: float, val_loss: float | None, steps_per_s: float) -> None:
         """Show the state: progress 0 to 1, losses, rate."""
         ...
 
@@ -59,8 +57,6 @@ class MapTraining:
     fingerprint: str
 
 
-
-
 def train_map(job: MapTraining, report: StepReport, resume: bool = False) -> TrainingState:
     """Train ``job.detector``; afterwards it holds the weights of the best validation.
 
@@ -72,7 +68,7 @@ def train_map(job: MapTraining, report: StepReport, resume: bool = False) -> Tra
         When interrupted; the state was saved first.
     """
     torch.manual_seed(job.seed)
-    detector = job.detector.to(job.device, memory_format=torch.channels_last)
+    detector = job.detector.placed(job.device)
     optimizers = detector.optimizers(job.spec.learning_rate)
     restored = load_checkpoint(job.checkpoint, job.fingerprint, detector, optimizers) if resume else None
     state, best = restored or (TrainingState(job.fingerprint), _copy(detector))
@@ -129,9 +125,7 @@ def _run(
     return _judge(job, state, validation_loss(job.detector, validation, autocast), best)
 
 
-def _step(
-    job: MapTraining, tiles: Tensor, mask: Tensor | None, optimizers: Optimizers, autocast: object
-) -> float:
+def _step(job: MapTraining, tiles: Tensor, mask: Tensor | None, optimizers: Optimizers, autocast: object) -> float:
     job.detector.train()
     loss = job.detector.train_step(tiles, mask, optimizers, autocast)["loss"]
     if not loss < float("inf"):
@@ -176,9 +170,7 @@ def make_batch(job: MapTraining, sampler: PatchSampler, step: int, size: int) ->
 def validation_batches(job: MapTraining) -> list[Batch]:
     """Return the fixed validation patches in batches."""
     count = -(-VALIDATION_PATCHES // job.spec.batch)
-    return [
-        make_batch(job, job.validation, VALIDATION_STEP + number, job.spec.batch) for number in range(count)
-    ]
+    return [make_batch(job, job.validation, VALIDATION_STEP + number, job.spec.batch) for number in range(count)]
 
 
 @torch.no_grad()

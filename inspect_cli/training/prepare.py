@@ -21,6 +21,8 @@ from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
 
 #: Quantiles of the training pixels that ``range: train`` maps to 0 and 1.
 TRAIN_QUANTILES = (0.001, 0.999)
+#: Quantiles of the training pixels that previews show as black and white.
+PREVIEW_QUANTILES = (0.01, 0.99)
 _PROBE_PATCHES = 256
 _PROBE_STEP = 2**30
 _READ_ROWS = 512
@@ -43,14 +45,10 @@ def split_parts(parts: Sequence[Part], share: float, seed: int) -> Split:
     order = np.random.default_rng(seed).permutation(len(parts))
     count = min(max(1, round(share * len(parts))), len(parts) - 1)
     held = {int(i) for i in order[:count]}
-    return Split(
-        [p for i, p in enumerate(parts) if i not in held], [p for i, p in enumerate(parts) if i in held]
-    )
+    return Split([p for i, p in enumerate(parts) if i not in held], [p for i, p in enumerate(parts) if i in held])
 
 
-def usable_parts(
-    parts: Sequence[Part], recipe: Recipe, maps: dict[str, MapSpec]
-) -> tuple[list[Part], list[str]]:
+def usable_parts(parts: Sequence[Part], recipe: Recipe, maps: dict[str, MapSpec]) -> tuple[list[Part], list[str]]:
     """Return the parts that keep the contract, and why the others do not.
 
     Raises
@@ -71,9 +69,7 @@ def usable_parts(
     return usable, faults
 
 
-def _check_part(
-    part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]
-) -> None:
+def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]) -> None:
     """Check a part's headers; the first good part fixes the pixel type of each map."""
     part.require_complete(maps)
     headers = {}
@@ -98,11 +94,16 @@ def make_sampler(
     return PatchSampler(images, recipe.tiles.size_px, seed, recipe.training.min_roi_share)
 
 
-def learn_preprocess(sampler: PatchSampler, spec: MapSpec) -> Preprocess:
-    """Return the value range and the fill value (mean inside the ROI, a channel each) of a map."""
+def _probe(sampler: PatchSampler) -> NDArray[Any]:
+    """Return pixels (n, channels) from inside the ROI of random training patches."""
     patches, masks = sampler.batch(_PROBE_STEP, _PROBE_PATCHES)
     pixels = patches[..., None] if patches.ndim == 3 else patches
-    inside = pixels.reshape(-1, pixels.shape[-1]) if masks is None else pixels[masks]
+    return pixels.reshape(-1, pixels.shape[-1]) if masks is None else pixels[masks]
+
+
+def learn_preprocess(sampler: PatchSampler, spec: MapSpec) -> Preprocess:
+    """Return the value range and the fill value (mean inside the ROI, a channel each) of a map."""
+    inside = _probe(sampler)
     if spec.range == "type":
         limits = ValueRange.of_type(sampler.dtype)
     elif spec.range == "train":
@@ -112,6 +113,14 @@ def learn_preprocess(sampler: PatchSampler, spec: MapSpec) -> Preprocess:
         limits = ValueRange(*spec.range)
     fill = tuple(float(v) for v in limits.to_unit(inside).mean(axis=0, dtype=np.float64))
     return Preprocess(limits, fill, str(sampler.dtype))
+
+
+def preview_range(sampler: PatchSampler, preprocess: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return, a channel each, the unit values that previews show as black and white."""
+    inside = _probe(sampler)
+    low, high = np.quantile(preprocess.range.to_unit(inside), PREVIEW_QUANTILES, axis=0)
+    high = np.maximum(high, low + 1e-4)
+    return tuple(float(v) for v in low), tuple(float(v) for v in high)
 
 
 def learn_acquisition(

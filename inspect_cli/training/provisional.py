@@ -59,14 +59,12 @@ def provisional_calibration(
         for part, window in _windows(recipe, parts, rois, name, seed):
             found = _peaks(recipe, part, name, window, rois[part.id], trained[name], engine)
             pixel, patch = max(pixel, found[0]), max(patch, found[1])
-        limits[name] = MapLimit(
-            pixel=max(pixel * MARGIN, LEAST_LIMIT), patch=max(patch * MARGIN, LEAST_LIMIT)
-        )
+        limits[name] = MapLimit(pixel=max(pixel * MARGIN, LEAST_LIMIT), patch=max(patch * MARGIN, LEAST_LIMIT))
     return Calibration(
         limits=limits,
         rule="max",
         provisional=True,
-        origin=f"provisional: largest peak in {WINDOWS} windows of held-out good parts, times {MARGIN}",
+        origin=f"the largest peak in {WINDOWS} windows of held-out good parts, times {MARGIN}",
         parts=len(parts),
         smooth_sigma_px=recipe.scoring.smooth_sigma_px,
         blend=recipe.tiles.blend,

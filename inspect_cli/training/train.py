@@ -38,13 +38,14 @@ from inspect_cli.training.prepare import (
     learn_acquisition,
     learn_preprocess,
     make_sampler,
+    preview_range,
     split_parts,
     usable_parts,
 )
 from inspect_cli.training.provisional import provisional_calibration
 
 CHECKPOINTS = ".checkpoint"
-_PICTURES = 6
+_PICTURES = 4
 
 Mask = NDArray[np.bool_]
 Progress = Callable[[float, str], None]
@@ -62,6 +63,20 @@ class Teller(Protocol):
     def progress(self, label: str) -> AbstractContextManager[Progress]:
         """Show progress while the context is open."""
         ...
+
+
+class _Shown:
+    """Shows each step on a progress bar, with the last validation loss."""
+
+    def __init__(self, update: Progress) -> None:
+        self._update = update
+        self._validation = "-"
+
+    def __call__(self, progress: float, step: int, loss: float, val_loss: float | None, steps_per_s: float) -> None:
+        if val_loss is not None:
+            self._validation = f"{val_loss:.5f}"
+        text = f"step {step}  loss {loss:.5f}  validation {self._validation}  {steps_per_s:.1f} steps/s"
+        self._update(progress, text)
 
 
 @dataclass(frozen=True)
@@ -176,19 +191,12 @@ def _train_one(
         fingerprint=_fingerprint(order, name, files),
     )
     with teller.progress(f"{name:>10}") as update:
-
-        def report(share: float, step: int, loss: float, val_loss: float | None, rate: float) -> None:
-            nonlocal last_val
-            last_val = val_loss if val_loss is not None else last_val
-            shown = "-" if last_val is None else f"{last_val:.5f}"
-            update(share, f"step {step}  loss {loss:.5f}  validation {shown}  {rate:.1f} steps/s")
-
-        last_val: float | None = None
-        state = train_map(job, report, order.resume)
+        state = train_map(job, _Shown(update), order.resume)
     batches = validation_batches(job)
     explained = explained_variance(detector, batches)
     write_pictures(folder, name, detector, batches[0][0], state.history)
     weights, digest = write_weights(folder, name, detector.state_dict(), order.half)
+    shown_low, shown_high = preview_range(train, job.preprocess)
     result = TrainedMap(
         channels=spec.channels,
         weights=weights,
@@ -197,6 +205,8 @@ def _train_one(
         high=job.preprocess.range.high,
         fill=job.preprocess.fill,
         dtype=job.preprocess.dtype,
+        shown_low=shown_low,
+        shown_high=shown_high,
         acquisition=learn_acquisition([*split.train, *split.validation], name, rois, job.preprocess),
         steps=state.step,
         seconds=round(state.spent_s, 1),
@@ -210,7 +220,13 @@ def _train_one(
     )
     train.close()
     job.validation.close()
-    warnings = training_warnings(name, explained, len({part.id for part in (*split.train, *split.validation)}), state.stopped_early, state.step)
+    warnings = training_warnings(
+        name,
+        explained,
+        len({part.id for part in (*split.train, *split.validation)}),
+        state.stopped_early,
+        state.step,
+    )
     return result, detector, warnings
 
 

@@ -1,0 +1,77 @@
+# inspect: `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs models sample-data bench wheel clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (some minutes the first time)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/installed  ## set up, then the whole job on a generated full-size batch (under 10 minutes)
+	@echo "== 1/6  a batch of full-size parts (5496x3672, albedo and normals)"
+	@test -f $(DEMO)/riblet/.complete || { \
+	  $(BIN)/inspect sample riblet --out $(DEMO)/riblet --parts 6 --maps albedo,normal --seed 0 --force \
+	  && touch $(DEMO)/riblet/.complete; }
+	@echo "== 2/6  training on the good parts"
+	@test -f $(DEMO)/models/riblet/cae/manifest.json || \
+	  $(BIN)/inspect train --material riblet --data $(DEMO)/riblet/train --models $(DEMO)/models --budget 150s
+	@echo "== 3/6  limits from a good part that was not trained on"
+	@$(BIN)/inspect threshold --material riblet --models $(DEMO)/models --good $(DEMO)/riblet/test/good --rule max --margin 1.2
+	@echo "== 4/6  scoring the batch"
+	@$(BIN)/inspect score $(DEMO)/riblet/test --material riblet --models $(DEMO)/models
+	@echo "== 5/6  compared with the true defects"
+	@$(BIN)/inspect evaluate $(DEMO)/riblet/test --truth $(DEMO)/riblet/ground_truth
+	@echo "== 6/6  report"
+	@$(BIN)/inspect report $(DEMO)/riblet/test
+	@echo
+	@echo "Done. Open $(DEMO)/riblet/test/inspection/riblet/report.html in a browser."
+
+test: $(VENV)/installed-dev  ## set up with test extras, check style and types, run the suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev  ## style and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev  ## write the generated pages under docs/
+	$(BIN)/python -m inspect_cli.docs docs
+
+sample-data: $(VENV)/installed  ## make the shipped sample again
+	$(BIN)/inspect sample riblet --out sample_data/riblet --parts 10 --defective 6 --size 384x256 --seed 1 --force
+	$(BIN)/inspect sample steel --out sample_data/steel --parts 6 --defective 3 --size 384x256 --maps gradient,curvature --seed 1 --force
+	$(BIN)/inspect sample chess --out sample_data/chess --parts 8 --size 256x256 --seed 1 --force
+	$(BIN)/inspect sample noise --out sample_data/noise --parts 8 --size 256x256 --seed 1 --force
+
+models: $(VENV)/installed  ## train the shipped riblet model again (about 15 minutes)
+	$(BIN)/inspect sample riblet --out build/riblet --parts 8 --defective 0 --size 2048x1536 --maps albedo,normal --seed 2 --force
+	$(BIN)/inspect train --material riblet --data build/riblet/train --models models --budget 4000steps --half
+	$(BIN)/inspect threshold --material riblet --models models --good build/riblet/test/good --rule max --margin 1.2
+
+bench: $(VENV)/installed  ## time and memory of scoring a full-size part
+	$(BIN)/python bench/score_part.py
+
+wheel: $(VENV)/installed-dev  ## build the wheel, with recipes, model and sample inside
+	$(BIN)/python -m build --wheel
+
+clean:  ## remove what make demo and make models wrote
+	rm -rf $(DEMO) build dist

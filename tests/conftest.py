@@ -1,0 +1,65 @@
+"""A small batch, a small material and a briefly trained model, made once for all tests."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+RECIPE = """
+material: foil
+pixel_pitch_um: 5.0
+maps:
+  albedo: {files: "{part}_albedo.tif", channels: 1}
+  normal: {files: "{part}_normal.tif", channels: 3}
+tiles: {size_px: 32, stride_px: 16}
+method: {name: cae, settings: {hidden: 64, latent: 24}}
+training: {batch: 16, validate_every: 20, budget: 150steps}
+scoring: {smooth_sigma_px: 1.5, min_area_px: 4}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a store of the machine's user out of the tests."""
+    monkeypatch.delenv("INSPECT_MODELS", raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared_batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated riblet batch of small parts: 4 good (3 train, 1 test), 3 defective."""
+    from inspect_cli.sample.batch import write_batch
+    from inspect_cli.sample.plan import plan_batch
+
+    out = tmp_path_factory.mktemp("batch") / "X"
+    write_batch(plan_batch("riblet", 7, 3, (200, 150), ["albedo", "normal"], 3), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def shared_models(tmp_path_factory: pytest.TempPathFactory, shared_batch: Path) -> Path:
+    """A store with the material ``foil``, trained for 150 steps."""
+    from inspect_cli.cli import run
+
+    store = tmp_path_factory.mktemp("store") / "models"
+    (store / "foil").mkdir(parents=True)
+    (store / "foil" / "recipe.yaml").write_text(RECIPE)
+    code = run(["train", "--material", "foil", "--models", str(store), "--data", str(shared_batch / "train")])
+    assert code == 0
+    return store
+
+
+@pytest.fixture
+def batch(shared_batch: Path, tmp_path: Path) -> Path:
+    """A copy of the batch that a test may change."""
+    shutil.copytree(shared_batch, tmp_path / "X", copy_function=os.link)
+    return tmp_path / "X"
+
+
+@pytest.fixture
+def models(shared_models: Path, tmp_path: Path) -> Path:
+    """A copy of the store that a test may change."""
+    shutil.copytree(shared_models, tmp_path / "models")
+    return tmp_path / "models"

@@ -1,0 +1,385 @@
+"""The whole job on a small batch: train, score, threshold, evaluate, report, and again."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+
+from inspect_cli.cli import run
+
+PART_FILES = {
+    "part.json", "heatmap.tif", "heatmap.png", "overlay.png", "mask.png", "histogram.png", "image.png",
+    "patches.parquet", "maps/albedo.tif", "maps/normal.tif", "maps/albedo.png", "maps/normal.png",
+}  # fmt: skip
+RUN_FILES = {
+    "run.json", "parts.csv", "regions.csv", "regions.geojson", "patches.parquet", "patches.csv.gz", ".lock",
+}  # fmt: skip
+
+
+def score(batch: Path, models: Path, *more: str) -> int:
+    return run(["score", str(batch / "test"), "--material", "foil", "--models", str(models), *more])
+
+
+@pytest.fixture
+def scored(batch, models):
+    assert score(batch, models) == 0
+    return batch / "test" / "inspection" / "foil"
+
+
+def _files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def _records(run_folder: Path) -> dict[str, dict]:
+    return {r["part"]: r for r in (json.loads(p.read_text()) for p in run_folder.rglob("part.json"))}
+
+
+def test_training_writes_the_bundle(shared_models):
+    folder = shared_models / "foil" / "cae"
+    names = _files(folder)
+    assert {"manifest.json", "model_card.md", "loss_albedo.png", "reconstructions_normal.png"} <= names
+    assert sum(name.endswith(".safetensors") for name in names) == 2
+    assert not any("checkpoint" in name for name in names)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {f["use"] for f in manifest["training_set"]} == {"train", "validation"}
+    assert manifest["calibration"]["provisional"] is True
+    card = (folder / "model_card.md").read_text()
+    assert manifest["training_set"][0]["sha256"][:16] in card
+
+
+def test_run_folder_has_every_file(scored):
+    parts = ["dent/b000", "good/g003", "scratch/b002", "stain/b001"]
+    expected = RUN_FILES | {f"parts/{part}/{name}" for part in parts for name in PART_FILES}
+    assert _files(scored) == expected
+    assert sorted(_records(scored)) == parts
+
+
+def test_maps_scores_mask_and_record_agree(scored):
+    for part, record in _records(scored).items():
+        folder = scored / "parts" / part
+        heatmap = tifffile.imread(folder / "heatmap.tif")
+        assert heatmap.shape == (150, 200)
+        assert heatmap.dtype == np.float32
+        raw = {n: tifffile.imread(folder / "maps" / f"{n}.tif") for n in ("albedo", "normal")}
+        fused = np.maximum(*(raw[n] / np.float32(record["maps"][n]["threshold"]) for n in raw))
+        np.testing.assert_allclose(heatmap, fused, rtol=2**-11)
+        assert heatmap.max() == pytest.approx(record["score"], rel=2**-11)
+        mask = cv2.imread(str(folder / "mask.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(mask > 0, heatmap > 1)
+        assert record["roi_px"] == 150 * 200
+        assert record["verdict"] == ("fail" if record["regions"] else "pass")
+        peak = record["peak"]
+        assert heatmap[peak["y_px"], peak["x_px"]] == heatmap.max()
+        for name in raw:
+            assert raw[name].max() == np.float32(record["maps"][name]["raw_max"])
+
+
+def test_tables_hold_every_part_patch_and_region(scored):
+    records = _records(scored)
+    rows = _rows(scored / "parts.csv")
+    assert [r["part"] for r in rows] == sorted(records)
+    patches = pq.read_table(scored / "patches.parquet")
+    tiles = 9 * 12  # ceil((150 - 32) / 16) + 1 rows, ceil((200 - 32) / 16) + 1 columns
+    assert patches.num_rows == 4 * 2 * tiles
+    with gzip.open(scored / "patches.csv.gz", "rt") as file:
+        assert sum(1 for _ in csv.DictReader(file)) == patches.num_rows
+    regions = _rows(scored / "regions.csv")
+    assert len(regions) == sum(r["region_count"] for r in records.values())
+    features = json.loads((scored / "regions.geojson").read_text())["features"]
+    assert len(features) == len(regions)
+    for row, feature in zip(regions, features, strict=True):
+        ring = np.array(feature["geometry"]["coordinates"][0])
+        assert (ring[0] == ring[-1]).all()
+        assert ring[:, 0].min() >= int(row["x_px"])
+        assert ring[:, 1].max() < int(row["y_px"]) + int(row["height_px"])
+        assert float(row["width_mm"]) == pytest.approx(int(row["width_px"]) * 0.005)
+
+
+def test_patch_scores_are_the_mean_residual_over_the_limit(scored, models):
+    manifest = json.loads((models / "foil" / "cae" / "manifest.json").read_text())
+    limit = manifest["calibration"]["limits"]["albedo"]["patch"]
+    table = pq.read_table(scored / "parts/good/g003/patches.parquet").to_pylist()
+    albedo = [row for row in table if row["map"] == "albedo"]
+    assert all(row["score"] == pytest.approx(row["residual_mean"] / limit, rel=1e-5) for row in albedo)
+    assert {(row["x_px"], row["y_px"]) for row in albedo} >= {(0, 0), (168, 118)}
+
+
+def _stamps(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_mtime_ns for name in _files(folder) if name.startswith("parts/")}
+
+
+def test_second_run_does_nothing_and_touching_a_file_changes_nothing(scored, batch, models):
+    before = _stamps(scored)
+    os.utime(batch / "test/good/g003_albedo.tif", (1, 1))
+    assert score(batch, models) == 0
+    assert _stamps(scored) == before
+
+
+def test_only_the_changed_part_is_scored_again(scored, batch, models):
+    before = _stamps(scored)
+    path = batch / "test/good/g003_albedo.tif"
+    pixels = tifffile.imread(path)
+    pixels[5, 5] += 16
+    path.unlink()
+    tifffile.imwrite(path, pixels)
+    assert score(batch, models) == 0
+    changed = {name for name, stamp in _stamps(scored).items() if before[name] != stamp}
+    assert changed
+    assert all(name.startswith("parts/good/g003/") for name in changed)
+
+
+def test_force_scores_again_and_gives_the_same_maps(scored, batch, models):
+    before = (scored / "parts/dent/b000/heatmap.tif").read_bytes()
+    stamps = _stamps(scored)
+    assert score(batch, models, "--force") == 0
+    assert not set(stamps.values()) & set(_stamps(scored).values())
+    assert (scored / "parts/dent/b000/heatmap.tif").read_bytes() == before
+
+
+def test_new_limits_are_applied_to_stored_maps_without_the_network(scored, batch, models, monkeypatch):
+    from inspect_cli.engines import TorchEngine
+
+    def no_network(*_args):
+        raise AssertionError("the network ran")
+
+    monkeypatch.setattr(TorchEngine, "score", no_network)
+    raw_before = (scored / "parts/dent/b000/maps/albedo.tif").stat().st_mtime_ns
+    arguments = ["threshold", "--material", "foil", "--models", str(models), "--value", "albedo=1e-9"]
+    assert run([*arguments, "--apply", str(scored)]) == 0
+    records = _records(scored)
+    assert {r["verdict"] for r in records.values()} == {"fail"}
+    assert {r["maps"]["albedo"]["threshold"] for r in records.values()} == {1e-9}
+    heatmap = tifffile.imread(scored / "parts/dent/b000/heatmap.tif")
+    assert heatmap.max() == pytest.approx(records["dent/b000"]["score"], rel=2**-11)
+    assert (scored / "parts/dent/b000/maps/albedo.tif").stat().st_mtime_ns == raw_before
+    assert json.loads((scored / "run.json").read_text())["calibration"]["rule"] == "manual"
+    assert score(batch, models) == 0, "a second score sees that nothing has changed"
+
+
+def test_score_applies_limits_that_changed_since(scored, batch, models, monkeypatch):
+    from inspect_cli.engines import TorchEngine
+
+    assert run(["threshold", "--material", "foil", "--models", str(models), "--value", "albedo=1000"]) == 0
+    assert run(["threshold", "--material", "foil", "--models", str(models), "--value", "normal=1000"]) == 0
+    monkeypatch.setattr(TorchEngine, "score", lambda *_a: pytest.fail("the network ran"))
+    assert score(batch, models) == 0
+    assert {r["verdict"] for r in _records(scored).values()} == {"pass"}
+
+
+def test_limits_from_good_parts(batch, models, capsys):
+    arguments = ["threshold", "--material", "foil", "--models", str(models), "--good", str(batch / "train")]
+    assert run([*arguments, "--rule", "max", "--margin", "1.0", "--json"]) == 0
+    captured = capsys.readouterr()
+    calibration = json.loads(captured.out)
+    records = _records(batch / "train" / "inspection" / "foil")
+    for name, limit in calibration["limits"].items():
+        assert limit["pixel"] == pytest.approx(max(r["maps"][name]["raw_max"] for r in records.values()))
+    assert calibration["provisional"] is False
+    assert calibration["false_alarm_rate"] == pytest.approx(0.5)  # two maps, 1 / (3 + 1) each
+    assert "were trained on" in captured.err
+    assert (models / "foil" / "cae" / "threshold.png").is_file()
+    assert run([*arguments, "--rule", "quantile", "--quantile", "0.9"]) == 1, "three parts cannot promise that"
+    assert "at least 9 good parts, 3 given" in capsys.readouterr().err
+
+
+def test_limits_from_labelled_parts_reach_the_best_iou(batch, models, capsys):
+    common = ["--material", "foil", "--models", str(models)]
+    truth = ["--truth", str(batch / "ground_truth")]
+    assert run(["threshold", *common, "--labelled", str(batch / "test"), *truth, "--rule", "iou"]) == 0
+    assert score(batch, models) == 0
+    capsys.readouterr()
+    assert run(["evaluate", str(batch / "test"), *truth, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["iou"] == pytest.approx(found["iou_max"], rel=0.02)
+
+
+def test_evaluation_keys_kinds_and_maps(scored, batch, capsys):
+    assert run(["evaluate", str(scored), "--truth", str(batch / "ground_truth"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    keys = {"pixel_auroc", "pixel_aupr", "au_pro", "image_auroc", "f1_max", "iou", "recall"}
+    assert keys <= set(found)
+    assert set(found["by_map"]) == {"albedo", "normal"}
+    assert set(found["by_kind"]) == {"dent", "stain", "scratch"}
+    kinds = found["by_kind_and_map"]
+    assert kinds["dent"]["normal"]["pixel_auroc"] > 0.8 > kinds["dent"]["albedo"]["pixel_auroc"]
+    assert kinds["stain"]["albedo"]["pixel_auroc"] > 0.8 > kinds["stain"]["normal"]["pixel_auroc"]
+
+
+def test_report_of_a_real_run(scored):
+    assert run(["report", str(scored)]) == 0
+    page = (scored / "report.html").read_text()
+    assert "stain/b001" in page
+    assert "provisional" in page
+
+
+def test_json_lines_one_a_part(batch, models, capsys):
+    assert score(batch, models, "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["part"] for line in lines] == ["dent/b000", "good/g003", "scratch/b002", "stain/b001"]
+    assert all(set(line["maps"]) == {"albedo", "normal"} for line in lines)
+
+
+def test_fail_on_defect(batch, models):
+    assert run(["threshold", "--material", "foil", "--models", str(models), "--value", "albedo=1e-9"]) == 0
+    assert score(batch, models, "--fail-on-defect") == 8
+    assert score(batch, models) == 0
+
+
+def test_stride_and_batch_are_taken(batch, models):
+    out = batch / "other"
+    assert score(batch, models, "--stride", "32", "--batch", "3", "--out", str(out)) == 0
+    table = pq.read_table(out / "parts/good/g003/patches.parquet")
+    assert table.num_rows == 2 * 5 * 7
+    assert json.loads((out / "run.json").read_text())["stride_px"] == 32
+
+
+def test_dark_image_is_undecided_not_passed(batch, models):
+    path = batch / "test/good/g003_albedo.tif"
+    shape = tifffile.imread(path).shape
+    path.unlink()
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 50, shape).astype(np.uint16))
+    assert score(batch, models) == 0
+    record = _records(batch / "test/inspection/foil")["good/g003"]
+    assert record["verdict"] == "undecided"
+    assert "map albedo: mean brightness" in record["reasons"][0]
+
+
+def test_network_that_gives_nan_is_undecided_not_passed(batch, models, monkeypatch):
+    from inspect_cli.engines import TorchEngine
+
+    honest = TorchEngine.score
+
+    def broken(self, tiles):
+        scores = honest(self, tiles)
+        scores[0, 3, 3] = np.nan
+        return scores
+
+    monkeypatch.setattr(TorchEngine, "score", broken)
+    assert score(batch, models) == 0
+    for record in _records(batch / "test/inspection/foil").values():
+        assert record["verdict"] in ("undecided", "fail")
+        assert record["uncovered_px"] > 0
+        assert any("no finite score" in reason for reason in record["reasons"])
+
+
+def test_roi_holds_in_training_scores_patches_and_tables(batch, models):
+    """Saturated strips beside the material: outside in every step, found by the rule."""
+    recipe = models / "foil" / "recipe.yaml"
+    text = recipe.read_text().replace('  normal: {files: "{part}_normal.tif", channels: 3}\n', "")
+    recipe.write_text(text + "roi: {rule: saturated, margin_px: 2}\n")
+    for path in sorted(batch.rglob("*_albedo.tif")):
+        pixels = tifffile.imread(path)
+        pixels[:, 160:] = 65535
+        path.unlink()
+        tifffile.imwrite(path, pixels)
+    common = ["--material", "foil", "--models", str(models)]
+    assert run(["train", *common, "--data", str(batch / "train"), "--budget", "20steps"]) == 0
+    manifest = json.loads((models / "foil/cae/manifest.json").read_text())
+    assert manifest["maps"]["albedo"]["fill"][0] < 0.8, "the white strip took part in the training"
+    assert score(batch, models) == 0
+    folder = batch / "test/inspection/foil/parts/good/g003"
+    heatmap = tifffile.imread(folder / "heatmap.tif")
+    assert np.isnan(heatmap[:, 158:]).all()
+    assert np.isfinite(heatmap[:, :158]).all()
+    record = json.loads((folder / "part.json").read_text())
+    assert record["roi_px"] == 150 * 158
+    assert record["uncovered_px"] == 0
+    table = pq.read_table(folder / "patches.parquet").to_pylist()
+    assert max(row["x_px"] for row in table) < 158
+    assert run(["threshold", *common, "--value", "albedo=1e-9", "--apply", str(batch / "test")]) == 0
+    again = json.loads((folder / "part.json").read_text())
+    assert (again["roi_px"], again["uncovered_px"], again["verdict"]) == (150 * 158, 0, "fail")
+
+
+def test_new_material_gets_a_recipe_from_plain_png_files(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    rows = np.sin(np.arange(160) * 0.5)[:, None]
+    for number in range(3):
+        picture = np.clip(128 + 60 * rows + rng.normal(0, 4, (160, 200)), 0, 255).astype(np.uint8)
+        path = tmp_path / "set" / "train" / "good" / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), picture)
+    store = tmp_path / "models"
+    arguments = ["train", "--material", "cloth", "--data", str(tmp_path / "set"), "--models", str(store)]
+    assert run([*arguments, "--budget", "10steps"]) == 0
+    captured = capsys.readouterr()
+    assert "image ({part}.*, 1 channels)" in captured.err
+    assert run(["recipe", "check", str(store / "cloth" / "recipe.yaml")]) == 0
+    assert run(["score", str(tmp_path / "set" / "train"), "--material", "cloth", "--models", str(store)]) == 0
+
+
+def test_train_resumes_from_a_killed_process(batch, models):
+    """SIGINT while training: exit 130, a checkpoint, and --resume finishes the job."""
+    import signal
+    import time
+
+    shutil.rmtree(models / "foil" / "cae")
+    command = [sys.executable, "-m", "inspect_cli", "train", "--material", "foil", "--models", str(models)]
+    command += ["--data", str(batch / "train"), "--maps", "albedo", "--budget", "100000steps"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("training"):
+            break
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    state = json.loads((models / "foil/cae/.checkpoint/albedo/state.json").read_text())
+    assert state["step"] > 0
+    more = state["step"] + 5
+    resumed = ["train", "--material", "foil", "--models", str(models), "--data", str(batch / "train")]
+    assert run([*resumed, "--maps", "albedo", "--budget", f"{more}steps", "--resume"]) == 0
+    manifest = json.loads((models / "foil/cae/manifest.json").read_text())
+    assert manifest["maps"]["albedo"]["steps"] == more
+
+
+def test_tile_writes_patches_of_the_maps_own_type(batch, tmp_path, capsys):
+    out = tmp_path / "patches"
+    arguments = ["tile", str(batch / "test" / "good"), "--out", str(out), "--size", "64", "--stride", "64"]
+    assert run([*arguments, "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert not out.exists()
+    assert run([*arguments, "--preview"]) == 0
+    rows = _rows(out / "index.csv")
+    assert len(rows) == plan["tiles"] == 2 * 3 * 4
+    assert pq.read_table(out / "index.parquet").num_rows == len(rows)
+    written = 0
+    for row in rows:
+        tile = tifffile.imread(out / row["file"])
+        source = tifffile.imread(batch / "test" / "good" / f"{row['part']}_{row['map']}.tif")
+        y, x = int(row["y_px"]), int(row["x_px"])
+        assert tile.dtype == source.dtype
+        assert np.array_equal(tile, source[y : y + 64, x : x + 64])
+        written += tile.nbytes
+    assert written == plan["bytes"]
+    assert (out / "g003_grid.png").is_file()
+    assert run(arguments) == 1, "a folder with patches is not overwritten"
+    assert run([*arguments, "--force", "--random", "5", "--seed", "2"]) == 0
+    assert len(_rows(out / "index.csv")) == 2 * 5
+
+
+def test_shipped_model_scores_the_shipped_sample(tmp_path):
+    """What a user does first after the install."""
+    from inspect_cli.store.materials import shipped
+
+    shutil.copytree(shipped("sample_data") / "riblet" / "test", tmp_path / "test")
+    assert run(["score", str(tmp_path / "test"), "--material", "riblet"]) == 0
+    records = _records(tmp_path / "test" / "inspection" / "riblet")
+    assert records["good/g003"]["verdict"] == "pass"
+    assert sum(r["verdict"] == "fail" for r in records.values()) >= 4

@@ -1,0 +1,143 @@
+"""Networks against the paper's tables, losses by hand, and what every method must be able to do."""
+
+import numpy as np
+import pytest
+import torch
+
+from inspect_cli.errors import RecipeError
+from inspect_cli.methods import build_detector, method_names
+from inspect_cli.methods.networks import ARCHITECTURES, encoder
+from inspect_cli.training.health import explained_variance
+
+
+@pytest.fixture(params=method_names())
+def detector(request):
+    torch.manual_seed(0)
+    return build_detector(request.param, 1, 32, {})
+
+
+def test_industrial_network_has_the_size_counted_from_the_papers_tables():
+    detector = build_detector("cae", 1, 128, {})
+    assert sum(p.numel() for p in detector.parameters()) == 2_517_877
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("industrial", [(16, 128), (32, 64), (64, 32), (64, 16), (64, 8), (16, 8)]),
+        ("synthetic", [(16, 128), (32, 64), (64, 32), (64, 8), (16, 8)]),
+    ],
+)
+def test_encoder_layers_have_the_channels_and_sizes_of_table_2(name, shapes):
+    tiles = torch.zeros(1, 1, 128, 128)
+    found = []
+    for layer in encoder(1, ARCHITECTURES[name]):
+        tiles = layer(tiles)
+        if isinstance(layer, torch.nn.Conv2d):
+            assert layer.kernel_size == (3, 3)
+            found.append((tiles.shape[1], tiles.shape[2]))
+    assert found == shapes
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize(("channels", "tile"), [(1, 32), (3, 64), (2, 128)])
+def test_reconstruction_has_the_tiles_shape_and_lies_between_0_and_1(architecture, channels, tile):
+    detector = build_detector("cae", channels, tile, {"architecture": architecture})
+    copy = detector.reconstruct(torch.rand(2, channels, tile, tile))
+    assert copy.shape == (2, channels, tile, tile)
+    assert copy.min() > 0
+    assert copy.max() < 1
+
+
+def test_residual_is_the_squared_difference_averaged_over_channels():
+    detector = build_detector("cae", 3, 32, {})
+    tiles = torch.rand(2, 3, 32, 32)
+    copy = detector.reconstruct(tiles).detach().numpy()
+    by_hand = ((tiles.numpy() - copy) ** 2).sum(axis=1) / 3
+    np.testing.assert_allclose(detector.score(tiles).detach().numpy(), by_hand, rtol=1e-5)
+
+
+def test_loss_counts_pixels_inside_the_roi_only():
+    detector = build_detector("cae", 1, 32, {})
+    tiles, mask = torch.rand(4, 1, 32, 32), torch.zeros(4, 1, 32, 32)
+    mask[:, :, :, :10] = 1
+    residual = (tiles - detector.reconstruct(tiles)).detach() ** 2
+    assert float(detector.loss(tiles, mask).detach()) == pytest.approx(float(residual[:, :, :, :10].mean()), rel=1e-5)
+    assert float(detector.loss(tiles, None).detach()) == pytest.approx(float(residual.mean()), rel=1e-5)
+
+
+def test_bottleneck_is_1024_100_1024_by_default():
+    detector = build_detector("cae", 1, 128, {})
+    sizes = [(m.in_features, m.out_features) for m in detector.modules() if isinstance(m, torch.nn.Linear)]
+    assert sizes == [(1024, 1024), (1024, 100), (100, 1024), (1024, 1024)]
+
+
+@pytest.mark.parametrize("tile", [100, 127, 16, 24])
+def test_tile_that_does_not_divide_down_is_refused_with_the_sizes_that_fit(tile):
+    with pytest.raises(RecipeError, match="sizes that fit are 32, 64, 128"):
+        build_detector("cae", 1, tile, {})
+
+
+def test_unknown_names_get_the_nearest_one():
+    with pytest.raises(RecipeError, match="did you mean 'cae'"):
+        build_detector("cea", 1, 32, {})
+    with pytest.raises(RecipeError, match="did you mean 'latent'"):
+        build_detector("cae", 1, 32, {"latnt": 3})
+    with pytest.raises(RecipeError, match="latent"):
+        build_detector("cae", 1, 32, {"latent": 0})
+
+
+def test_signal_keeps_its_size_through_a_fresh_network():
+    """With torch's default weights the code's spread falls below a hundredth and training stalls."""
+    torch.manual_seed(1)
+    detector = build_detector("cae", 1, 128, {})
+    code = detector.bottleneck.encode(detector.encoder(torch.randn(8, 1, 128, 128)))
+    assert 0.2 < float(code.detach().std()) < 5
+
+
+def test_every_method_learns_within_a_few_steps(detector):
+    rows = torch.arange(32).view(1, 1, 32, 1)
+    optimizers = detector.optimizers(2e-3)
+    losses = []
+    for step in range(60):
+        phase = torch.rand(8, 1, 1, 1, generator=torch.Generator().manual_seed(step)) * 6.28
+        tiles = (0.5 + 0.4 * torch.sin(rows * 0.8 + phase)).expand(8, 1, 32, 32).contiguous()
+        losses.append(detector.train_step(tiles, None, optimizers, torch.autocast("cpu", enabled=False))["loss"])
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_every_method_scores_one_value_a_pixel_and_none_below_0(detector):
+    scores = detector.eval().score(torch.rand(3, 1, 32, 32))
+    assert scores.shape == (3, 32, 32)
+    assert scores.dtype == torch.float32
+    assert float(scores.min()) >= 0
+
+
+class _Fixed(torch.nn.Module):
+    """Stands for a detector whose reconstruction is known."""
+
+    def __init__(self, copy):
+        super().__init__()
+        self._copy = copy
+
+    def reconstruct(self, tiles):
+        return self._copy(tiles)
+
+
+def test_explained_variance_is_1_for_a_copy_and_0_for_the_mean():
+    tiles = torch.rand(4, 2, 16, 16)
+    assert explained_variance(_Fixed(lambda t: t), [(tiles, None)]) == 1
+    mean = _Fixed(lambda t: t.mean(dim=(2, 3), keepdim=True).expand_as(t))
+    assert explained_variance(mean, [(tiles, None)]) == pytest.approx(0, abs=1e-6)
+    assert explained_variance(_Fixed(lambda t: None), [(tiles, None)]) is None
+
+
+def test_explained_variance_looks_inside_the_roi_only():
+    tiles = torch.rand(4, 1, 16, 16)
+    mask = torch.zeros(4, 1, 16, 16)
+    mask[..., :8] = 1
+
+    def wrong_outside(t):
+        return torch.where(mask > 0, t, t + 5)
+
+    assert explained_variance(_Fixed(wrong_outside), [(tiles, mask)]) == 1

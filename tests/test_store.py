@@ -1,0 +1,186 @@
+"""Files whole or absent; bundles that are refused; where materials are found."""
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from inspect_cli.errors import ModelError, OutputError, RecipeError, UsageError
+from inspect_cli.store import atomic
+from inspect_cli.store.bundle import find_bundle, read_bundle
+from inspect_cli.store.materials import adopt, choose_material, find_material, known_materials
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    atomic.write_text(path, "first")
+
+    def half(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        atomic.write_with(path, half)
+    assert path.read_text() == "first"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_nan_never_reaches_a_json_file(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        atomic.write_json(tmp_path / "a.json", {"score": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_disk_full_and_unwritable_folder_are_output_errors(tmp_path):
+    with pytest.raises(OutputError, match="disk full"), atomic.whole_file(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    (tmp_path / "plain").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        atomic.write_text(tmp_path / "plain" / "a.txt", "x")
+
+
+def test_leftovers_of_a_killed_run_are_swept(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".mask.png.0a1b2c3d.tmp").write_text("half")
+    (tmp_path / "sub" / "keep.tmp").write_text("a user's own file")
+    assert atomic.sweep_leftovers(tmp_path) == 1
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["keep.tmp"]
+
+
+def test_bundle_loads_the_weights_that_were_stored(models):
+    bundle = find_bundle(models / "foil")
+    for name, trained in bundle.manifest.maps.items():
+        content = (bundle.folder / trained.weights).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == trained.sha256
+        detector = bundle.detector(name)
+        assert all(p.dtype == torch.float32 for p in detector.parameters())
+
+
+def test_saved_bundle_scores_bit_identically_after_loading(models):
+    bundle = find_bundle(models / "foil")
+    tiles = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    first, second = (bundle.detector("albedo").score(tiles) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def _weights(models: Path) -> Path:
+    bundle = find_bundle(models / "foil")
+    return bundle.folder / bundle.manifest.maps["albedo"].weights
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "pickle"])
+def test_changed_weights_are_refused(models, damage, tmp_path):
+    path = _weights(models)
+    content = bytearray(path.read_bytes())
+    marker = tmp_path / "ran"
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "truncate":
+        path.write_bytes(content[:-10])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(pickle.dumps(_Payload(str(marker))))
+    with pytest.raises(ModelError, match=path.name):
+        read_bundle(models / "foil" / "cae").detector("albedo")
+    assert not marker.exists()
+
+
+class _Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+def test_pickle_with_a_matching_hash_is_refused_too(models, tmp_path):
+    path, marker = _weights(models), tmp_path / "ran"
+    path.write_bytes(pickle.dumps(_Payload(str(marker))))
+    _edit(models, lambda m: m["maps"]["albedo"].update(sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+    with pytest.raises(ModelError, match="does not fit"):
+        read_bundle(models / "foil" / "cae").detector("albedo")
+    assert not marker.exists()
+
+
+def _edit(models: Path, change) -> None:
+    path = models / "foil" / "cae" / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format=2), "newer version"),
+        (lambda m: m.update(surprise=1), "surprise"),
+        (lambda m: m.pop("maps"), "maps"),
+        (lambda m: m["maps"]["albedo"].update(weights="../../etc/passwd"), "weights"),
+        (lambda m: m["calibration"]["limits"]["albedo"].update(pixel=-1), "pixel"),
+    ],
+)
+def test_foreign_manifests_are_refused(models, change, message):
+    _edit(models, change)
+    with pytest.raises(ModelError, match=message):
+        read_bundle(models / "foil" / "cae")
+
+
+def test_damaged_and_missing_manifests(models):
+    (models / "foil" / "cae" / "manifest.json").write_text("{")
+    with pytest.raises(ModelError, match="damaged manifest"):
+        find_bundle(models / "foil")
+    (models / "foil" / "cae" / "manifest.json").unlink()
+    with pytest.raises(ModelError, match="not trained yet; run `inspect train --material foil`"):
+        find_bundle(models / "foil")
+
+
+def test_method_that_was_not_trained_names_those_that_were(models):
+    with pytest.raises(ModelError, match=r"no model of method 'vae'; .*cae"):
+        find_bundle(models / "foil", "vae")
+
+
+def test_new_limits_change_the_limits_and_not_the_models_identity(models):
+    bundle = find_bundle(models / "foil")
+    calibration = bundle.require_calibration().model_copy(update={"provisional": False})
+    changed = bundle.with_calibration(calibration)
+    assert read_bundle(bundle.folder).manifest.calibration == calibration
+    assert changed.manifest.digest() == bundle.manifest.digest()
+
+
+def test_materials_are_found_by_name_and_hide_later_stores(models, monkeypatch, tmp_path):
+    assert find_material("foil", models).folder == models / "foil"
+    assert "riblet" in known_materials(models), "the shipped store comes last"
+    with pytest.raises(UsageError, match="did you mean 'foil'"):
+        find_material("foill", models)
+    monkeypatch.setenv("INSPECT_MODELS", str(models))
+    assert find_material("foil").folder == models / "foil"
+
+
+def test_recipe_of_another_material_in_the_folder_is_refused(models):
+    path = models / "foil" / "recipe.yaml"
+    path.write_text(path.read_text().replace("material: foil", "material: steel"))
+    with pytest.raises(RecipeError, match="material is 'steel', its folder is 'foil'"):
+        find_material("foil", models)
+
+
+def test_material_comes_from_the_folders_own_file(models, tmp_path):
+    (tmp_path / "inspect.yaml").write_text("material: foil\n")
+    assert choose_material(None, tmp_path, models).name == "foil"
+    (tmp_path / "inspect.yaml").write_text("matrial: foil\n")
+    with pytest.raises(RecipeError, match="one line"):
+        choose_material(None, tmp_path, models)
+
+
+def test_adopting_copies_the_recipe_into_the_store_that_is_written(models, tmp_path):
+    material = adopt(find_material("riblet", models), tmp_path / "other")
+    assert (tmp_path / "other" / "riblet" / "recipe.yaml").read_bytes()
+    assert material.folder == tmp_path / "other" / "riblet"

@@ -1,0 +1,187 @@
+"""Training: resume, early stopping, budgets, splits, checkpoints."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from inspect_cli.errors import ModelError, NoInputError, UsageError
+from inspect_cli.images import Part, ValueRange
+from inspect_cli.images.values import Preprocess
+from inspect_cli.methods import build_detector
+from inspect_cli.recipe.schema import MapSpec, TrainingSpec
+from inspect_cli.tiles import PatchSampler, SamplerImage
+from inspect_cli.training.budget import Budget, step_size
+from inspect_cli.training.health import training_warnings
+from inspect_cli.training.loop import MapTraining, train_map
+from inspect_cli.training.prepare import learn_acquisition, learn_preprocess, split_parts
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    y = np.arange(120)[:, None]
+    stripes = 0.5 + 0.3 * np.sin(y * 0.7) + np.random.default_rng(0).normal(0, 0.02, (120, 140))
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, (stripes * 65535).clip(0, 65535).astype(np.uint16))
+    return path
+
+
+def _job(image: Path, folder: Path, steps: int, **spec) -> MapTraining:
+    torch.manual_seed(5)
+    sampler = PatchSampler([SamplerImage(image)], 32, 1)
+    return MapTraining(
+        detector=build_detector("cae", 1, 32, {"hidden": 32, "latent": 8}),
+        preprocess=Preprocess(ValueRange(0, 65535), (0.5,), "uint16"),
+        train=sampler,
+        validation=PatchSampler([SamplerImage(image)], 32, 2),
+        spec=TrainingSpec(batch=8, validate_every=10, **spec),
+        budget=Budget(steps, None),
+        seed=3,
+        device=torch.device("cpu"),
+        checkpoint=folder,
+        fingerprint="same",
+    )
+
+
+def _quiet(*_args: object) -> None:
+    pass
+
+
+def test_loss_falls_and_the_best_weights_are_kept(image, tmp_path):
+    job = _job(image, tmp_path / "c", 60)
+    state = train_map(job, _quiet)
+    losses = [entry["train_loss"] for entry in state.history]
+    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
+    validated = [entry["val_loss"] for entry in state.history if entry["val_loss"] is not None]
+    assert state.best_loss <= min(validated)
+    assert state.step == 60
+
+
+def test_interrupted_and_resumed_training_ends_with_the_same_weights(image, tmp_path):
+    whole = _job(image, tmp_path / "whole", 40)
+    train_map(whole, _quiet)
+
+    def interrupt(_progress, step, *_rest):
+        if step == 23:
+            raise KeyboardInterrupt
+
+    cut = _job(image, tmp_path / "cut", 40)
+    with pytest.raises(KeyboardInterrupt):
+        train_map(cut, interrupt)
+    resumed = _job(image, tmp_path / "cut", 40)
+    state = train_map(resumed, _quiet, resume=True)
+    assert state.step == 40
+    for name, value in whole.detector.state_dict().items():
+        assert torch.equal(value, resumed.detector.state_dict()[name]), name
+
+
+def test_finished_training_is_not_repeated_on_resume(image, tmp_path):
+    train_map(_job(image, tmp_path / "c", 12), _quiet)
+    steps = []
+    train_map(_job(image, tmp_path / "c", 12), lambda _p, step, *_r: steps.append(step), resume=True)
+    assert steps == []
+
+
+def test_checkpoint_of_other_data_or_damaged_is_refused(image, tmp_path):
+    train_map(_job(image, tmp_path / "c", 10), _quiet)
+    other = _job(image, tmp_path / "c", 10)
+    other.fingerprint = "another"
+    with pytest.raises(ModelError, match="other data, seed or settings"):
+        train_map(other, _quiet, resume=True)
+    tensors = next((tmp_path / "c").glob("*.safetensors"))
+    tensors.write_bytes(tensors.read_bytes()[:100])
+    with pytest.raises(ModelError, match="damaged checkpoint"):
+        train_map(_job(image, tmp_path / "c", 10), _quiet, resume=True)
+    state = json.loads((tmp_path / "c" / "state.json").read_text())
+    assert state["finished"] is True
+
+
+def test_training_stops_early_without_improvement(image, tmp_path):
+    job = _job(image, tmp_path / "c", 500, patience=1, learning_rate=1e-9)
+    for parameter in job.detector.parameters():
+        parameter.requires_grad_(False)
+    job.detector.encoder[0].weight.requires_grad_(True)
+    state = train_map(job, _quiet)
+    assert state.stopped_early
+    assert state.step < 500
+
+
+def test_diverging_training_says_so(image, tmp_path):
+    job = _job(image, tmp_path / "c", 50)
+    torch.nn.init.constant_(job.detector.encoder[0].weight, float("nan"))
+    with pytest.raises(ModelError, match="diverged"):
+        train_map(job, _quiet)
+
+
+def test_budget():
+    assert Budget.parse("8m", 2).seconds == 240
+    assert Budget.parse("500steps", 2).steps == 500
+    assert Budget.parse("500steps", 1).progress(250) == 0.5
+    for text in ("8", "-3m", "0s", "10.5steps", "soon"):
+        with pytest.raises(UsageError, match="--budget"):
+            Budget.parse(text, 1)
+
+
+def test_step_size_rises_then_falls_to_zero():
+    sizes = [step_size(1.0, p) for p in np.linspace(0, 1, 101)]
+    assert max(sizes) == pytest.approx(1.0, abs=1e-3)
+    assert sizes.index(max(sizes)) == 5
+    assert sizes[0] > 0
+    assert sizes[-1] == pytest.approx(0, abs=1e-6)
+    assert sorted(sizes[5:], reverse=True) == sizes[5:]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_split_is_by_part_with_one_on_each_side(count):
+    parts = [Part(str(i), {}, Path()) for i in range(count)]
+    split = split_parts(parts, 0.2, 0)
+    assert split == split_parts(parts, 0.2, 0)
+    assert split.train
+    assert split.validation
+    if count > 1:
+        assert {p.id for p in split.train} | {p.id for p in split.validation} == {p.id for p in parts}
+        assert not {p.id for p in split.train} & {p.id for p in split.validation}
+
+
+def test_preprocess_learns_range_and_fill_inside_the_roi(tmp_path):
+    pixels = np.full((64, 64), 60000, np.uint16)
+    pixels[:, :40] = np.random.default_rng(0).integers(1000, 2000, (64, 40))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels)
+    roi = np.zeros((64, 64), bool)
+    roi[:, :40] = True
+    sampler = PatchSampler([SamplerImage(path, roi)], 16, 0)
+    found = learn_preprocess(sampler, MapSpec(files="{part}.tif", range="train"))
+    assert 1000 <= found.range.low < 1010
+    assert 1990 < found.range.high <= 2000
+    assert found.fill[0] == pytest.approx(0.5, abs=0.05)
+    assert learn_preprocess(sampler, MapSpec(files="{part}.tif")).range == ValueRange(0, 65535)
+    assert learn_preprocess(sampler, MapSpec(files="{part}.tif", range=(0, 4000))).range == ValueRange(0, 4000)
+
+
+def test_acquisition_range_covers_the_training_images_and_not_a_dark_one(tmp_path):
+    rng = np.random.default_rng(0)
+    parts = []
+    for number in range(4):
+        path = tmp_path / f"{number}.tif"
+        tifffile.imwrite(path, rng.normal(30000, 3000, (50, 50)).astype(np.uint16))
+        parts.append(Part(str(number), {"image": path}, tmp_path))
+    preprocess = Preprocess(ValueRange(0, 65535), (0.5,), "uint16")
+    limits = learn_acquisition(parts, "image", {p.id: None for p in parts}, preprocess)
+    assert limits.mean_low < 30000 / 65535 < limits.mean_high
+    assert limits.mean_low > 20000 / 65535
+    assert limits.spread_low < 3000 / 65535 < limits.spread_high
+
+
+def test_warnings_in_plain_words():
+    assert training_warnings("albedo", 0.9, 3, False, 1000) == []
+    assert "explains only 3%" in training_warnings("albedo", 0.03, 3, False, 1000)[0]
+    assert "only one image" in training_warnings("albedo", 0.9, 1, False, 1000)[0]
+
+
+def test_no_images_is_no_input():
+    with pytest.raises(NoInputError):
+        PatchSampler([], 32, 0)
