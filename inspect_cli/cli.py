@@ -65,7 +65,7 @@ def run(arguments: list[str] | None = None) -> int:
     except InspectError as error:
         return _told(f"error: {' '.join(str(error).split())}", error.exit_code)
     except KeyboardInterrupt:
-        return _told("interrupted", EXIT_SIGINT)
+        return _told("interrupted; run again to go on (inspect train: with --resume)", EXIT_SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: end in silence
         return 0

@@ -47,7 +47,8 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    both = sys.stdout.isatty()  # lines on stdout go above the bar on a terminal, and untouched into a pipe
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=both) as bar:
         task = bar.add_task(label, total=1.0, text="")
         yield lambda share, text: bar.update(task, completed=share, text=text)
 

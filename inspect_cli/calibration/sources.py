@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
 from inspect_cli.errors import NoInputError, UsageError, nearest
@@ -27,11 +28,14 @@ def peaks_of(records: Sequence[Record], patch_files: Sequence[Path], maps: Seque
         values = table["residual_mean"].to_numpy()
         for name in maps:
             patch_peaks[name].append(float(values[names == name].max(initial=0.0)))
+    pixel_peaks = raw_peaks(records, maps)
+    return {name: GoodPeaks(pixel_peaks[name], np.array(patch_peaks[name])) for name in maps}
+
+
+def raw_peaks(records: Sequence[Record], maps: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Return the largest residual of each scored part by map, in raw units."""
     return {
-        name: GoodPeaks(
-            np.array([r["maps"][name]["raw_max"] for r in records if r["maps"][name]["raw_max"] is not None]),
-            np.array(patch_peaks[name]),
-        )
+        name: np.array([r["maps"][name]["raw_max"] for r in records if r["maps"][name]["raw_max"] is not None], float)
         for name in maps
     }
 

@@ -14,6 +14,9 @@ from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError
 if TYPE_CHECKING:
     from inspect_cli.outputs.run import Outcome, RunSummary
 
+#: Colour of a verdict on a terminal; elsewhere the lines are plain.
+COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow", "failed": "magenta"}
+
 
 def score(
     folder: Annotated[Path, typer.Argument(help="Batch folder, read recursively.", show_default=False)],
@@ -52,6 +55,7 @@ def score(
       inspect score batch/ --material riblet --out results/monday
       inspect score batch/ --material riblet --json | jq .verdict
     """  # noqa: D301
+    from inspect_cli import console
     from inspect_cli.images import discover_parts
     from inspect_cli.images.parts import RUN_FOLDER
     from inspect_cli.outputs.finish import score_batch
@@ -67,9 +71,18 @@ def score(
     parts = discover_parts(folder, model.maps)
     run = out or folder / RUN_FOLDER / chosen.name
     _announce(len(parts), run, bundle.folder)
-    summary, exit_code = score_batch(
-        run, folder, parts, model, lambda outcome: _tell(outcome, as_json), force, fail_on_defect
-    )
+    order = {part.id: number for number, part in enumerate(parts)}
+    with console.progress("scoring") as update:
+        summary, exit_code = score_batch(
+            run,
+            folder,
+            parts,
+            model,
+            on_part=lambda outcome: _tell(outcome, as_json),
+            on_rows=lambda part, share: update((order[part] + share) / len(parts), part),
+            force=force,
+            fail_on_defect=fail_on_defect,
+        )
     _finish(summary, exit_code)
 
 
@@ -104,9 +117,9 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
         typer.echo(json.dumps(line))
         return
     if record is None:
-        typer.echo(f"failed     {outcome.part}  {outcome.error}")
+        typer.echo(f"{typer.style('failed    ', fg=COLOURS['failed'])} {outcome.part}  {outcome.error}")
         return
-    words = [f"{outcome.verdict:<10} {outcome.part}"]
+    words = [f"{typer.style(f'{outcome.verdict:<10}', fg=COLOURS[outcome.verdict])} {outcome.part}"]
     if record["score"] is not None:
         words.append(f"score={record['score']:.3g} map={record['peak']['map']}")
     words.append(f"regions={record['region_count']} seconds={record['timing_s']['total']:.1f}")

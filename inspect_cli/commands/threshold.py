@@ -129,12 +129,19 @@ def _new_limits(model: ScoringModel, request: _Request) -> Calibration:
         return _from_good(model, request, request.good)
     if request.labelled is not None and request.truth is not None:
         from inspect_cli.evaluation.evaluate import evaluate_run
+        from inspect_cli.evaluation.truth import Truth
 
         summary = _score(model, request.labelled)
         evaluation = evaluate_run(summary.run, request.truth)
-        return calibrate_labelled(
+        calibration = calibrate_labelled(
             model.recipe, model.calibration(), evaluation, request.rule or "iou", str(request.labelled)
         )
+        known = Truth.open(request.truth)
+        records = [o.record for o in summary.outcomes if o.record is not None]
+        good = [r for r in records if not known.has(str(r["part"]))]
+        defective = [r for r in records if known.has(str(r["part"]))]
+        _draw(model, calibration, good, defective)
+        return calibration
     return calibrate_manual(model.recipe, model.bundle.require_calibration(), _values(request.values))
 
 
@@ -150,10 +157,8 @@ def _values(texts: list[str]) -> dict[str, float]:
 
 
 def _from_good(model: ScoringModel, request: _Request, good: Path) -> Calibration:
-    from inspect_cli import console
     from inspect_cli.calibration.sources import calibrate_good, peaks_of
     from inspect_cli.outputs.run import part_folder
-    from inspect_cli.report.plots import save_threshold_histogram
 
     spec = model.recipe.threshold.model_copy(
         update={key: given for key in ("margin", "quantile", "sigma") if (given := getattr(request, key)) is not None}
@@ -167,15 +172,27 @@ def _from_good(model: ScoringModel, request: _Request, good: Path) -> Calibratio
     tables = [part_folder(summary.run, str(r["part"])) / "patches.parquet" for r in records]
     peaks = peaks_of(records, tables, maps)
     calibration = calibrate_good(peaks, model.recipe, rule, spec, len(records), str(good))
-    picture = model.bundle.folder / "threshold.png"
-    save_threshold_histogram(
-        picture,
-        {name: peaks[name].pixel for name in maps},
-        {name: limit.pixel for name, limit in calibration.limits.items()},
-        None,
-    )
-    console.say(f"histogram of the good parts' peaks: {picture}")
+    _draw(model, calibration, records, None)
     return calibration
+
+
+def _draw(
+    model: ScoringModel,
+    calibration: Calibration,
+    good: list[dict[str, Any]],
+    defective: list[dict[str, Any]] | None,
+) -> None:
+    """Write the histogram of the parts' peaks with the limits drawn, beside the model."""
+    from inspect_cli import console
+    from inspect_cli.calibration.sources import raw_peaks
+    from inspect_cli.report.plots import save_threshold_histogram
+
+    maps = list(model.maps)
+    picture = model.bundle.folder / "threshold.png"
+    limits = {name: limit.pixel for name, limit in calibration.limits.items()}
+    bad = None if defective is None else raw_peaks(defective, maps)
+    save_threshold_histogram(picture, raw_peaks(good, maps), limits, bad)
+    console.say(f"histogram of the parts' peaks: {picture}")
 
 
 def _score(model: ScoringModel, folder: Path) -> RunSummary:

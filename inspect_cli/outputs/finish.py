@@ -46,6 +46,7 @@ def score_batch(
     parts: Sequence[Part],
     model: ScoringModel,
     on_part: Callable[[Outcome], None],
+    on_rows: Callable[[str, float], None] = lambda _part, _share: None,
     force: bool = False,
     fail_on_defect: bool = False,
 ) -> tuple[RunSummary, int]:
@@ -53,7 +54,7 @@ def score_batch(
     model.calibration()
     started_utc = utc_now()
     with lock_run(run), graceful_stop() as stopper:
-        summary = score_parts(run, parts, model, on_part, stopper.wanted, force)
+        summary = score_parts(run, parts, model, on_part, on_rows, stopper.wanted, force)
         exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
         write_tables(run, summary.outcomes)
         write_run_record(summary, model, folder, started_utc, exit_code)

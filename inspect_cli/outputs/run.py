@@ -77,11 +77,13 @@ def score_parts(
     parts: Iterable[Part],
     model: ScoringModel,
     on_part: Callable[[Outcome], None],
+    on_rows: Callable[[str, float], None] = lambda _part, _share: None,
     stop: Callable[[], bool] = lambda: False,
     force: bool = False,
 ) -> RunSummary:
     """Score ``parts`` into ``run``; a part that cannot be read is recorded as failed and the rest goes on.
 
+    ``on_part`` is told of each part that is done, ``on_rows`` how far the part in hand is (0 to 1).
     ``stop`` is asked before each part; when it says yes the run ends there and is marked as interrupted.
     """
     started = time.monotonic()
@@ -91,23 +93,27 @@ def score_parts(
         if stop():
             summary.interrupted = True
             break
-        outcome = _score_or_fail(run, part, model, force)
+        outcome = _score_or_fail(run, part, model, on_rows, force)
         summary.outcomes.append(outcome)
         on_part(outcome)
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
 
 
-def _score_or_fail(run: Path, part: Part, model: ScoringModel, force: bool) -> Outcome:
+def _score_or_fail(
+    run: Path, part: Part, model: ScoringModel, on_rows: Callable[[str, float], None], force: bool
+) -> Outcome:
     folder = part_folder(run, part.id)
     try:
-        return _score(folder, part, model, force)
+        return _score(folder, part, model, on_rows, force)
     except InputError as error:
         (folder / RECORD).unlink(missing_ok=True)  # an old result must not stand for what cannot be read now
         return Outcome(part.id, error=str(error))
 
 
-def _score(folder: Path, part: Part, model: ScoringModel, force: bool) -> Outcome:
+def _score(
+    folder: Path, part: Part, model: ScoringModel, on_rows: Callable[[str, float], None], force: bool
+) -> Outcome:
     clock = Clock()
     calibration = model.calibration()
     part.require_complete(model.maps)
@@ -121,6 +127,7 @@ def _score(folder: Path, part: Part, model: ScoringModel, force: bool) -> Outcom
         return Outcome(part.id, rejudge(folder, record, model, key), reused=True)
     (folder / RECORD).unlink(missing_ok=True)
     with PartScan(part, model, clock) as scan:
+        scan.on_rows = lambda share: on_rows(part.id, share)
         return Outcome(part.id, _write_scan(folder, part, model, scan, key, clock))
 
 

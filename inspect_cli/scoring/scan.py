@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -37,17 +37,15 @@ class PartScan:
 
     def __init__(self, part: Part, model: ScoringModel, clock: Clock) -> None:
         self._model = model
-        self._stack = ExitStack()
-        try:
-            self._open(part, model, clock)
-        except BaseException:  # close what is open, whatever happened, and pass it on
-            self._stack.close()
-            raise
+        self.on_rows: Callable[[float], None] = lambda _share: None
+        with ExitStack() as stack:  # closes what is open if one map is refused
+            self._open(part, model, clock, stack)
+            self._stack = stack.pop_all()
 
-    def _open(self, part: Part, model: ScoringModel, clock: Clock) -> None:
+    def _open(self, part: Part, model: ScoringModel, clock: Clock, stack: ExitStack) -> None:
         maps = model.maps
         part.require_complete(maps)
-        readers = {name: self._stack.enter_context(open_map(part.files[name])) for name in maps}
+        readers = {name: stack.enter_context(open_map(part.files[name])) for name in maps}
         self.headers: dict[str, ImageHeader] = {name: reader.header for name, reader in readers.items()}
         for name, header in self.headers.items():
             trained = np.dtype(model.bundle.manifest.maps[name].dtype)
@@ -73,8 +71,11 @@ class PartScan:
     def blocks(self) -> Iterator[dict[str, Rows]]:
         """Yield blocks of raw rows, the same rows of every map, top to bottom."""
         iterators = [stream.rows() for stream in self.streams.values()]
+        done = 0
         for rows in zip(*iterators, strict=True):
             yield dict(zip(self.streams, rows, strict=True))
+            done += len(rows[0])
+            self.on_rows(done / self.height)
 
     def acquisition_faults(self) -> list[str]:
         """Return why the pictures do not look like those of the training, map by map; call at the end."""

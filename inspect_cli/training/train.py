@@ -116,15 +116,14 @@ def train_material(order: TrainingOrder, teller: Teller) -> Bundle:
         f"training {order.method} on {len(split.train)} part(s), validating on {len(split.validation)}; "
         f"maps {', '.join(order.maps)}; budget {order.budget}; device {choose_device(order.device)}"
     )
-    trained, warnings, detectors = {}, [], {}
-    for name, spec in order.maps.items():
-        trained[name], detectors[name], found = _train_one(order, folder, name, spec, split, rois, files, teller)
-        warnings += found
+    trained = {name: _train_one(order, name, split, rois, files, teller) for name in order.maps}
+    warnings = [warning for found in trained.values() for warning in found.warnings]
     for warning in warnings:
         teller.warn(warning)
-    calibration = provisional_calibration(
-        recipe, split.validation, rois, trained, detectors, choose_device(order.device), order.seed
-    )
+    entries = {name: found.entry for name, found in trained.items()}
+    detectors = {name: found.detector for name, found in trained.items()}
+    device = choose_device(order.device)
+    calibration = provisional_calibration(recipe, split.validation, rois, entries, detectors, device, order.seed)
     manifest = Manifest(
         tool=f"inspect {__version__}",
         created_utc=utc_now(),
@@ -134,7 +133,7 @@ def train_material(order: TrainingOrder, teller: Teller) -> Bundle:
         tile_px=recipe.tiles.size_px,
         seed=order.seed,
         recipe_sha256=recipe.digest(),
-        maps=trained,
+        maps=entries,
         training_set=files,
         warnings=warnings,
         calibration=calibration,
@@ -164,41 +163,34 @@ def _training_files(order: TrainingOrder, split: Split) -> list[TrainingFile]:
     ]
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A map's network with its entry in the manifest and what there is to warn of."""
+
+    entry: TrainedMap
+    detector: Detector
+    warnings: list[str]
+
+
 def _train_one(
     order: TrainingOrder,
-    folder: Path,
     name: str,
-    spec: MapSpec,
     split: Split,
     rois: dict[str, Mask | None],
     files: list[TrainingFile],
     teller: Teller,
-) -> tuple[TrainedMap, Detector, list[str]]:
-    recipe = order.material.recipe
-    torch.manual_seed(order.seed)
-    detector = build_detector(order.method, spec.channels, recipe.tiles.size_px, _settings(order))
-    train = make_sampler(split.train, name, rois, recipe, order.seed)
-    job = MapTraining(
-        detector=detector,
-        preprocess=learn_preprocess(train, spec),
-        train=train,
-        validation=make_sampler(split.validation, name, rois, recipe, order.seed + 1),
-        spec=recipe.training,
-        budget=Budget.parse(order.budget, len(order.maps)),
-        seed=order.seed,
-        device=choose_device(order.device),
-        checkpoint=folder / CHECKPOINTS / name,
-        fingerprint=_fingerprint(order, name, files),
-    )
+) -> _Trained:
+    job = _job(order, name, split, rois, files)
     with teller.progress(f"{name:>10}") as update:
         state = train_map(job, _Shown(update), order.resume)
     batches = validation_batches(job)
-    explained = explained_variance(detector, batches)
-    write_pictures(folder, name, detector, batches[0][0], state.history)
-    weights, digest = write_weights(folder, name, detector.state_dict(), order.half)
-    shown_low, shown_high = preview_range(train, job.preprocess)
-    result = TrainedMap(
-        channels=spec.channels,
+    explained = explained_variance(job.detector, batches)
+    folder = order.material.folder / order.method
+    write_pictures(folder, name, job.detector, batches[0][0], state.history)
+    weights, digest = write_weights(folder, name, job.detector.state_dict(), order.half)
+    shown_low, shown_high = preview_range(job.train, job.preprocess)
+    entry = TrainedMap(
+        channels=order.maps[name].channels,
         weights=weights,
         sha256=digest,
         low=job.preprocess.range.low,
@@ -214,20 +206,35 @@ def _train_one(
         explained_variance=None if explained is None else round(explained, 4),
         stopped_early=state.stopped_early,
     )
+    job.train.close()
+    job.validation.close()
     teller.say(
         f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s, validation loss {state.best_loss:.6f}"
         + ("" if explained is None else f", explains {explained:.1%} of the variance")
     )
-    train.close()
-    job.validation.close()
-    warnings = training_warnings(
-        name,
-        explained,
-        len({part.id for part in (*split.train, *split.validation)}),
-        state.stopped_early,
-        state.step,
+    images = len({part.id for part in (*split.train, *split.validation)})
+    warnings = training_warnings(name, explained, images, state.stopped_early, state.step)
+    return _Trained(entry, job.detector, warnings)
+
+
+def _job(
+    order: TrainingOrder, name: str, split: Split, rois: dict[str, Mask | None], files: list[TrainingFile]
+) -> MapTraining:
+    recipe, spec = order.material.recipe, order.maps[name]
+    torch.manual_seed(order.seed)
+    train = make_sampler(split.train, name, rois, recipe, order.seed)
+    return MapTraining(
+        detector=build_detector(order.method, spec.channels, recipe.tiles.size_px, _settings(order)),
+        preprocess=learn_preprocess(train, spec),
+        train=train,
+        validation=make_sampler(split.validation, name, rois, recipe, order.seed + 1),
+        spec=recipe.training,
+        budget=Budget.parse(order.budget, len(order.maps)),
+        seed=order.seed,
+        device=choose_device(order.device),
+        checkpoint=order.material.folder / order.method / CHECKPOINTS / name,
+        fingerprint=_fingerprint(order, name, files),
     )
-    return result, detector, warnings
 
 
 def _fingerprint(order: TrainingOrder, name: str, files: list[TrainingFile]) -> str:

@@ -1,0 +1,317 @@
+"""PNG, JPEG, the common reader, masks, the contract of a file and the network's value range."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from inspect_cli.errors import InputError
+from inspect_cli.images import reader as reader_module
+from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.images.reader import ImageHeader, open_map, read_mask
+from inspect_cli.images.values import Preprocess, ValueRange
+from inspect_cli.recipe.schema import DTYPES, MapSpec
+
+QUICK = settings(derandomize=True, deadline=None, max_examples=60)
+GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(pixels: NDArray[Any], colour: int, extra: bytes = b"") -> bytes:
+    """Return pixels (height, width, channels) as PNG, written from the specification alone."""
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(">u2" if pixels.dtype == np.uint16 else np.uint8).reshape(height, -1)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, colour, 0, 0, 0)
+    body = chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def noise(dtype: str, *shape: int) -> NDArray[Any]:
+    kind = np.dtype(dtype)
+    return np.random.default_rng(len(shape)).integers(0, np.iinfo(kind).max, shape, kind, endpoint=True)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught, open_map(path) as reader:
+        reader.read()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- PNG
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize(("colour", "channels"), [(GRAY, 1), (RGB, 3), (RGBA, 4)])
+def test_png_reads_bit_for_bit(tmp_path: Path, dtype: str, colour: int, channels: int) -> None:
+    pixels = noise(dtype, 13, 7, channels)
+    (tmp_path / "map.png").write_bytes(png(pixels, colour))
+    expected = pixels[..., 0] if channels == 1 else pixels
+    with open_map(tmp_path / "map.png") as reader:
+        header = reader.header
+        assert (header.format, header.width, header.height, header.channels) == ("PNG", 7, 13, channels)
+        assert header.dtype == np.dtype(dtype)
+        assert header.shape == expected.shape
+        np.testing.assert_array_equal(reader.read_rows(3, 9), expected[3:9])
+        np.testing.assert_array_equal(reader.read(), expected)
+        reader.read()[...] = 0
+        np.testing.assert_array_equal(reader.read_rows(0, 2), expected[:2])
+        with pytest.raises(ValueError, match="outside"):
+            reader.read_rows(9, 14)
+
+
+def test_png_gray_with_alpha_becomes_rgba(tmp_path: Path) -> None:
+    pixels = noise("uint16", 5, 4, 2)
+    (tmp_path / "map.png").write_bytes(png(pixels, GRAY_ALPHA))
+    with open_map(tmp_path / "map.png") as reader:
+        assert reader.header.channels == 4
+        np.testing.assert_array_equal(reader.read(), pixels[..., [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_png_palette_becomes_its_colours(tmp_path: Path, transparent: bool) -> None:
+    index = np.arange(20, dtype=np.uint8).reshape(5, 4, 1)
+    colours = noise("uint8", 20, 3)
+    extra = chunk(b"PLTE", colours.tobytes()) + (chunk(b"tRNS", bytes(range(20))) if transparent else b"")
+    (tmp_path / "map.png").write_bytes(png(index, PALETTE, extra))
+    with open_map(tmp_path / "map.png") as reader:
+        found = reader.read()
+        assert found.shape == reader.header.shape
+    np.testing.assert_array_equal(found[..., :3], colours[index[..., 0]])
+    if transparent:
+        np.testing.assert_array_equal(found[..., 3], index[..., 0])
+
+
+def test_png_cut_at_any_byte_is_refused_by_name(tmp_path: Path) -> None:
+    whole, path = png(noise("uint16", 6, 5, 3), RGB), tmp_path / "map.png"
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        refusal(path)
+
+
+def test_png_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
+    whole, path = png(noise("uint8", 6, 5, 1), GRAY), tmp_path / "map.png"
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        refusal(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"no zlib stream", zlib.compress(bytes(11)), zlib.compress(bytes(66))[:9]])
+def test_png_whose_data_ends_early_is_refused(tmp_path: Path, data: bytes) -> None:
+    head = struct.pack(">IIBBBBB", 5, 6, 16, GRAY, 0, 0, 0)
+    body = chunk(b"IHDR", head) + (chunk(b"IDAT", data) if data else b"") + chunk(b"IEND", b"")
+    (tmp_path / "map.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    refusal(tmp_path / "map.png")
+
+
+@pytest.mark.xfail(strict=True, reason="bytes behind IEND are taken for a chunk: a whole PNG is called truncated")
+def test_png_with_bytes_behind_its_end_reads(tmp_path: Path) -> None:
+    pixels = noise("uint8", 6, 5, 1)
+    (tmp_path / "map.png").write_bytes(png(pixels, GRAY) + bytes(16))
+    with open_map(tmp_path / "map.png") as reader:
+        np.testing.assert_array_equal(reader.read(), pixels[..., 0])
+
+
+# ---------------------------------------------------------------- JPEG
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_reads_in_rgb_order(tmp_path: Path, channels: int, progressive: int) -> None:
+    rows, columns = np.mgrid[:40, :56]
+    smooth = np.stack([rows * 3, columns * 2, 200 - rows], axis=2)[..., :channels].astype(np.uint8)
+    path = tmp_path / "map.jpg"
+    cv2.imwrite(
+        str(path), smooth[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    )
+    with open_map(path) as reader:
+        assert (reader.header.format, reader.header.dtype) == ("JPEG", np.uint8)
+        found = reader.read()
+        assert found.shape == reader.header.shape == (smooth.shape if channels == 3 else smooth.shape[:2])
+    assert np.abs(found.reshape(smooth.shape).astype(int) - smooth).max() <= 8
+
+
+def test_jpeg_cut_at_any_byte_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "map.jpg"
+    cv2.imwrite(str(path), noise("uint8", 16, 16))
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        refusal(path)
+    path.write_bytes(whole + bytes(7))
+    with open_map(path) as reader:
+        assert reader.read().shape == (16, 16)
+
+
+# ---------------------------------------------------------------- any file
+
+
+@pytest.mark.parametrize("name", ["map.tif", "map.png", "map.jpg"])
+def test_format_follows_the_content_not_the_name(tmp_path: Path, name: str) -> None:
+    pixels = noise("uint16", 6, 5, 1)
+    (tmp_path / name).write_bytes(png(pixels, GRAY))
+    with open_map(tmp_path / name) as reader:
+        np.testing.assert_array_equal(reader.read(), pixels[..., 0])
+
+
+def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "text.tif").write_text("part;score\n")
+    (tmp_path / "empty.tif").touch()
+    (tmp_path / "folder.tif").mkdir()
+    (tmp_path / "broken.tif").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.tif")
+    assert "no TIFF, PNG or JPEG" in refusal(tmp_path / "text.tif")
+    assert "empty" in refusal(tmp_path / "empty.tif")
+    assert "not a regular file" in refusal(tmp_path / "folder.tif")
+    assert "not a regular file" in refusal(tmp_path / "pipe.tif")
+    assert "no such file" in refusal(tmp_path / "broken.tif")
+    assert "no such file" in refusal(tmp_path / "absent.tif")
+
+
+def test_too_many_megapixels_are_refused_and_the_file_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "map.tif", np.zeros((1001, 1000), np.uint8))
+    monkeypatch.setattr(reader_module, "MAX_MEGAPIXELS", 1)
+    assert "1000x1001" in refusal(tmp_path / "map.tif")  # an open file would be a ResourceWarning, an error here
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_mask_is_true_where_the_image_is_not_zero(tmp_path: Path) -> None:
+    mask = np.zeros((6, 5, 1), np.uint8)
+    mask[2, 3], mask[4, 1] = 1, 255
+    (tmp_path / "mask.png").write_bytes(png(mask, GRAY))
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", 6, 5), mask[..., 0] > 0)
+    tifffile.imwrite(tmp_path / "mask.tif", mask[..., 0] > 0)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif", 6, 5), mask[..., 0] > 0)
+    colour = np.concatenate([mask * 0, mask, mask * 0, np.full_like(mask, 255)], axis=2)
+    (tmp_path / "colour.png").write_bytes(png(colour, RGBA))
+    np.testing.assert_array_equal(read_mask(tmp_path / "colour.png", 6, 5), mask[..., 0] > 0)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="alpha is dropped as the fourth channel only: of two channels it is the second"
+)
+def test_alpha_of_a_gray_tiff_mask_says_nothing(tmp_path: Path) -> None:
+    mask = np.zeros((6, 5, 2), np.uint8)
+    mask[..., 1] = 255
+    mask[2, 3, 0] = 9
+    tifffile.imwrite(tmp_path / "mask.tif", mask, photometric="minisblack", planarconfig="contig", extrasamples=[2])
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif", 6, 5), mask[..., 0] > 0)
+
+
+def test_mask_of_another_size_names_both_sizes(tmp_path: Path) -> None:
+    (tmp_path / "mask.png").write_bytes(png(noise("uint8", 6, 5, 1), GRAY))
+    with pytest.raises(InputError, match=r"mask\.png: mask is 5x6, its image is 6x5"):
+        read_mask(tmp_path / "mask.png", 5, 6)
+
+
+# ---------------------------------------------------------------- contract
+
+
+def header(**changes: Any) -> ImageHeader:
+    fields: dict[str, Any] = {"width": 40, "height": 30, "channels": 3, "dtype": np.dtype("int16"), "pages": 1}
+    return ImageHeader(path=Path("batch/P1_normal.tif"), format="TIFF", **(fields | changes))
+
+
+SPEC = MapSpec(files="{part}_normal.tif", channels=3, dtype="int16")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found", "expected"),
+    [
+        ({"pages": 3}, "3 pages", "one page"),
+        ({"channels": 1}, "1 channel", "3 expected"),
+        ({"dtype": np.dtype("uint16")}, "uint16", "int16"),
+        ({"width": 41}, "41x30", "40x30"),
+        ({"width": 30, "height": 40}, "30x40", "40x30"),
+    ],
+)
+def test_broken_contract_names_the_file_and_both_values(changes: dict[str, Any], found: str, expected: str) -> None:
+    check_header(header(), SPEC, (40, 30))
+    with pytest.raises(InputError) as caught:
+        check_header(header(**changes), SPEC, (40, 30))
+    message = str(caught.value)
+    assert "batch/P1_normal.tif" in message
+    assert found in message
+    assert expected in message
+
+
+def test_type_of_the_training_counts_where_the_recipe_names_none() -> None:
+    free = MapSpec(files="{part}_normal.tif", channels=3)
+    check_header(header(), free)
+    check_header(header(), SPEC, dtype=np.dtype("float32"))
+    with pytest.raises(InputError, match="is int16; float32 is expected"):
+        check_header(header(), free, dtype=np.dtype("float32"))
+    for dtype in DTYPES:
+        check_header(header(dtype=np.dtype(dtype)), free)
+    for unfit in ("bool", "complex64"):
+        with pytest.raises(InputError, match=f"{unfit} is not supported"):
+            check_header(header(dtype=np.dtype(unfit)), free)
+
+
+def test_maps_of_a_part_must_have_one_size() -> None:
+    check_registered({"albedo": header(channels=1), "normal": header()})
+    with pytest.raises(InputError, match=r"P1_normal\.tif: is 40x29 px, but P1_normal\.tif is 40x30"):
+        check_registered({"albedo": header(), "normal": header(height=29)})
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int8", "int16", "int32"])
+def test_limits_of_an_integer_type_become_0_and_1(dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    low = -limits.max if limits.min < 0 else 0
+    unit = ValueRange.of_type(np.dtype(dtype)).to_unit(np.array([low, limits.max, limits.max // 2], dtype))
+    assert unit.dtype == np.float32
+    np.testing.assert_allclose(unit, [0, 1, 0.75 if limits.min < 0 else 0.5], atol=0.003)
+
+
+@QUICK
+@given(arrays(np.int16, (3, 4), elements=st.integers(-32767, 32767)))
+def test_signed_normals_keep_their_sign(normals: NDArray[np.int16]) -> None:
+    unit = ValueRange.of_type(normals.dtype).to_unit(normals)
+    np.testing.assert_array_equal(np.sign(unit - np.float32(0.5)), np.sign(normals))
+    mirrored = ValueRange.of_type(normals.dtype).to_unit(-normals)
+    np.testing.assert_allclose(unit + mirrored, 1, atol=1e-6)
+
+
+def test_floats_are_neither_scaled_nor_clipped() -> None:
+    pixels = np.array([-2.5, 0, 0.25, 1, 7], np.float64)
+    np.testing.assert_array_equal(ValueRange.of_type(pixels.dtype).to_unit(pixels), pixels.astype(np.float32))
+    np.testing.assert_allclose(ValueRange(-1, 1).to_unit(pixels), (pixels + 1) / 2)
+
+
+@QUICK
+@given(st.integers(1, 3), st.booleans(), st.integers(0, 5))
+def test_network_input_is_the_scaled_pixels_with_the_fill_outside(channels: int, masked: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 256, (2, 4, 5, channels), dtype=np.uint8)
+    masks = rng.random((2, 4, 5)) < 0.5 if masked else None
+    fill = tuple(float(v) for v in rng.random(channels))
+    preprocess = Preprocess(ValueRange(10, 210), fill, "uint8")
+    found = preprocess.to_network(patches[..., 0] if channels == 1 else patches, masks)
+    assert found.shape == (2, channels, 4, 5)
+    assert found.flags.c_contiguous
+    for n, c, y, x in np.ndindex(found.shape):
+        inside = masks is None or masks[n, y, x]
+        expected = (float(patches[n, y, x, c]) - 10) / 200 if inside else fill[c]
+        assert found[n, c, y, x] == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,270 @@
+"""A folder becomes parts by the recipe's patterns; a folder without a recipe gets its maps from names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.images.infer import infer_maps, training_root
+from inspect_cli.images.parts import Part, discover_parts
+from inspect_cli.recipe.schema import MapSpec
+
+QUICK = settings(derandomize=True, deadline=None, max_examples=50)
+ALBEDO = {"albedo": MapSpec(files="{part}_albedo.tif")}
+BOTH = ALBEDO | {"normal": MapSpec(files="{part}_normal.tif", channels=3)}
+ANY = {"image": MapSpec(files="{part}.*")}
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def ids(folder: Path, maps: dict[str, MapSpec]) -> list[str]:
+    return [part.id for part in discover_parts(folder, maps)]
+
+
+def gray(path: Path, *shape: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros(shape or (8, 9), np.uint8)
+    if path.suffix == ".png":
+        cv2.imwrite(str(path), pixels)
+    else:
+        kind = "rgb" if len(shape) == 3 and shape[2] == 3 else "minisblack"
+        tifffile.imwrite(path, pixels, photometric=kind, planarconfig="contig" if len(shape) == 3 else None)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_parts_of_all_folders_are_found_and_sorted(tmp_path: Path) -> None:
+    fill(tmp_path, "b/P2_albedo.tif", "b/P1_albedo.tif", "P9_albedo.tif", "a/deep/er/P1_albedo.tif", "notes.txt")
+    assert ids(tmp_path, ALBEDO) == ["P9", "a/deep/er/P1", "b/P1", "b/P2"]
+    parts = {part.id: part for part in discover_parts(tmp_path, ALBEDO)}
+    assert parts["b/P2"].files == {"albedo": tmp_path / "b/P2_albedo.tif"}
+    assert parts["b/P2"].folder == tmp_path
+
+
+def test_runs_hidden_files_and_masks_are_no_parts(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        "P1.png",
+        "inspection/riblet/parts/P1/image.png",
+        "sub/inspection/riblet/mask.png",
+        ".thumbs/P1.png",
+        "._P1.png",
+        "P1_mask.png",
+        "P1_MASK.PNG",
+        "P1_roi.tif",
+        "sub/P2_mask.jpg",
+        "masked_P3.png",
+        "P4_masks.png",
+        "P5.bmp",
+    )
+    assert ids(tmp_path, ANY) == ["P1", "P4_masks", "masked_P3"]
+
+
+def test_batch_folder_may_itself_be_called_like_a_run(tmp_path: Path) -> None:
+    assert ids(fill(tmp_path / "inspection", "P1.png"), ANY) == ["P1"]
+
+
+@pytest.mark.parametrize("ending", ["tif", "tiff", "TIF", "TIFF", "Tif"])
+@pytest.mark.parametrize("pattern", ["tif", "TIFF"])
+def test_tiff_endings_are_one(tmp_path: Path, pattern: str, ending: str) -> None:
+    fill(tmp_path, f"P1_albedo.{ending}", "P2_albedo.png", "P3_albedo.tif.bak", "P4_albedo.tiff2")
+    assert ids(tmp_path, {"albedo": MapSpec(files=f"{{part}}_albedo.{pattern}")}) == ["P1"]
+
+
+def test_any_ending_takes_every_format(tmp_path: Path) -> None:
+    fill(tmp_path, "a.tif", "b.TIFF", "c.png", "d.JPG", "e.jpeg", "f.gif", "g.txt", "h")
+    assert ids(tmp_path, ANY) == ["a", "b", "c", "d", "e"]
+    assert ids(tmp_path, {"image": MapSpec(files="{part}.jpg")}) == ["d", "e"]
+
+
+def test_pattern_may_hold_a_folder_or_name_the_part_by_one(tmp_path: Path) -> None:
+    fill(tmp_path, "images/P1.tif", "monday/images/P1.tif", "myimages/P2.tif", "P3.tif", "images/deeper/P4.tif")
+    assert ids(tmp_path, {"image": MapSpec(files="images/{part}.*")}) == ["P1", "monday/P1"]
+    fill(tmp_path / "x", "P1/albedo.tif", "week/P2/albedo.tif", "albedo.tif")
+    assert ids(tmp_path / "x", {"albedo": MapSpec(files="{part}/albedo.tif")}) == ["P1", "week/P2"]
+
+
+NAMES = st.text("aZ09 .+()[]{}^$*?\\|_-äß日;,'\"\t", min_size=1, max_size=12).filter(
+    lambda name: not name.startswith(".") and not name.lower().endswith(("_mask", "_roi"))
+)
+
+
+@QUICK
+@given(st.sets(NAMES, min_size=1, max_size=4))
+def test_any_file_name_is_a_part(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
+    folder = fill(tmp_path_factory.mktemp("names"), *(f"sub/{name}_albedo.tif" for name in names))
+    parts = discover_parts(folder, ALBEDO)
+    assert {part.id for part in parts} == {f"sub/{name}" for name in names}
+    assert all(part.files["albedo"].is_file() for part in parts)
+    shutil.rmtree(folder)
+
+
+def test_pattern_is_text_not_a_regular_expression(tmp_path: Path) -> None:
+    fill(tmp_path, "a+b[1].P1(x)_n.tif", "aab1xP1(x)_n.tif")
+    assert ids(tmp_path, {"n": MapSpec(files="a+b[1].{part}(x)_n.tif")}) == ["P1"]
+
+
+def test_missing_map_is_named_with_its_file(tmp_path: Path) -> None:
+    fill(tmp_path, "P1_albedo.tif", "P1_normal.tif", "sub/P2_normal.tif")
+    whole, half = discover_parts(tmp_path, BOTH)
+    whole.require_complete(BOTH)
+    assert half.missing == ("albedo",)
+    with pytest.raises(InputError, match=r"sub/P2: map 'albedo' is missing: no sub/P2_albedo\.tif in"):
+        half.require_complete(BOTH)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the id is put behind the pattern's folder: images/monday/P1, not monday/images/P1"
+)
+def test_missing_map_of_a_pattern_with_a_folder_is_named_where_it_would_lie(tmp_path: Path) -> None:
+    maps = {name: MapSpec(files=f"images/{{part}}_{name}.tif") for name in ("albedo", "normal")}
+    (part,) = discover_parts(fill(tmp_path, "monday/images/P1_albedo.tif"), maps)
+    with pytest.raises(InputError, match=r"monday/images/P1_normal\.tif"):
+        part.require_complete(maps)
+
+
+def test_two_files_for_one_map_are_refused_by_name(tmp_path: Path) -> None:
+    fill(tmp_path, "P1.tif", "P1.png", "P2.tif")
+    with pytest.raises(InputError, match=r"P1\.tif: second file for map 'image' of part 'P1'"):
+        discover_parts(tmp_path, ANY)
+
+
+def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
+    fill(tmp_path, "P1.png", "a_albedo.tif/x.txt")
+    with pytest.raises(NoInputError, match=r"\{part\}_albedo\.tif, \{part\}_normal\.tif"):
+        discover_parts(tmp_path, BOTH)
+    with pytest.raises(NoInputError, match="no such folder"):
+        discover_parts(tmp_path / "absent", BOTH)
+    with pytest.raises(NoInputError, match="no such folder"):
+        discover_parts(tmp_path / "P1.png", BOTH)
+
+
+@pytest.mark.parametrize("order", [("image", "albedo"), ("albedo", "image")])
+def test_more_specific_pattern_wins_whatever_the_order(
+    tmp_path: Path, order: tuple[str, str], request: pytest.FixtureRequest
+) -> None:
+    if order[0] == "image":
+        reason = "the first pattern that matches takes the file: P1_albedo.tif becomes part 'P1_albedo'"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    patterns = {"image": "{part}.tif", "albedo": "{part}_albedo.tif"}
+    maps = {name: MapSpec(files=patterns[name]) for name in order}
+    (part,) = discover_parts(fill(tmp_path, "P1.tif", "P1_albedo.tif"), maps)
+    assert (part.id, part.missing) == ("P1", ())
+
+
+@pytest.mark.xfail(strict=True, reason="a name that is no UTF-8 becomes an id that no table can be written with")
+def test_name_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/P\xff_albedo.tif", "wb"):
+        pass
+    with pytest.raises(InputError):
+        [part.id.encode() for part in discover_parts(tmp_path, ALBEDO)]
+
+
+@pytest.mark.xfail(strict=True, reason="os.walk skips a folder that cannot be listed: its parts are missing silently")
+def test_folder_that_cannot_be_listed_is_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "P1_albedo.tif", "closed/P2_albedo.tif")
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Iterator[os.DirEntry[str]]:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match="closed"):
+        discover_parts(tmp_path, ALBEDO)
+
+
+@pytest.mark.xfail(strict=True, reason="a pattern without an ending is accepted and looks for '{part}._albedo'")
+def test_pattern_without_an_ending_finds_its_file_or_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "P1_albedo", "P2._albedo")
+    try:
+        maps = {"albedo": MapSpec(files="{part}_albedo")}
+    except ValueError:
+        return  # refusing it in the recipe is right too
+    assert ids(tmp_path, maps) == ["P1"]
+
+
+def test_complete_part_needs_nothing() -> None:
+    Part("P1", {}, Path()).require_complete(BOTH)
+
+
+# ---------------------------------------------------------------- maps without a recipe
+
+
+def test_known_names_become_maps_with_their_channels(tmp_path: Path) -> None:
+    gray(tmp_path / "a/P1_albedo.tif")
+    gray(tmp_path / "a/P1_normal.tiff", 8, 9, 3)
+    gray(tmp_path / "P2_curvature.TIF")
+    maps = infer_maps(tmp_path)
+    assert {name: (spec.files, spec.channels) for name, spec in maps.items()} == {
+        "albedo": ("{part}_albedo.tif", 1),
+        "normal": ("{part}_normal.tiff", 3),
+        "curvature": ("{part}_curvature.TIF", 1),
+    }
+    assert len(discover_parts(tmp_path, maps)) == 2
+
+
+def test_other_names_become_one_map_of_any_format(tmp_path: Path) -> None:
+    gray(tmp_path / "x/000.png")
+    gray(tmp_path / "x/001.tif")
+    (tmp_path / "x/broken.tif").touch()
+    assert infer_maps(tmp_path) == {"image": MapSpec(files="{part}.*", channels=1)}
+
+
+def test_most_frequent_ending_is_taken_and_runs_are_left_out(tmp_path: Path) -> None:
+    for name in ("P1_albedo.png", "P2_albedo.png", "P3_albedo.tif"):
+        gray(tmp_path / name)
+    for name in "abc":
+        gray(tmp_path / f"inspection/riblet/{name}_normal.tif")
+    assert list(infer_maps(tmp_path).items()) == [("albedo", MapSpec(files="{part}_albedo.png"))]
+
+
+def test_folder_without_a_readable_image_says_why(tmp_path: Path) -> None:
+    with pytest.raises(NoInputError, match="no such folder"):
+        infer_maps(tmp_path / "absent")
+    with pytest.raises(NoInputError, match="no image found"):
+        infer_maps(fill(tmp_path, "notes.txt"))
+    with pytest.raises(NoInputError, match=r"P1\.tif: an empty file"):
+        infer_maps(fill(tmp_path, "P1.tif"))
+
+
+@pytest.mark.xfail(strict=True, reason="hidden files count in the names but are no parts: 'no part found'")
+def test_hidden_images_do_not_decide_the_maps(tmp_path: Path) -> None:
+    gray(tmp_path / "P1.png")
+    gray(tmp_path / ".thumbs/P1_albedo.png")
+    assert list(infer_maps(tmp_path)) == ["image"]
+
+
+@pytest.mark.xfail(strict=True, reason="more channels than a recipe allows end as pydantic's ValidationError")
+def test_image_with_more_channels_than_a_recipe_allows_is_an_input_error(tmp_path: Path) -> None:
+    gray(tmp_path / "P1.tif", 4, 5, 65)
+    with pytest.raises(InputError):
+        infer_maps(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [([], "."), (["train"], "train"), (["train/good", "test/good"], "train/good"), (["good"], ".")],
+)
+def test_training_images_of_a_data_set(tmp_path: Path, folders: list[str], expected: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    assert training_root(tmp_path) == tmp_path / expected
