@@ -249,9 +249,6 @@ def test_float_predictor_names_the_codecs_extra(tmp_path: Path) -> None:
     assert message is None or "inspect-cli[codecs]" in message
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_reason looks for 'imagecodecs' only; Zstandard fails with ModuleNotFoundError: 'damaged'"
-)
 def test_zstandard_is_not_called_damaged(tmp_path: Path) -> None:
     if importlib.util.find_spec("imagecodecs") or importlib.util.find_spec("compression"):
         pytest.skip("Zstandard can be read here")
@@ -266,7 +263,6 @@ def test_palette_is_refused_by_name(tmp_path: Path) -> None:
     assert "PALETTE" in refusal(tmp_path / "map.tif")
 
 
-@pytest.mark.xfail(strict=True, reason="bits a sample that need imagecodecs are reported as 'compression NONE'")
 def test_packed_bits_are_named(tmp_path: Path) -> None:
     if importlib.util.find_spec("imagecodecs"):
         pytest.skip("packed bits can be read here")
@@ -276,7 +272,6 @@ def test_packed_bits_are_named(tmp_path: Path) -> None:
     assert "NONE" not in message
 
 
-@pytest.mark.xfail(strict=True, reason="MINISWHITE is read as if it were MINISBLACK: the mask comes inside out")
 def test_mask_with_white_as_zero_is_not_turned_inside_out(tmp_path: Path) -> None:
     path = tmp_path / "mask.tif"
     path.write_bytes(hand_made(tags_of(4, 8, bits=1, photometric=0), [bytes([0b11110000]) * 4]))

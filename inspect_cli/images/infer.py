@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
 from inspect_cli.errors import InputError, NoInputError
-from inspect_cli.images.parts import RUN_FOLDER, discover_parts
+from inspect_cli.images.parts import discover_parts, walk_files
 from inspect_cli.images.reader import SUFFIXES, open_map
-from inspect_cli.recipe.schema import MapSpec
+from inspect_cli.recipe.schema import MAX_CHANNELS, MapSpec
 
 #: Endings of file names that tell what a map is.
 KNOWN_NAMES = ("albedo", "normal", "gradient", "curvature")
@@ -39,10 +38,7 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
 def _image_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise NoInputError(f"{folder}: no such folder")
-    names: list[str] = []
-    for _, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if f != RUN_FOLDER]
-        names += [f for f in files if f.lower().endswith(SUFFIXES)]
+    names = [path.name for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES)]
     if not names:
         raise NoInputError(f"{folder}: no image found ({', '.join(SUFFIXES)})")
     return names
@@ -52,10 +48,15 @@ def _channels(folder: Path, name: str, files: str) -> int:
     reasons = []
     for part in discover_parts(folder, {name: MapSpec(files=files)}):
         try:
+            part.require_complete({name: MapSpec(files=files)})
             with open_map(part.files[name]) as reader:
-                return reader.header.channels
+                header = reader.header
         except InputError as error:
             reasons.append(str(error))
+            continue
+        if header.channels <= MAX_CHANNELS:
+            return header.channels
+        reasons.append(f"{header.path}: has {header.channels} channels; at most {MAX_CHANNELS} are supported")
     raise NoInputError(f"{folder}: no readable image: {reasons[0]}")
 
 

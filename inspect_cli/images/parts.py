@@ -14,29 +14,47 @@ from inspect_cli.recipe.schema import PART, MapSpec
 
 #: Folder that runs write into, left out when a batch is read.
 RUN_FOLDER = "inspection"
+#: File that makes a folder a run folder, whatever its name.
+RUN_RECORD = "run.json"
 #: Files that lie beside the maps but are none.
 _NOT_A_MAP = re.compile(r"_(mask|roi)\.[^.]+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One inspected part: its id (path below the batch folder) and the file of each map."""
+    """One inspected part: its id (path below the batch folder) and the file of each map.
+
+    ``fault`` says why the part cannot be used whatever its files hold, if it cannot.
+    """
 
     id: str
     files: Mapping[str, Path]
     folder: Path
     missing: tuple[str, ...] = field(default=())
+    fault: str | None = None
 
     def require_complete(self, maps: Mapping[str, MapSpec]) -> None:
-        """Raise InputError if a map's file is not there, naming the file that was looked for."""
+        """Raise InputError if the part cannot be used or a map's file is not there, naming the file."""
+        if self.fault is not None:
+            raise InputError(self.fault)
         if self.missing:
             name = self.missing[0]
-            wanted = maps[name].files.replace(PART, self.id)
+            wanted = expected_file(maps[name].files, self.id)
             raise InputError(f"{self.id}: map {name!r} is missing: no {wanted} in {self.folder}")
 
 
+def expected_file(pattern: str, part_id: str) -> str:
+    """Return where a part's file lies below the batch folder by the pattern, such as ``a/P1_albedo.tif``."""
+    folder, _, stem = part_id.rpartition("/")
+    name = pattern.replace(PART, stem)
+    return f"{folder}/{name}" if folder else name
+
+
 def discover_parts(folder: Path, maps: Mapping[str, MapSpec]) -> list[Part]:
-    """Return the parts below ``folder``, sorted by id; a part with a missing map says which.
+    """Return the parts below ``folder``, sorted by id.
+
+    A part that cannot be used (a map missing, two files for one map, a name that is no text) and a folder that
+    cannot be listed are among them and say so in :meth:`Part.require_complete`, so that none is lost in silence.
 
     Raises
     ------
@@ -45,33 +63,66 @@ def discover_parts(folder: Path, maps: Mapping[str, MapSpec]) -> list[Part]:
     """
     if not folder.is_dir():
         raise NoInputError(f"{folder}: no such folder")
-    patterns = {name: _compile(spec.files) for name, spec in maps.items()}
     found: dict[str, dict[str, Path]] = {}
-    for path in _walk(folder):
-        relative = path.relative_to(folder).as_posix()
-        for name, pattern in patterns.items():
-            match = pattern.match(relative)
-            if match is not None:
-                part = match["folder"] + match["stem"]
-                if name in found.setdefault(part, {}):
-                    raise InputError(f"{path}: second file for map {name!r} of part {part!r}; keep one")
-                found[part][name] = path
-                break
-    if not found:
+    faults: dict[str, str] = {}
+    patterns = _by_length(maps)
+    for path in walk_files(folder, faults):
+        match = _match(path.relative_to(folder).as_posix(), patterns)
+        if match is None:
+            continue
+        name, part = match
+        text = part.encode("utf-8", "backslashreplace").decode()
+        files = found.setdefault(text, {})
+        if text != part:
+            faults[text] = f"{text}: the file name is no valid UTF-8; rename it"
+        elif name in files:
+            faults[text] = f"{text}: two files for map {name!r}: {files[name].name} and {path.name}; keep one"
+        files[name] = path
+    if not found and not faults:
         looked_for = ", ".join(spec.files for spec in maps.values())
         raise NoInputError(f"{folder}: no part found; looked for {looked_for}")
-    return [
-        Part(part, files, folder, tuple(name for name in maps if name not in files))
-        for part, files in sorted(found.items())
-    ]
+    return [_part(text, found.get(text, {}), folder, maps, faults) for text in sorted(found.keys() | faults.keys())]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+def _part(
+    text: str, files: dict[str, Path], folder: Path, maps: Mapping[str, MapSpec], faults: Mapping[str, str]
+) -> Part:
+    return Part(text, files, folder, tuple(name for name in maps if name not in files), faults.get(text))
+
+
+def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
+    """Yield the files below ``folder`` that may be maps, sorted.
+
+    Hidden files and folders, masks, and run folders are left out. A folder that cannot be listed is noted in
+    ``faults`` under its path below ``folder``.
+    """
+
+    def note(error: OSError) -> None:
+        place = os.path.relpath(error.filename or folder, folder)
+        faults[place] = f"{error.filename}: cannot be listed ({error.strerror}); check its permissions"
+
+    for root, folders, names in os.walk(folder, onerror=note):
+        if RUN_RECORD in names and root != str(folder):
+            folders.clear()  # the results of a run that was given this place by --out
+            continue
         folders[:] = sorted(f for f in folders if f != RUN_FOLDER and not f.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and not _NOT_A_MAP.search(name):
                 yield Path(root, name)
+
+
+def _by_length(maps: Mapping[str, MapSpec]) -> list[tuple[str, re.Pattern[str]]]:
+    """Return the patterns, the most specific first: ``{part}_albedo.tif`` goes before ``{part}.tif``."""
+    ordered = sorted(maps, key=lambda name: -len(maps[name].files))
+    return [(name, _compile(maps[name].files)) for name in ordered]
+
+
+def _match(relative: str, patterns: list[tuple[str, re.Pattern[str]]]) -> tuple[str, str] | None:
+    for name, pattern in patterns:
+        match = pattern.match(relative)
+        if match is not None:
+            return name, match["folder"] + match["stem"]
+    return None
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

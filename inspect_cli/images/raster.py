@@ -93,7 +93,10 @@ def _png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, memoryview]
             raise InputError(f"{path}: truncated PNG; copy the file again")
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise InputError(f"{path}: damaged PNG: a checksum is wrong; copy the file again")
-        yield bytes(view[at + 4 : at + 8]), view[at + 8 : end - 4]
+        kind = bytes(view[at + 4 : at + 8])
+        yield kind, view[at + 8 : end - 4]
+        if kind == b"IEND":
+            return  # what some cameras append behind the image is none of its business
         at = end
 
 

@@ -142,7 +142,8 @@ def read_mask(path: Path, height: int, width: int) -> NDArray[np.bool_]:
             )
         pixels = reader.read()
     if pixels.ndim == 3:  # the alpha channel of a drawn mask says nothing about inside and outside
-        pixels = pixels[..., :3].max(axis=2)
+        colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
+        pixels = pixels[..., :colours].max(axis=2)
     return np.asarray(pixels != 0)
 
 

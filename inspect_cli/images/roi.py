@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError
-from inspect_cli.images.parts import Part
+from inspect_cli.images.parts import Part, expected_file
 from inspect_cli.images.reader import MapReader, open_map, read_mask
 from inspect_cli.images.values import ValueRange
 from inspect_cli.recipe.schema import PART, Recipe
@@ -42,7 +42,9 @@ def find_roi(recipe: Recipe, part: Part, recipe_folder: Path) -> Mask | None:
     if spec.rule == "none":
         return None
     name = spec.map or next(iter(recipe.maps))
-    with open_map(part.files[name]) as reader:
+    # The rule's map may be none of those that are trained or scored; its file lies beside theirs.
+    source = part.files.get(name) or part.folder / expected_file(recipe.maps[name].files, part.id)
+    with open_map(source) as reader:
         if spec.rule == "file":
             path = _mask_path(spec.file or "", part, recipe_folder)
             inside = read_mask(path, reader.header.height, reader.header.width)
@@ -52,13 +54,13 @@ def find_roi(recipe: Recipe, part: Part, recipe_folder: Path) -> Mask | None:
         kernel = np.ones((2 * spec.margin_px + 1,) * 2, np.uint8)
         inside = cv2.erode(inside.astype(np.uint8), kernel, borderValue=1).astype(bool)
     if not inside.any():
-        raise InputError(f"{part.files[name]}: rule {spec.rule!r} leaves no pixel inside the ROI")
+        raise InputError(f"{source}: rule {spec.rule!r} leaves no pixel inside the ROI")
     return inside
 
 
 def _mask_path(pattern: str, part: Part, recipe_folder: Path) -> Path:
     if PART in pattern:
-        return part.folder / pattern.replace(PART, part.id)
+        return part.folder / expected_file(pattern, part.id)
     return recipe_folder / pattern
 
 

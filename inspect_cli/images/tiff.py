@@ -54,6 +54,11 @@ class TiffReader(MapReader):
             raise InputError(f"{self._path}: unsupported TIFF ({page.bitspersample} bits a sample)")
         if page.photometric.name not in _SUPPORTED_PHOTOMETRIC:
             raise InputError(f"{self._path}: TIFF colour kind {page.photometric.name} is not supported")
+        if page.photometric.name == "MINISWHITE" and page.bitspersample == 1:
+            raise InputError(
+                f"{self._path}: 1-bit TIFF in which zero is white: programs disagree on its meaning; "
+                "save it as PNG or as 8-bit TIFF"
+            )
         return ImageHeader(
             path=self._path,
             format="TIFF",
@@ -133,13 +138,17 @@ class TiffReader(MapReader):
             raise InputError(f"{self._path}: {self._reason(error)}") from error
         if segment is None or segment.shape[1] < min(shape[1], self._rows):
             raise InputError(f"{self._path}: damaged TIFF: segment {index + 1} is short")
+        if page.photometric.name == "MINISWHITE" and segment.dtype.kind == "u":
+            segment = np.invert(segment)  # zero is white: turn the scale so that more is brighter
         return np.asarray(segment)
 
     def _reason(self, error: Exception) -> str:
         text = str(error)
-        if "imagecodecs" in text:
-            name = self._page.compression.name
-            return f"TIFF compression {name} needs the codecs extra: pip install 'inspect-cli[codecs]'"
+        if "imagecodecs" in text or isinstance(error, ImportError):
+            page = self._page
+            kind = f"{page.bitspersample} bits a sample"
+            kind += "" if page.compression == 1 else f", compression {page.compression.name}"
+            return f"this TIFF ({kind}) needs the codecs extra: pip install 'inspect-cli[codecs]'"
         return f"damaged TIFF: pixels cannot be decoded ({text})"
 
     def close(self) -> None:

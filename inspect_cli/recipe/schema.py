@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 PART = "{part}"
+MAX_CHANNELS = 64
 
 Dtype = Literal["uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -37,7 +38,7 @@ class MapSpec(Section):
         description="File name pattern; `{part}` stands for the part's id. An ending `.*` takes any "
         "readable format. Example: `{part}_albedo.tif`."
     )
-    channels: int = Field(1, ge=1, le=64, description="Number of channels; one network input each.")
+    channels: int = Field(1, ge=1, le=MAX_CHANNELS, description="Number of channels; one network input each.")
     dtype: Dtype | None = Field(
         None, description="Pixel type that files must have. Empty: the type of the training files."
     )
@@ -54,6 +55,8 @@ class MapSpec(Section):
     def _check_pattern(cls, pattern: str) -> str:
         if pattern.count(PART) != 1:
             raise ValueError("must contain {part} exactly once, such as '{part}_albedo.tif'")
+        if not re.search(r"\.(\w+|\*)$", pattern.partition(PART)[2]):
+            raise ValueError("must end with a file type such as '.tif', or with '.*' for any")
         return _relative_pattern(pattern)
 
     @field_validator("range")

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.errors import NoInputError
-from inspect_cli.images.reader import MapReader, open_map
+from inspect_cli.images.reader import ImageHeader, MapReader, open_map
 from inspect_cli.tiles.grid import pad_to_tile
 
 PATCHES_PER_BAND = 8
-_ROI_TRIES = 64
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,42 @@ class PatchSampler:
         self._seed = seed
         self._min_share = min_roi_share
         self._paths = [image.path for image in images]
-        self._readers: list[MapReader] = [open_map(image.path) for image in images]
-        self._headers = [reader.header for reader in self._readers]
+        self._headers = [_header(path) for path in self._paths]
+        self._open: tuple[int, MapReader] | None = None
         self._cache = self._read_cache(cache_mb)
         self._roi_bits = [None if i.roi is None else np.packbits(i.roi, axis=1) for i in images]
+        self._rows_inside = [self._usable_rows(image.roi) for image in images]
         pixels = np.array([h.height * h.width for h in self._headers], float)
+        pixels *= [rows is None or len(rows) > 0 for rows in self._rows_inside]
+        if not pixels.any():
+            raise NoInputError(f"{self._paths[0]}: no place where {min_roi_share:.0%} of a patch lies inside the ROI")
         self._share = pixels / pixels.sum()
 
     def _read_cache(self, cache_mb: int) -> list[NDArray[Any]] | None:
         total = sum(np.prod(h.shape) * h.dtype.itemsize for h in self._headers)
         if total > cache_mb * 2**20:
             return None
-        pixels = [reader.read() for reader in self._readers]
-        self.close()
+        pixels = []
+        for path in self._paths:
+            with open_map(path) as reader:
+                pixels.append(reader.read())
         return pixels
+
+    def _usable_rows(self, roi: NDArray[np.bool_] | None) -> NDArray[np.int64] | None:
+        """Return the rows at which some patch lies enough inside the ROI, None for an image without one."""
+        if roi is None:
+            return None
+        rows = range(max(1, roi.shape[0] - self._tile + 1))
+        inside = np.zeros(roi.shape[1], np.int64)
+        usable = []
+        for y in rows:
+            if y == 0:
+                inside += roi[: self._tile].sum(axis=0)
+            else:
+                inside += roi[y + self._tile - 1].astype(np.int64) - roi[y - 1]
+            if (_window_shares(inside, min(self._tile, roi.shape[0]), self._tile) >= self._min_share).any():
+                usable.append(y)
+        return np.asarray(usable, np.int64)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -69,9 +90,10 @@ class PatchSampler:
         return self._headers[0].dtype
 
     def close(self) -> None:
-        """Let go of all files."""
-        for reader in self._readers:
-            reader.close()
+        """Let go of the file that is open."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
 
     def batch(self, step: int, size: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Return the patches of a step and their ROI masks.
@@ -112,40 +134,44 @@ class PatchSampler:
             masks.append(pad_to_tile(inside[:, x : x + self._tile], self._tile, self._tile).astype(bool))
 
     def _rows(self, index: int, y0: int, y1: int) -> NDArray[Any]:
+        """Return rows of an image; one file is open at a time, however many images there are."""
         if self._cache is not None:
             return self._cache[index][y0:y1]
-        return self._readers[index].read_rows(y0, y1)
+        if self._open is None or self._open[0] != index:
+            self.close()
+            self._open = (index, open_map(self._paths[index]))
+        return self._open[1].read_rows(y0, y1)
 
-    def _roi_rows(self, index: int, y0: int, y1: int) -> NDArray[np.bool_] | None:
+    def _roi_rows(self, index: int, y0: int, y1: int) -> NDArray[np.bool_]:
+        """Return the ROI of some rows, all True for an image without one."""
         bits = self._roi_bits[index]
         if bits is None:
-            return None
-        width = self._headers[index].width
-        return np.unpackbits(bits[y0:y1], axis=1, count=width).astype(bool)
+            return np.ones((y1 - y0, self._headers[index].width), bool)
+        return np.unpackbits(bits[y0:y1], axis=1, count=self._headers[index].width).astype(bool)
 
     def _place(self, rng: np.random.Generator, index: int, count: int) -> tuple[int, list[int]]:
         """Draw a row and ``count`` columns whose patches lie enough inside the ROI."""
         header = self._headers[index]
-        high_y = max(1, header.height - self._tile + 1)
-        high_x = max(1, header.width - self._tile + 1)
-        bits = self._roi_bits[index]
-        if bits is None:
-            return int(rng.integers(high_y)), [int(x) for x in rng.integers(high_x, size=count)]
-        for _ in range(_ROI_TRIES):
-            y = int(rng.integers(high_y))
-            rows = np.unpackbits(bits[y : y + self._tile], axis=1, count=header.width)
-            shares = _window_shares(rows.astype(bool), self._tile)
-            good = np.flatnonzero(shares >= self._min_share)
-            if good.size:
-                return y, [int(x) for x in rng.choice(good, size=count)]
-        raise NoInputError(
-            f"{self._paths[index]}: no place where {self._min_share:.0%} of a patch lies inside the ROI"
-        )
+        rows = self._rows_inside[index]
+        if rows is None:
+            y = int(rng.integers(max(1, header.height - self._tile + 1)))
+            return y, [int(x) for x in rng.integers(max(1, header.width - self._tile + 1), size=count)]
+        y = int(rng.choice(rows))
+        inside = self._roi_rows(index, y, min(y + self._tile, header.height))
+        good = np.flatnonzero(_window_shares(inside.sum(axis=0), len(inside), self._tile) >= self._min_share)
+        return y, [int(x) for x in rng.choice(good, size=count)]
 
 
-def _window_shares(roi_rows: NDArray[np.bool_], tile_px: int) -> NDArray[np.float64]:
-    """Return the ROI share of the patch that starts at each column of a band of rows."""
-    height, width = roi_rows.shape
-    total = np.concatenate([[0], roi_rows.sum(axis=0).cumsum()])
-    span = min(tile_px, width)
-    return np.asarray((total[span:] - total[: width - span + 1]) / (span * height))
+def _header(path: Path) -> ImageHeader:
+    with open_map(path) as reader:
+        return reader.header
+
+
+def _window_shares(inside: NDArray[np.int64], height: int, tile_px: int) -> NDArray[np.float64]:
+    """Return the ROI share of the patch that starts at each column.
+
+    ``inside`` is the number of ROI pixels in each column of a band of ``height`` rows.
+    """
+    total = np.concatenate([[0], inside.cumsum()])
+    span = min(tile_px, len(inside))
+    return np.asarray((total[span:] - total[: len(inside) - span + 1]) / (span * height))
