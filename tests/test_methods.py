@@ -7,6 +7,7 @@ import torch
 from inspect_cli.errors import RecipeError
 from inspect_cli.methods import build_detector, method_names
 from inspect_cli.methods.networks import ARCHITECTURES, encoder
+from inspect_cli.methods.vae import kl_divergence
 from inspect_cli.training.health import explained_variance
 
 
@@ -99,7 +100,7 @@ def test_every_method_learns_within_a_few_steps(detector):
     rows = torch.arange(32).view(1, 1, 32, 1)
     optimizers = detector.optimizers(2e-3)
     losses = []
-    for step in range(60):
+    for step in range(150):
         phase = torch.rand(8, 1, 1, 1, generator=torch.Generator().manual_seed(step)) * 6.28
         tiles = (0.5 + 0.4 * torch.sin(rows * 0.8 + phase)).expand(8, 1, 32, 32).contiguous()
         losses.append(detector.train_step(tiles, None, optimizers, torch.autocast("cpu", enabled=False))["loss"])
@@ -111,6 +112,61 @@ def test_every_method_scores_one_value_a_pixel_and_none_below_0(detector):
     assert scores.shape == (3, 32, 32)
     assert scores.dtype == torch.float32
     assert float(scores.detach().min()) >= 0
+
+
+def test_kl_term_is_that_of_two_normal_distributions():
+    generator = torch.Generator().manual_seed(0)
+    mean, log_variance = torch.randn(5, 7, generator=generator), torch.randn(5, 7, generator=generator)
+    posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    prior = torch.distributions.Normal(torch.zeros(5, 7), torch.ones(5, 7))
+    expected = torch.distributions.kl_divergence(posterior, prior).sum(dim=1).mean()
+    assert float(kl_divergence(mean, log_variance)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(kl_divergence(torch.zeros(3, 4), torch.zeros(3, 4))) == 0
+
+
+def test_vae_samples_in_training_and_takes_the_mean_when_it_scores():
+    detector = build_detector("vae", 1, 32, {})
+    tiles = torch.rand(2, 1, 32, 32)
+    detector.eval()
+    assert torch.equal(detector.score(tiles), detector.score(tiles))
+    detector.train()
+    assert float(detector.loss(tiles, None).detach()) != float(detector.loss(tiles, None).detach())
+
+
+def test_vae_loss_is_squared_error_plus_weighted_kl_a_pixel():
+    detector = build_detector("vae", 1, 32, {"kl_weight": 0.5}).eval()
+    tiles = torch.rand(3, 1, 32, 32)
+    with torch.no_grad():
+        mean, log_variance = detector.posterior(tiles)
+        error = ((detector.decode(mean) - tiles) ** 2).mean()
+        expected = error + 0.5 * kl_divergence(mean, log_variance) / (32 * 32)
+        assert float(detector.loss(tiles, None)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_critic_estimates_the_gap_between_prior_and_codes_and_stays_in_its_box():
+    torch.manual_seed(0)
+    detector = build_detector("aae", 1, 32, {"clip": 0.02})
+    assert [tuple(m.weight.shape) for m in detector.critic if isinstance(m, torch.nn.Linear)] == [(10, 100), (1, 10)]
+    codes = torch.rand(6, 100) + 3
+    torch.manual_seed(1)
+    prior = torch.randn(6, 100)
+    by_hand = detector.critic(prior).mean() - detector.critic(codes).mean()
+    torch.manual_seed(1)
+    assert float(detector.critic_gap(codes).detach()) == pytest.approx(float(by_hand.detach()), rel=1e-5)
+    optimizers = detector.optimizers(1e-2)
+    detector.train_step(torch.rand(4, 1, 32, 32), None, optimizers, torch.autocast("cpu", enabled=False))
+    assert all(float(w.detach().abs().max()) <= 0.02 + 1e-7 for w in detector.critic.parameters())
+
+
+def test_reconstruction_phase_leaves_the_critic_and_the_critic_leaves_the_coder():
+    detector = build_detector("aae", 1, 32, {})
+    coder, critic, generator = detector.optimizers(1e-3)
+    of = lambda optimizer: {id(p) for group in optimizer.param_groups for p in group["params"]}  # noqa: E731
+    critics = {id(p) for p in detector.critic.parameters()}
+    assert of(critic) == critics
+    assert not of(coder) & critics
+    assert of(generator) < of(coder)
+    assert of(coder) | critics == {id(p) for p in detector.parameters()}
 
 
 class _Fixed(torch.nn.Module):

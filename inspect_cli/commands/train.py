@@ -23,7 +23,8 @@ def train(
         typer.Option("--data", help="Folder of good parts.", show_default="what the recipe names"),
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", help="Detector: cae.", show_default="the recipe's")
+        str | None,
+        typer.Option("--method", help="Detector: aae, cae, vae.", show_default="the recipe's"),
     ] = None,
     maps: Annotated[
         str | None,

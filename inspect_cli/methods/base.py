@@ -51,7 +51,10 @@ class Detector(nn.Module, abc.ABC):
         return self
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
-        """Return the optimizers that :meth:`train_step` steps."""
+        """Return the optimizers that :meth:`train_step` steps.
+
+        The loop sets their step size; a parameter group with a ``pace`` gets that multiple of it.
+        """
         return [torch.optim.Adam(self.parameters(), lr=learning_rate)]
 
     def train_step(

@@ -37,10 +37,17 @@ class ConvolutionalAutoencoder(Detector):
         self.decoder = decoder(channels, architecture)
         initialise(self)
 
+    def encode(self, tiles: Tensor) -> Tensor:
+        """Return the latent code E(x), shape (n, latent)."""
+        return self.bottleneck.encode(self.encoder(tiles))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return D(z), values in (0, 1), shape (n, channels, tile_px, tile_px)."""
+        return self.decoder(self.bottleneck.decode(latent))  # type: ignore[no-any-return]
+
     def reconstruct(self, tiles: Tensor) -> Tensor:
         """Return D(E(x)), values in (0, 1) (IND eq. 2)."""
-        latent = self.bottleneck.encode(self.encoder(tiles))
-        return self.decoder(self.bottleneck.decode(latent))  # type: ignore[no-any-return]
+        return self.decode(self.encode(tiles))
 
     def loss(self, tiles: Tensor, mask: Tensor | None) -> Tensor:
         """Return the mean squared error inside the ROI (IND eq. 3)."""

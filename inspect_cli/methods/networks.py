@@ -92,7 +92,7 @@ class Bottleneck(nn.Module):
     def __init__(self, code_shape: Sequence[int], hidden: int, latent: int) -> None:
         super().__init__()
         self.code_shape = tuple(code_shape)
-        size = self.code_shape[0] * self.code_shape[1] * self.code_shape[2]
+        self.size = size = self.code_shape[0] * self.code_shape[1] * self.code_shape[2]
         self.squeeze = nn.Sequential(
             nn.Flatten(), nn.Linear(size, hidden), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(hidden, latent)
         )

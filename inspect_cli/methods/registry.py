@@ -14,10 +14,20 @@ if TYPE_CHECKING:
 
 #: Name -> (module, class, one line for people).
 _METHODS: dict[str, tuple[str, str, str]] = {
+    "aae": (
+        "inspect_cli.methods.aae",
+        "AdversarialAutoencoder",
+        "adversarial autoencoder; codes driven to a normal distribution by a critic (IND section 2.3)",
+    ),
     "cae": (
         "inspect_cli.methods.cae",
         "ConvolutionalAutoencoder",
         "convolutional autoencoder; residual of the reconstruction (IND section 2.1)",
+    ),
+    "vae": (
+        "inspect_cli.methods.vae",
+        "VariationalAutoencoder",
+        "variational autoencoder; codes are normal distributions, KL term (IND section 2.2)",
     ),
 }
 

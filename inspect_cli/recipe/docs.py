@@ -50,7 +50,15 @@ def _table(title: str, section: type[BaseModel]) -> str:
 
 
 def _type_name(field: FieldInfo) -> str:
-    return _annotation_name(field.annotation)
+    limits = _limits(field)
+    return _annotation_name(field.annotation) + (f", {limits}" if limits else "")
+
+
+def _limits(field: FieldInfo) -> str:
+    """Return the limits of a number in words."""
+    words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+    found = {key: getattr(part, key) for part in field.metadata for key in words if hasattr(part, key)}
+    return ", ".join(text.format(f"{found[key]:g}") for key, text in words.items() if found.get(key) is not None)
 
 
 def _annotation_name(annotation: Any) -> str:
@@ -76,7 +84,7 @@ def _annotation_name(annotation: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default is PydanticUndefined or field.default is None:
+    if field.default in (PydanticUndefined, None, ""):
         return ""
     return f"`{field.default}`"
 

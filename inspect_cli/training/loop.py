@@ -105,7 +105,7 @@ def _run(
         torch.manual_seed(job.seed * 1_000_003 + state.step)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = step_size(job.spec.learning_rate, progress)
+                group["lr"] = step_size(job.spec.learning_rate, progress) * group.get("pace", 1.0)
         loss = _step(job, tiles, mask, optimizers, autocast)
         state.step += 1
         val_loss: float | None = None

@@ -20,6 +20,7 @@ from inspect_cli.engines import choose_device
 from inspect_cli.images import Part
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Detector
+from inspect_cli.methods.registry import method_class
 from inspect_cli.recipe import MapSpec
 from inspect_cli.report.pictures import save_reconstructions
 from inspect_cli.report.plots import save_loss_curve
@@ -146,9 +147,12 @@ def train_material(order: TrainingOrder, teller: Teller) -> Bundle:
 
 
 def _settings(order: TrainingOrder) -> dict[str, object]:
-    """Return the recipe's method settings if they are for the method that is trained."""
+    """Return the recipe's method settings; of another method's, those that both methods have."""
     spec = order.material.recipe.method
-    return dict(spec.settings) if spec.name == order.method else {}
+    if spec.name == order.method:
+        return dict(spec.settings)
+    known = method_class(order.method).Settings.model_fields
+    return {key: value for key, value in spec.settings.items() if key in known}
 
 
 def _training_files(order: TrainingOrder, split: Split) -> list[TrainingFile]:
