@@ -235,6 +235,7 @@ SPEC = MapSpec(files="{part}_normal.tif", channels=3, dtype="int16")
     [
         ({"pages": 3}, "3 pages", "one page"),
         ({"channels": 1}, "1 channel", "3 expected"),
+        ({"channels": 4}, "4 channel", "3 expected"),
         ({"dtype": np.dtype("uint16")}, "uint16", "int16"),
         ({"width": 41}, "41x30", "40x30"),
         ({"width": 30, "height": 40}, "30x40", "40x30"),

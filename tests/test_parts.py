@@ -123,7 +123,7 @@ def test_any_file_name_is_a_part(tmp_path_factory: pytest.TempPathFactory, names
 
 
 def test_pattern_is_text_not_a_regular_expression(tmp_path: Path) -> None:
-    fill(tmp_path, "a+b[1].P1(x)_n.tif", "aab1xP1(x)_n.tif")
+    fill(tmp_path, "a+b[1].P1(x)_n.tif", "aab1xP2(x)_n.tif")
     assert ids(tmp_path, {"n": MapSpec(files="a+b[1].{part}(x)_n.tif")}) == ["P1"]
 
 

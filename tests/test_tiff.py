@@ -307,6 +307,18 @@ def test_file_cut_at_any_byte_is_refused_by_name_or_reads_equal(tmp_path: Path, 
             refusal(path)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_missing_end_is_noticed_before_any_pixel_is_read(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "map.tif"
+    write(path, pixels_of("uint16", (20, 9)), **LAYOUTS[layout])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated TIFF"):
+        open_map(path)
+    path.write_bytes(hand_made(tags_of(4, 8), [bytes(31)]))
+    with pytest.raises(InputError, match="31 of 32 pixel bytes"):
+        open_map(path)
+
+
 @pytest.mark.parametrize("kept", [0, 100, 128, 192])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("tiled", [False, True])

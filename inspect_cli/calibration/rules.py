@@ -6,7 +6,7 @@ region above the limit is enough to flag it. A share of pixels or tiles would hi
 
 If parts are exchangeable, the k-th smallest of n peaks is exceeded by a new good part's peak with
 probability (n + 1 - k) / (n + 1) at most (split conformal prediction, Vovk et al. 2005). With several maps,
-each with its own limit, the rates add up.
+each with its own limit, the rates add up; rule ``quantile`` therefore gives each map its share of the rate.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from numpy.typing import NDArray
 
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.recipe.schema import ThresholdSpec
-from inspect_cli.store.manifest import MapLimit
-
-#: A limit of zero would flag everything: the least positive limit.
-LEAST_LIMIT: Final = 1e-12
+from inspect_cli.store.manifest import LEAST_LIMIT, MapLimit
 
 
 @dataclass(frozen=True)
@@ -41,17 +38,20 @@ class _Limit:
     false_alarm_rate: float | None
 
 
-def _max_rule(peaks: NDArray[np.float64], spec: ThresholdSpec) -> _Limit:
+def _max_rule(peaks: NDArray[np.float64], spec: ThresholdSpec, maps: int) -> _Limit:  # noqa: ARG001
     """Largest peak times the margin; without margin a new good part exceeds it in 1 of n + 1 cases."""
     return _Limit(float(peaks.max()) * spec.margin, 1 / (len(peaks) + 1))
 
 
-def _quantile_rule(peaks: NDArray[np.float64], spec: ThresholdSpec) -> _Limit:
-    """The k-th smallest peak with k = ceil((n + 1) * quantile)."""
+def _quantile_rule(peaks: NDArray[np.float64], spec: ThresholdSpec, maps: int) -> _Limit:
+    """The k-th smallest peak with k = ceil((n + 1) * q); the maps share the rate 1 - quantile."""
     count = len(peaks)
-    rank = math.ceil((count + 1) * spec.quantile - 1e-9)
+    quantile = 1 - (1 - spec.quantile) / maps
+    rank = _rank(count, quantile)
     if rank > count:
-        needed = math.ceil(spec.quantile / (1 - spec.quantile) - 1e-9)
+        needed = max(count, int(quantile / (1 - quantile)) - 2)
+        while _rank(needed, quantile) > needed:
+            needed += 1
         raise UsageError(
             f"quantile {spec.quantile} needs at least {needed} good parts, {count} given: "
             "give more, ask for less, or use --rule max"
@@ -59,14 +59,19 @@ def _quantile_rule(peaks: NDArray[np.float64], spec: ThresholdSpec) -> _Limit:
     return _Limit(float(np.sort(peaks)[rank - 1]), (count + 1 - rank) / (count + 1))
 
 
-def _sigma_rule(peaks: NDArray[np.float64], spec: ThresholdSpec) -> _Limit:
+def _rank(count: int, quantile: float) -> int:
+    """Return ceil((n + 1) q), forgiving the last digits of a product of decimals."""
+    return math.ceil(round((count + 1) * quantile, 9))
+
+
+def _sigma_rule(peaks: NDArray[np.float64], spec: ThresholdSpec, maps: int) -> _Limit:  # noqa: ARG001
     """Mean plus k standard deviations of the peaks; promises no rate."""
     if len(peaks) < 2:
         raise UsageError(f"rule sigma needs at least 2 good parts, {len(peaks)} given: use --rule max")
     return _Limit(float(peaks.mean() + spec.sigma * peaks.std(ddof=1)), None)
 
 
-RULES: Final[dict[str, Callable[[NDArray[np.float64], ThresholdSpec], _Limit]]] = {
+RULES: Final[dict[str, Callable[[NDArray[np.float64], ThresholdSpec, int], _Limit]]] = {
     "max": _max_rule,
     "quantile": _quantile_rule,
     "sigma": _sigma_rule,
@@ -91,8 +96,8 @@ def limits_from_good(
     rate: float | None = 0.0
     for name, found in peaks.items():
         pixel = _finite(found.pixel, name)
-        limit = RULES[rule](pixel, spec)
-        patch = RULES[rule](_finite(found.patch, name), spec)
+        limit = RULES[rule](pixel, spec, len(peaks))
+        patch = RULES[rule](_finite(found.patch, name), spec, len(peaks))
         limits[name] = MapLimit(pixel=max(limit.value, LEAST_LIMIT), patch=max(patch.value, LEAST_LIMIT))
         rate = None if rate is None or limit.false_alarm_rate is None else rate + limit.false_alarm_rate
     return limits, None if rate is None else min(rate, 1.0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.recipe.schema import Recipe, ThresholdSpec
-from inspect_cli.store.manifest import Calibration, MapLimit
+from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.store.timestamps import utc_now
 
 Record = Mapping[str, Any]
@@ -66,8 +66,8 @@ def calibrate_manual(recipe: Recipe, current: Calibration, values: Mapping[str, 
     for name, value in values.items():
         if name not in limits:
             raise UsageError(f"--value {name}: no such map in the model: {nearest(name, list(limits))}")
-        if not 0 < value < float("inf"):
-            raise UsageError(f"--value {name}={value}: a limit is a number above 0")
+        if not LEAST_LIMIT <= value < float("inf"):
+            raise UsageError(f"--value {name}={value}: a limit is a number of at least {LEAST_LIMIT:g}")
         limits[name] = MapLimit(pixel=value, patch=limits[name].patch)
     listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
     return _calibration(recipe, limits, "manual", f"set by hand: {listed}", 0, None)

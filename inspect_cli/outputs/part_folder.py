@@ -69,7 +69,7 @@ def write_findings(
         Called after the last block: reasons not to trust the pictures.
     """
     limits = {name: limit.pixel for name, limit in plan.calibration.limits.items()}
-    judge = Judge(limits, plan.width, plan.roi, plan.min_area_px)
+    judge = Judge(limits, plan.width, plan.roi, plan.min_area_px, plan.height)
     reducer = BlockReducer(preview_scale(plan.height, plan.width), "max")
     with ExitStack() as stack:
         mask = stack.enter_context(MaskWriter(plan.folder / "mask.png", plan.height, plan.width))

@@ -53,9 +53,14 @@ class MaskWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._write(_chunk(b"IDAT", self._packer.flush()) + _chunk(b"IEND", b""))
-        self._stack.__exit__(kind, error, trace)
+        with self._stack:  # an error of the last write removes the temporary file, like any other
+            if kind is None:
+                rows = sum(len(block) for block in self.bits)
+                if rows != self._height:
+                    raise ValueError(f"{self._path}: {rows} rows given, its height is {self._height}")
+                self._write(_chunk(b"IDAT", self._packer.flush()) + _chunk(b"IEND", b""))
+            elif error is not None:
+                raise error
 
     def window(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the mask inside a window as 0 and 1, shape (height, width)."""

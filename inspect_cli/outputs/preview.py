@@ -43,20 +43,18 @@ class BlockReducer:
     def result(self) -> Array:
         """Return the reduced picture; the last block may stand for fewer pixels."""
         if self._waiting is not None and len(self._waiting):
-            missing = self._factor - len(self._waiting)
-            pad = [(0, missing), *[(0, 0)] * (self._waiting.ndim - 1)]
-            self._done.append(self._reduce(np.pad(self._waiting, pad, mode="edge")))
+            self._done.append(self._reduce(self._waiting))
             self._waiting = None
         return np.concatenate(self._done)
 
     def _reduce(self, rows: Array) -> Array:
-        factor = self._factor
-        right = -rows.shape[1] % factor
-        if right:
-            rows = np.pad(rows, [(0, 0), (0, right), *[(0, 0)] * (rows.ndim - 2)], mode="edge")
-        blocks = rows.reshape(len(rows) // factor, factor, rows.shape[1] // factor, factor, *rows.shape[2:])
+        """Reduce rows to blocks; blocks at the bottom and right edge hold what there is."""
+        starts = [np.arange(0, length, self._factor) for length in rows.shape[:2]]
         if self._how == "mean":
-            return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32))
-        filled = np.where(np.isnan(blocks), np.float32(-np.inf), blocks)
-        largest = filled.max(axis=(1, 3))
+            sums = np.add.reduceat(np.add.reduceat(rows, starts[0], axis=0), starts[1], axis=1)
+            down, across = (np.diff([*s, n]) for s, n in zip(starts, rows.shape[:2], strict=True))
+            pixels = np.outer(down, across).astype(np.float32)
+            return np.asarray(sums / pixels.reshape(*pixels.shape, *[1] * (rows.ndim - 2)), np.float32)
+        filled = np.where(np.isnan(rows), np.float32(-np.inf), rows)
+        largest = np.maximum.reduceat(np.maximum.reduceat(filled, starts[0], axis=0), starts[1], axis=1)
         return np.where(np.isneginf(largest), np.float32(np.nan), largest).astype(np.float32)

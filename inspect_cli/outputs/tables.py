@@ -103,7 +103,9 @@ def _write_patches(run: Path, parts: Sequence[str]) -> None:
             if writer is None:
                 writer = pq.ParquetWriter(parquet_path, table.schema, compression="zstd")
             writer.write_table(table)
-            pacsv.write_csv(table, stream, pacsv.WriteOptions(include_header=number == 0))
+            names = pa.array([_safe(part)] * table.num_rows, pa.string())
+            safe = table.set_column(table.schema.get_field_index("part"), "part", names)
+            pacsv.write_csv(safe, stream, pacsv.WriteOptions(include_header=number == 0))
         if writer is not None:
             writer.close()
 

@@ -98,6 +98,7 @@ class TiffRowWriter:
                     software=False,
                     **options,
                 )
+                self._wait_for_end()
         except _Aborted:
             return
 
@@ -111,13 +112,19 @@ class TiffRowWriter:
             for column in range(across):
                 yield np.ascontiguousarray(band[:, column * TILE : (column + 1) * TILE])
 
+    def _wait_for_end(self) -> None:
+        """Let the file appear only when the block has ended well, and with as many rows as were promised."""
+        if len(self._left) == 0 and self._rows.get() is _END and not self._aborted:
+            return
+        raise _Aborted if self._aborted else ValueError(f"{self._path}: more rows than its height {self._shape[0]}")
+
     def _next_rows(self, count: int) -> NDArray[np.float32]:
         blocks = [self._left]
         have = sum(len(block) for block in blocks)
         while have < count:
             block = self._rows.get()
             if block is _END or self._aborted:
-                raise _Aborted
+                raise _Aborted if self._aborted else ValueError(f"{self._path}: rows are missing")
             blocks.append(block)
             have += len(block)
         rows = np.concatenate(blocks)

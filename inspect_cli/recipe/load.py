@@ -16,13 +16,23 @@ from inspect_cli.recipe.schema import Recipe
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice instead of keeping the last one."""
+    """Safe YAML that refuses a key written twice instead of keeping the last one, and aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(problem="an alias has no place in a recipe", problem_mark=mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
-            if isinstance(key, Hashable) and key in seen:
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} is no text; put it in quotes", problem_mark=key_node.start_mark
+                )
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark
                 )
@@ -54,6 +64,8 @@ def parse_recipe(text: str, source: str) -> Recipe:
         raise RecipeError(f"{source}: not valid YAML: {_yaml_reason(error)}") from error
     except RecursionError as error:
         raise RecipeError(f"{source}: not valid YAML: nested too deeply") from error
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:  # PyYAML's constructors
+        raise RecipeError(f"{source}: not valid YAML: a value cannot be read ({error})") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of keys; see `inspect recipe new NAME`")
     try:
@@ -81,7 +93,8 @@ def _explain(error: ErrorDetails) -> str:
 
 
 def _is_union_branch(step: str) -> bool:
-    return "[" in step  # pydantic names the branch of a union, such as tuple[float, float], in the path
+    """Whether pydantic put the branch of a union, such as ``tuple[float,float]``, into the path."""
+    return step.startswith(("tuple[", "literal[", "function-"))
 
 
 def _short(value: object) -> str:

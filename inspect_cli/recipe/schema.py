@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import to_json
 
 DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -15,6 +17,7 @@ PART = "{part}"
 MAX_CHANNELS = 64
 
 Dtype = Literal["uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64"]
+Pixels = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -62,8 +65,8 @@ class MapSpec(Section):
     @field_validator("range")
     @classmethod
     def _check_range(cls, value: tuple[float, float] | str) -> tuple[float, float] | str:
-        if isinstance(value, tuple) and not value[0] < value[1]:
-            raise ValueError("the first number must be below the second")
+        if isinstance(value, tuple) and not (math.isfinite(value[1] - value[0]) and value[0] < value[1]):
+            raise ValueError("must be two finite numbers, the first below the second")
         return value
 
 
@@ -119,6 +122,15 @@ class MethodSpec(Section):
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the method; see docs/methods.md for each one's keys."
     )
+
+    @field_validator("settings")
+    @classmethod
+    def _check_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        try:
+            to_json(settings, inf_nan_mode="strings")
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"must hold plain values only ({error})") from error
+        return settings
 
 
 class TrainingSpec(Section):
@@ -183,7 +195,7 @@ class Recipe(Section):
     maps: dict[str, MapSpec] = Field(
         description="The registered maps of a part, by name. One network is trained for each.", min_length=1
     )
-    size_px: tuple[int, int] | None = Field(
+    size_px: tuple[Pixels, Pixels] | None = Field(
         None, description="Width and height that every map must have. Empty: any, but equal within a part."
     )
     pixel_pitch_um: Positive | None = Field(None, description="Size of a pixel on the part. Empty: no results in mm.")
@@ -198,7 +210,7 @@ class Recipe(Section):
     @classmethod
     def _check_map_names(cls, maps: dict[str, MapSpec]) -> dict[str, MapSpec]:
         for name in maps:
-            if not re.match(NAME_PATTERN, name):
+            if not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f"map name {name!r} may hold letters, digits, '_' and '-' only")
         if len({spec.files for spec in maps.values()}) < len(maps):
             raise ValueError("two maps have the same file pattern")

@@ -48,11 +48,17 @@ def _value_lines(key: str, value: Any, depth: int) -> list[str]:
     if isinstance(value, dict) and value and all(isinstance(v, BaseModel) for v in value.values()):
         lines = [f"{pad}{key}:"]
         for name, inner in value.items():
-            lines += [f"{pad}  {name}:", *_section_lines(inner, depth + 2)]
+            lines += [f"{pad}  {_plain_yaml(name)}:", *_section_lines(inner, depth + 2)]
         return lines
     plain = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=1000)
-    return [f"{pad}{key}: {text.removesuffix(chr(10)).removesuffix('...').strip()}"]
+    return [f"{pad}{key}: {_plain_yaml(plain)}"]
+
+
+def _plain_yaml(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    readable = not isinstance(value, str) or value.isprintable()
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=readable, width=100_000)
+    return str(text).removesuffix("\n").removesuffix("...").strip()
 
 
 def _comment(text: str, depth: int) -> list[str]:

@@ -17,6 +17,7 @@ from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.regions import Region, RegionFinder
 
 Rows = NDArray[np.float32]
+_LEAST_DIVISOR = float(np.finfo(np.float32).tiny)
 
 
 @dataclass
@@ -47,12 +48,16 @@ class Judgement:
 
 @dataclass
 class Judge:
-    """Takes the maps of a part in blocks of rows and decides at the end."""
+    """Takes the maps of a part in blocks of rows and decides at the end.
+
+    ``height`` is that of the image if there is no ROI; rows that never come count as uncovered.
+    """
 
     limits: Mapping[str, float]
     width: int
     roi: NDArray[np.bool_] | None
     min_area_px: int
+    height: int | None = None
     peaks: dict[str, MapPeak] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +70,7 @@ class Judge:
 
         The fused score is NaN where any map is: outside the ROI, or where a map could not be scored.
         """
-        scores = [raw[name] / np.float32(limit) for name, limit in self.limits.items()]
+        scores = [_score(raw[name], limit) for name, limit in self.limits.items()]
         fused = scores[0]
         for score in scores[1:]:
             fused = np.maximum(fused, score)  # NaN in either stays NaN
@@ -78,9 +83,14 @@ class Judge:
         return fused
 
     def _count(self, fused: Rows) -> None:
-        inside = fused.size if self.roi is None else int(self.roi[self._y : self._y + len(fused)].sum())
-        self._roi_px += inside
-        self._uncovered_px += inside - int(np.isfinite(fused).sum())
+        scored = np.isfinite(fused)
+        if self.roi is None:
+            self._roi_px += fused.size
+            self._uncovered_px += fused.size - int(scored.sum())
+        else:
+            inside = self.roi[self._y : self._y + len(fused)]
+            self._roi_px += int(inside.sum())
+            self._uncovered_px += int((inside & ~scored).sum())
         self._flagged_px += int((fused > 1).sum())
 
     def _note_peak(self, name: str, rows: Rows) -> None:
@@ -92,11 +102,20 @@ class Judge:
 
     def score_of(self, name: str) -> float:
         """Return a map's peak score, at the precision of the stored maps."""
-        peak = np.array([self.peaks[name].raw_max], np.float32) / np.float32(self.limits[name])
-        return float(round_scores(peak)[0])
+        peak = np.array([self.peaks[name].raw_max], np.float32)
+        return float(round_scores(_score(peak, self.limits[name]))[0])
+
+    def _count_missing_rows(self) -> None:
+        if self.roi is not None:
+            missing = int(self.roi[self._y :].sum())
+        else:
+            missing = self.width * max(0, (self.height or 0) - self._y)
+        self._roi_px += missing
+        self._uncovered_px += missing
 
     def decide(self, acquisition_faults: list[str]) -> Judgement:
         """Return the verdict; ``acquisition_faults`` are reasons not to trust the pictures."""
+        self._count_missing_rows()
         regions = self._finder.regions(self.min_area_px)
         reasons = list(acquisition_faults)
         if self._roi_px == 0:
@@ -122,3 +141,11 @@ class Judge:
             roi_px=self._roi_px,
             uncovered_px=self._uncovered_px,
         )
+
+
+def _score(raw: Rows, limit: float) -> Rows:
+    """Return ``raw`` in units of the limit; what is not finite, before or after, is NaN."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        score = np.divide(raw, max(limit, _LEAST_DIVISOR), dtype=np.float32)
+    score[~np.isfinite(score)] = np.nan
+    return score

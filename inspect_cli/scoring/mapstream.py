@@ -37,7 +37,7 @@ class PatchScores(NamedTuple):
 
 @dataclass
 class PixelMoments:
-    """Running mean and spread of the pixels inside the ROI, in the network's unit range."""
+    """Running mean and spread of the finite pixels inside the ROI, in the network's unit range."""
 
     count: int = 0
     total: float = 0.0
@@ -45,7 +45,9 @@ class PixelMoments:
 
     def add(self, unit: NDArray[np.float32], inside: Mask | None) -> None:
         """Add rows (n, width[, channels])."""
-        values = unit if inside is None else unit[inside]
+        values = unit.ravel() if inside is None else unit[inside].ravel()
+        if not np.isfinite(values).all():
+            values = values[np.isfinite(values)]
         self.count += values.size
         self.total += float(values.sum(dtype=np.float64))
         self.squares += float(np.square(values, dtype=np.float64).sum())

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from inspect_cli.images.values import Preprocess, ValueRange
 
 FORMAT: Final = 1
+#: A limit of zero would flag everything; scores are float32, so a limit must leave room to divide by it.
+LEAST_LIMIT: Final = 1e-12
 
 
 class _Strict(BaseModel):
@@ -20,8 +22,8 @@ class _Strict(BaseModel):
 class MapLimit(_Strict):
     """Limits of one map in raw residual units: of the smoothed anomaly map, and of a patch's mean."""
 
-    pixel: float = Field(gt=0, allow_inf_nan=False)
-    patch: float = Field(gt=0, allow_inf_nan=False)
+    pixel: float = Field(ge=LEAST_LIMIT, allow_inf_nan=False)
+    patch: float = Field(ge=LEAST_LIMIT, allow_inf_nan=False)
 
 
 class Calibration(_Strict):

@@ -9,14 +9,14 @@ from inspect_cli.errors import NoInputError, UsageError
 
 RUN_RECORD: Final = "run.json"
 #: Where a run may lie below a folder: an output folder, a batch, a folder of batches.
-_BELOW: Final = (f"*/{RUN_RECORD}", f"inspection/*/{RUN_RECORD}", f"*/inspection/*/{RUN_RECORD}")
+_BELOW: Final = (f"inspection/*/{RUN_RECORD}", f"*/{RUN_RECORD}", f"*/inspection/*/{RUN_RECORD}")
 
 
 def find_run(path: Path) -> Path:
-    """Return the run folder at ``path``, or the only one below it.
+    """Return the run folder at ``path``, or the only one at the nearest place below it.
 
-    A run folder holds ``run.json``. Below ``path`` it is looked for as ``<name>``, ``inspection/<material>``
-    and ``<batch>/inspection/<material>``.
+    A run folder holds ``run.json``. Below ``path`` it is looked for as ``inspection/<material>``, ``<name>``
+    and ``<batch>/inspection/<material>``, in this order: the run of a batch goes before runs of its parts.
 
     Raises
     ------
@@ -29,9 +29,10 @@ def find_run(path: Path) -> Path:
         raise NoInputError(f"{path}: no such folder; give the folder that `inspect score` wrote")
     if (path / RUN_RECORD).is_file():
         return path
-    runs = sorted({record.parent for pattern in _BELOW for record in path.glob(pattern)})
-    if not runs:
-        raise NoInputError(f"{path}: no run in it (no {RUN_RECORD}); run `inspect score` first")
-    if len(runs) > 1:
-        raise UsageError(f"{path}: {len(runs)} runs in it; name one of {', '.join(map(str, runs))}")
-    return runs[0]
+    for pattern in _BELOW:
+        runs = sorted(record.parent for record in path.glob(pattern))
+        if len(runs) > 1:
+            raise UsageError(f"{path}: {len(runs)} runs in it; name one of {', '.join(map(str, runs))}")
+        if runs:
+            return runs[0]
+    raise NoInputError(f"{path}: no run in it (no {RUN_RECORD}); run `inspect score` first")

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspect_cli.calibration.rules import LEAST_LIMIT
 from inspect_cli.engines import TorchEngine
 from inspect_cli.images import ImageHeader, MapReader, Part, open_map
 from inspect_cli.methods.base import Detector
 from inspect_cli.recipe import Recipe
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
-from inspect_cli.store.manifest import Calibration, MapLimit, TrainedMap
+from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
 #: Windows that are scored, and their side in tiles.

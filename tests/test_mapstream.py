@@ -1,0 +1,240 @@
+"""One map as a stream, with an engine that only copies: what is cut comes back, at the right place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from inspect_cli.images.reader import ImageHeader, MapReader, open_map
+from inspect_cli.images.values import Preprocess, ValueRange
+from inspect_cli.recipe.schema import ScoringSpec, TilesSpec
+from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.mapstream import MapStream, PixelMoments
+from inspect_cli.scoring.precision import round_scores
+from inspect_cli.scoring.smooth import RowSmoother
+from inspect_cli.tiles.grid import Grid
+
+QUICK = settings(derandomize=True, deadline=None, max_examples=50)
+Mask = NDArray[np.bool_]
+FILL = 0.25
+
+
+class Memory(MapReader):
+    """An image in memory that notes which rows are read."""
+
+    def __init__(self, pixels: NDArray[Any]) -> None:
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        self.header = ImageHeader(Path("memory"), "memory", pixels.shape[1], pixels.shape[0], channels, pixels.dtype)
+        self._pixels = pixels
+        self.rows_read: list[int] = []
+
+    def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
+        assert 0 <= y0 < y1 <= self.header.height
+        self.rows_read += range(y0, y1)
+        return self._pixels[y0:y1].copy()
+
+
+class Copying:
+    """An engine that returns each tile's first channel, and keeps what it was given."""
+
+    device_name = "none"
+    batch = 4
+
+    def __init__(self) -> None:
+        self.tiles: list[NDArray[np.float32]] = []
+
+    def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert tiles.dtype == np.float32
+        assert tiles.ndim == 4
+        self.tiles += list(tiles)
+        return tiles[:, 0].copy()
+
+
+def stream_of(
+    pixels: NDArray[Any], tile: int, stride: int, roi: Mask | None = None, sigma: float = 0, blend: str = "average"
+) -> tuple[MapStream, Memory, Copying]:
+    reader, engine = Memory(pixels), Copying()
+    channels = reader.header.channels
+    return (
+        MapStream(
+            reader=reader,
+            preprocess=Preprocess(ValueRange.of_type(pixels.dtype), (FILL,) * channels, str(pixels.dtype)),
+            engine=engine,
+            # Tiles below the recipe's least size keep the examples small.
+            tiles=TilesSpec.model_construct(size_px=tile, stride_px=stride, blend=blend),
+            scoring=ScoringSpec(smooth_sigma_px=sigma),
+            roi=roi,
+            clock=Clock(),
+        ),
+        reader,
+        engine,
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[NDArray[Any], int, int, Mask | None]:
+    """Draw an image smaller or larger than a tile, with or without channels and ROI."""
+    tile = draw(st.integers(2, 12))
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    shape: tuple[int, ...] = (draw(st.integers(1, 40)), draw(st.integers(1, 40)))
+    roi = None
+    if draw(st.booleans()):
+        y, x = rng.integers(0, shape)
+        roi = np.zeros(shape, bool)
+        roi[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = True
+    channels = draw(st.sampled_from([1, 3]))
+    pixels = rng.integers(0, 65535, shape if channels == 1 else (*shape, channels), np.uint16)
+    return pixels, tile, draw(st.integers(1, tile)), roi
+
+
+def first_channel(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    unit = ValueRange.of_type(pixels.dtype).to_unit(pixels)
+    return unit if unit.ndim == 2 else unit[..., 0]
+
+
+@QUICK
+@given(cases(), st.sampled_from(["average", "hann"]))
+def test_copying_engine_gives_the_first_channel_back(
+    case: tuple[NDArray[Any], int, int, Mask | None], blend: str
+) -> None:
+    pixels, tile, stride, roi = case
+    stream, reader, _ = stream_of(pixels, tile, stride, roi, blend=blend)
+    found = np.concatenate(list(stream.rows()))
+    expected = round_scores(first_channel(pixels))
+    if roi is not None:
+        expected = np.where(roi, expected, np.float32(np.nan))
+    if blend == "average":
+        np.testing.assert_array_equal(found, expected)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=6e-4)
+    assert reader.rows_read == list(range(len(pixels)))  # every row once, top to bottom
+
+
+@QUICK
+@given(cases(), st.sampled_from([0.5, 2.0]))
+def test_smoothing_comes_after_the_stitch(case: tuple[NDArray[Any], int, int, Mask | None], sigma: float) -> None:
+    pixels, tile, stride, roi = case
+    stream, _, _ = stream_of(pixels, tile, stride, roi, sigma)
+    found = np.concatenate(list(stream.rows()))
+    smoother = RowSmoother(*pixels.shape[:2], sigma, roi)
+    whole = np.concatenate([smoother.push(first_channel(pixels)), smoother.finish()])
+    np.testing.assert_allclose(found, round_scores(whole), rtol=6e-4)
+
+
+@QUICK
+@given(cases())
+def test_patches_equal_brute_force_and_tiles_outside_the_roi_are_skipped(
+    case: tuple[NDArray[Any], int, int, Mask | None],
+) -> None:
+    pixels, tile, stride, roi = case
+    stream, _, engine = stream_of(pixels, tile, stride, roi)
+    list(stream.rows())
+    found = stream.patches()
+    unit = first_channel(pixels).astype(np.float64)
+    inside = np.ones(unit.shape, bool) if roi is None else roi
+    expected = []
+    for y, x in Grid(*unit.shape, tile, stride).positions():
+        window = slice(y, y + tile), slice(x, x + tile)
+        if inside[window].any():
+            expected.append((x, y, unit[window][inside[window]].mean(), inside[window].sum() / tile**2))
+    assert len(engine.tiles) == len(expected)
+    np.testing.assert_array_equal(found.x_px, [row[0] for row in expected])
+    np.testing.assert_array_equal(found.y_px, [row[1] for row in expected])
+    np.testing.assert_allclose(found.residual_mean, [row[2] for row in expected], rtol=6e-4)
+    np.testing.assert_allclose(found.roi_share, [row[3] for row in expected], rtol=1e-6)
+
+
+@QUICK
+@given(cases())
+def test_network_sees_the_fill_outside_the_roi_and_beyond_a_small_image(
+    case: tuple[NDArray[Any], int, int, Mask | None],
+) -> None:
+    pixels, tile, stride, roi = case
+    stream, _, engine = stream_of(pixels, tile, stride, roi)
+    list(stream.rows())
+    patches = stream.patches()
+    unit = ValueRange.of_type(pixels.dtype).to_unit(pixels).reshape(*pixels.shape[:2], -1)
+    inside = np.ones(pixels.shape[:2], bool) if roi is None else roi
+    for y, x, seen in zip(patches.y_px, patches.x_px, engine.tiles, strict=True):
+        expected = np.full((tile, tile, unit.shape[2]), FILL, np.float32)
+        window = unit[y : y + tile, x : x + tile]
+        mask = inside[y : y + tile, x : x + tile]
+        expected[: mask.shape[0], : mask.shape[1]][mask] = window[mask]
+        np.testing.assert_array_equal(seen, np.moveaxis(expected, 2, 0))
+
+
+@QUICK
+@given(cases())
+def test_moments_and_preview_see_every_pixel_once(case: tuple[NDArray[Any], int, int, Mask | None]) -> None:
+    pixels, tile, stride, roi = case
+    stream, _, _ = stream_of(pixels, tile, stride, roi)
+    seen: list[NDArray[np.float32]] = []
+    stream.on_pixels = seen.append
+    list(stream.rows())
+    unit = ValueRange.of_type(pixels.dtype).to_unit(pixels)
+    np.testing.assert_array_equal(np.concatenate(seen), unit)
+    values = unit if roi is None else unit[roi]
+    assert stream.moments.count == values.size
+    assert stream.moments.mean == pytest.approx(values.mean(dtype=np.float64), abs=1e-9)
+    assert stream.moments.spread == pytest.approx(values.std(dtype=np.float64), abs=1e-6)
+
+
+def test_moments_of_nothing_are_zero() -> None:
+    assert (PixelMoments().mean, PixelMoments().spread) == (0.0, 0.0)
+
+
+def test_missing_pixel_makes_its_tiles_missing_and_nothing_else() -> None:
+    class Spreading(Copying):
+        """Like a network: one pixel that is no number spoils the whole tile."""
+
+        def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+            return tiles[:, 0] + 0 * tiles.sum(axis=(1, 2, 3))[:, None, None]
+
+    pixels = np.random.default_rng(0).random((40, 40)).astype(np.float32)
+    pixels[20, 20] = np.nan
+    stream, _, _ = stream_of(pixels, 8, 8)
+    stream.engine = Spreading()
+    found = np.concatenate(list(stream.rows()))
+    expected = np.zeros(pixels.shape, bool)
+    expected[16:24, 16:24] = True
+    np.testing.assert_array_equal(np.isnan(found), expected)
+
+
+@pytest.mark.parametrize("blend", ["average", "hann"])
+def test_overlaps_are_blended_as_the_recipe_says(blend: str) -> None:
+    tile, stride, side = 8, 3, 30
+    ramp = np.arange(tile * tile, dtype=np.float32).reshape(tile, tile)
+
+    class Ramp(Copying):
+        """Scores that depend on the place in the tile, so that overlapping tiles disagree."""
+
+        def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.repeat(ramp[None], len(tiles), axis=0)
+
+    stream, _, _ = stream_of(np.zeros((side, side), np.uint16), tile, stride, blend=blend)
+    stream.engine = Ramp()
+    axis = np.ones(tile) if blend == "average" else np.sin(np.pi * (np.arange(tile) + 0.5) / tile) ** 2
+    window = np.outer(axis, axis)
+    total, weight = np.zeros((2, side, side))
+    for y, x in Grid(side, side, tile, stride).positions():
+        total[y : y + tile, x : x + tile] += window * ramp
+        weight[y : y + tile, x : x + tile] += window
+    np.testing.assert_allclose(np.concatenate(list(stream.rows())), total / weight, rtol=3e-4)
+
+
+def test_rows_of_a_file_stream_through(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65535, (300, 210), np.uint16)
+    tifffile.imwrite(tmp_path / "map.tif", pixels, tile=(64, 64), compression="zlib")
+    memory, _, _ = stream_of(pixels, 128, 64, sigma=2.0, blend="hann")
+    with open_map(tmp_path / "map.tif") as reader:
+        from_file, _, _ = stream_of(pixels, 128, 64, sigma=2.0, blend="hann")
+        from_file.reader = reader
+        np.testing.assert_array_equal(np.concatenate(list(from_file.rows())), np.concatenate(list(memory.rows())))
+    assert {"read", "network", "stitch", "smooth", "total"} <= set(from_file.clock.seconds())
