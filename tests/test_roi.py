@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inspect_cli.errors import InputError
-from inspect_cli.images.parts import Part
+from inspect_cli.images.parts import Part, discover_parts
 from inspect_cli.images.roi import MIN_STRIP_PX, find_roi
 from inspect_cli.recipe.schema import MapSpec, Recipe
 
@@ -194,3 +194,17 @@ def test_rule_whose_map_is_not_there_is_an_input_error(tmp_path: Path) -> None:
     part = part_of(tmp_path, np.full((HEIGHT, WIDTH, 3), 9, np.uint8), "normal")
     with pytest.raises(InputError, match="albedo"):
         find_roi(recipe(rule="saturated"), part, tmp_path)
+
+
+@pytest.mark.xfail(strict=True, reason="the map's file is guessed from the pattern: '.*' and '.TIF' are not found")
+@pytest.mark.parametrize(
+    ("pattern", "name"), [("{part}_albedo.*", "P1_albedo.tif"), ("{part}_albedo.tif", "P1_albedo.TIF")]
+)
+def test_map_of_the_rule_is_found_as_other_maps_are(tmp_path: Path, pattern: str, name: str) -> None:
+    background = area((0, HEIGHT, 0, 20))
+    tifffile.imwrite(tmp_path / name, picture("saturated", background, "uint8"))
+    part_of(tmp_path, np.full((HEIGHT, WIDTH, 3), 9, np.uint8), "normal")
+    maps = {"albedo": {"files": pattern}, "normal": {"files": "{part}_normal.tif", "channels": 3}}
+    read = Recipe.model_validate({"material": "foil", "maps": maps, "roi": {"rule": "saturated", "margin_px": 0}})
+    (part,) = discover_parts(tmp_path, {"normal": read.maps["normal"]})
+    np.testing.assert_array_equal(find_roi(read, part, tmp_path), ~background)

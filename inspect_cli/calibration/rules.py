@@ -23,6 +23,9 @@ from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.store.manifest import LEAST_LIMIT, MapLimit
 
+#: A higher rate is no promise: there are too few good parts for one.
+WORTH_SAYING: Final = 0.5
+
 
 @dataclass(frozen=True)
 class GoodPeaks:
@@ -38,9 +41,10 @@ class _Limit:
     false_alarm_rate: float | None
 
 
-def _max_rule(peaks: NDArray[np.float64], spec: ThresholdSpec, maps: int) -> _Limit:  # noqa: ARG001
+def _max_rule(peaks: NDArray[np.float64], spec: ThresholdSpec, maps: int) -> _Limit:
     """Largest peak times the margin; without margin a new good part exceeds it in 1 of n + 1 cases."""
-    return _Limit(float(peaks.max()) * spec.margin, 1 / (len(peaks) + 1))
+    rate = 1 / (len(peaks) + 1)
+    return _Limit(float(peaks.max()) * spec.margin, rate if rate * maps <= WORTH_SAYING else None)
 
 
 def _quantile_rule(peaks: NDArray[np.float64], spec: ThresholdSpec, maps: int) -> _Limit:
@@ -81,7 +85,9 @@ RULES: Final[dict[str, Callable[[NDArray[np.float64], ThresholdSpec, int], _Limi
 def limits_from_good(
     peaks: Mapping[str, GoodPeaks], rule: str, spec: ThresholdSpec
 ) -> tuple[dict[str, MapLimit], float | None]:
-    """Return the limit of each map and the rate at which good parts will be flagged, None if unknown.
+    """Return the limit of each map and the rate at which good parts are flagged at most.
+
+    The rate is None if the rule promises none, or if there are too few good parts for a promise.
 
     Raises
     ------
@@ -100,7 +106,7 @@ def limits_from_good(
         patch = RULES[rule](_finite(found.patch, name), spec, len(peaks))
         limits[name] = MapLimit(pixel=max(limit.value, LEAST_LIMIT), patch=max(patch.value, LEAST_LIMIT))
         rate = None if rate is None or limit.false_alarm_rate is None else rate + limit.false_alarm_rate
-    return limits, None if rate is None else min(rate, 1.0)
+    return limits, rate
 
 
 def _finite(values: NDArray[np.float64], name: str) -> NDArray[np.float64]:

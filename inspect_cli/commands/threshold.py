@@ -257,6 +257,4 @@ def _tell(model: ScoringModel, as_json: bool) -> None:
         return
     for name, limit in calibration.limits.items():
         typer.echo(f"{name:>10}  limit {limit.pixel:.6g}  patch limit {limit.patch:.6g}")
-    rate = calibration.false_alarm_rate
-    promise = "no false-alarm rate is promised" if rate is None else f"at most {rate:.1%} of good parts flagged"
-    typer.echo(f"origin: {calibration.origin}; {promise}")
+    typer.echo(f"origin: {calibration.origin}; {calibration.promise}")

@@ -39,6 +39,14 @@ class Calibration(_Strict):
     false_alarm_rate: float | None = Field(None, ge=0, le=1)
     created_utc: str
 
+    @property
+    def promise(self) -> str:
+        """What the limits promise, in words."""
+        if self.false_alarm_rate is not None:
+            return f"at most {self.false_alarm_rate:.1%} of good parts are flagged"
+        few = self.rule == "max" and not self.provisional
+        return "too few good parts to promise a false-alarm rate" if few else "no false-alarm rate is promised"
+
 
 class Acquisition(_Strict):
     """Range of the training images' mean and spread inside the ROI, in the network's unit range."""

@@ -45,10 +45,8 @@ def _limits(bundle: Bundle) -> list[str]:
     calibration = bundle.manifest.calibration
     if calibration is None:
         return ["None set."]
-    rate = calibration.false_alarm_rate
-    promise = "no rate is promised" if rate is None else f"at most {rate:.1%} of good parts are flagged"
     return [
-        f"{calibration.origin}; {promise}. Set {calibration.created_utc}.",
+        f"{calibration.origin}; {calibration.promise}. Set {calibration.created_utc}.",
         "",
         "| map | limit of the anomaly map | limit of a patch's mean residual |",
         "| --- | --- | --- |",
