@@ -31,8 +31,11 @@ demo: $(VENV)/installed  ## set up, then the whole job on a generated full-size 
 	@echo "== 2/6  training on the good parts"
 	@test -f $(DEMO)/models/riblet/cae/manifest.json || \
 	  $(BIN)/inspect train --material riblet --data $(DEMO)/riblet/train --models $(DEMO)/models --budget 150s
-	@echo "== 3/6  limits from a good part that was not trained on"
-	@$(BIN)/inspect threshold --material riblet --models $(DEMO)/models --good $(DEMO)/riblet/test/good --rule max --margin 1.2
+	@echo "== 3/6  limits from good parts that are neither trained on nor in the batch"
+	@test -f $(DEMO)/calibration/.complete || { \
+	  $(BIN)/inspect sample riblet --out $(DEMO)/calibration --parts 2 --defective 0 --maps albedo,normal --seed 9 --force \
+	  && touch $(DEMO)/calibration/.complete; }
+	@$(BIN)/inspect threshold --material riblet --models $(DEMO)/models --good $(DEMO)/calibration --rule max --margin 1.2
 	@echo "== 4/6  scoring the batch"
 	@$(BIN)/inspect score $(DEMO)/riblet/test --material riblet --models $(DEMO)/models
 	@echo "== 5/6  compared with the true defects"

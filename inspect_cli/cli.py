@@ -17,7 +17,7 @@ from inspect_cli.commands.score import score
 from inspect_cli.commands.threshold import threshold
 from inspect_cli.commands.tile import tile
 from inspect_cli.commands.train import train
-from inspect_cli.errors import EXIT_INTERNAL, EXIT_SIGINT, InspectError, UsageError
+from inspect_cli.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_SIGINT, InspectError, UsageError
 
 app = typer.Typer(
     name="inspect",
@@ -76,6 +76,9 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _unexpected(error: Exception) -> int:
     """Usage errors of the command line get exit code 1; anything else is a fault of the program."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(str(error))
+        return EXIT_DONE
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         return _told(f"error: {error.format_message()} See `inspect --help`.", UsageError.exit_code)
     if os.environ.get("INSPECT_DEBUG"):

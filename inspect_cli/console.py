@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,15 @@ LINE_EVERY_S: Final = 30.0
 def say(text: str) -> None:
     """Print a line to stderr."""
     typer.echo(text, err=True)
+
+
+def out(text: str) -> None:
+    """Print a line of data to stdout; if its reader has left, go on without it."""
+    try:
+        typer.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def warn(text: str) -> None:

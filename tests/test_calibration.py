@@ -46,8 +46,9 @@ def calibration(**limits: float) -> Calibration:
         provisional=True,
         origin="before",
         parts=3,
-        smooth_sigma_px=0,
-        blend="average",
+        smooth_sigma_px=RECIPE.scoring.smooth_sigma_px,
+        blend=RECIPE.tiles.blend,
+        stride_px=64,
         created_utc="",
     )
 
@@ -228,7 +229,7 @@ def test_limit_by_hand_replaces_one_and_keeps_the_others() -> None:
     before = calibration(albedo=2, normal=3)
     found = calibrate_manual(RECIPE, before, {"normal": 0.5})
     assert found.limits == {"albedo": before.limits["albedo"], "normal": MapLimit(pixel=0.5, patch=0.3)}
-    assert (found.rule, found.provisional, found.false_alarm_rate) == ("manual", False, None)
+    assert (found.rule, found.provisional, found.false_alarm_rate) == ("manual", True, None)
     assert "normal=0.5" in found.origin
     assert before.limits["normal"].pixel == 3
 

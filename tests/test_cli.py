@@ -192,6 +192,9 @@ def test_all_parts_bad_is_no_usable_input(batch, models):
         ["threshold", "--material", "riblet", "--good", ".", "--labelled", "."],
         ["score", ".", "--material", "riblet", "--batch", "many"],
         ["sample", "ribblet", "--out", "x"],
+        ["train", "--material", "my foil"],
+        ["recipe", "new", "my foil"],
+        ["train", "--material", "riblet", "--seed", "-1"],
         ["recipe", "check", "no-such-recipe.yaml"],
     ],
 )
@@ -255,16 +258,18 @@ def test_in_crons_bare_environment(batch, models):
     ]  # fmt: skip
 
 
-def test_stdout_closed_early_is_no_traceback(batch, models):
+def test_batch_goes_on_when_the_reader_of_stdout_leaves(batch, models):
     command = [sys.executable, "-m", "inspect_cli", *score_arguments(batch / "test", models)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
     err = process.stderr.read()
-    process.wait(timeout=60)
     process.stderr.close()
+    assert process.wait(timeout=60) == 0
     assert "Traceback" not in err
+    assert len(list((batch / "test/inspection/foil/parts").rglob("part.json"))) == 4
+    assert (batch / "test/inspection/foil/parts.csv").is_file()
 
 
 def test_first_signal_finishes_the_part_in_hand(batch, models, monkeypatch):

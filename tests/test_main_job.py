@@ -37,6 +37,10 @@ def scored(batch, models):
     return batch / "test" / "inspection" / "foil"
 
 
+def threshold(models: Path, *more: str) -> int:
+    return run(["threshold", "-m", "foil", "--models", str(models), *more])
+
+
 def _files(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
@@ -160,7 +164,9 @@ def test_new_limits_are_applied_to_stored_maps_without_the_network(scored, batch
     monkeypatch.setattr(TorchEngine, "score", no_network)
     raw_before = (scored / "parts/dent/b000/maps/albedo.tif").stat().st_mtime_ns
     arguments = ["threshold", "--material", "foil", "--models", str(models), "--value", "albedo=1e-9"]
+    (scored / "evaluation.json").write_text("{}")
     assert run([*arguments, "--apply", str(scored)]) == 0
+    assert not (scored / "evaluation.json").exists(), "it measured other limits"
     records = _records(scored)
     assert {r["verdict"] for r in records.values()} == {"fail"}
     assert {r["maps"]["albedo"]["threshold"] for r in records.values()} == {1e-9}
@@ -190,7 +196,7 @@ def test_limits_from_good_parts(batch, models, capsys):
     for name, limit in calibration["limits"].items():
         assert limit["pixel"] == pytest.approx(max(r["maps"][name]["raw_max"] for r in records.values()))
     assert calibration["provisional"] is False
-    assert calibration["false_alarm_rate"] == pytest.approx(0.5)  # two maps, 1 / (3 + 1) each
+    assert calibration["false_alarm_rate"] is None, "parts that were trained on promise nothing"
     assert "were trained on" in captured.err
     assert (models / "foil" / "cae" / "threshold.png").is_file()
     assert run([*arguments, "--rule", "quantile", "--quantile", "0.9"]) == 1, "three parts cannot promise that"
@@ -345,6 +351,7 @@ def test_train_resumes_from_a_killed_process(batch, models):
     more = state["step"] + 5
     resumed = ["train", "--material", "foil", "--models", str(models), "--data", str(batch / "train")]
     assert run([*resumed, "--maps", "albedo", "--budget", f"{more}steps", "--resume"]) == 0
+    assert run([*resumed, "--maps", "albedo", "--budget", "5steps", "--resume"]) == 1, "there is no checkpoint now"
     manifest = json.loads((models / "foil/cae/manifest.json").read_text())
     assert manifest["maps"]["albedo"]["steps"] == more
 
@@ -383,3 +390,121 @@ def test_shipped_model_scores_the_shipped_sample(tmp_path):
     records = _records(tmp_path / "test" / "inspection" / "riblet")
     assert records["good/g003"]["verdict"] == "pass"
     assert sum(r["verdict"] == "fail" for r in records.values()) >= 4
+
+
+def test_applying_limits_keeps_failed_parts_and_the_exit_code(batch, models):
+    (batch / "test/dent/b000_albedo.tif").unlink()
+    assert score(batch, models) == 3
+    folder = batch / "test/inspection/foil"
+    assert threshold(models, "--value", "albedo=1e-9", "--apply", str(folder)) == 0
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["exit_code"], record["counts"]) == (3, {"pass": 0, "fail": 3, "undecided": 0, "failed": 1})
+    assert {row["part"]: row["verdict"] for row in _rows(folder / "parts.csv")}["dent/b000"] == "failed"
+
+
+def test_limits_are_applied_to_all_parts_of_a_run_or_to_none(scored, models):
+    record = scored / "parts/stain/b001/part.json"
+    content = json.loads(record.read_text())
+    content["key"]["scoring"] = "another model"
+    record.write_text(json.dumps(content))
+    before = _stamps(scored)
+    assert threshold(models, "--value", "albedo=1e-9", "--apply", str(scored)) == 3
+    assert _stamps(scored) == before
+
+
+def test_part_that_left_the_batch_leaves_the_results(scored, batch, models, capsys):
+    for path in (batch / "test/stain").iterdir():
+        path.unlink()
+    assert score(batch, models) == 0
+    capsys.readouterr()
+    assert run(["evaluate", str(scored), "--truth", str(batch / "ground_truth"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["parts"], set(found["by_kind"])) == (3, {"dent", "scratch"})
+    assert threshold(models, "--value", "albedo=1", "--apply", str(scored)) == 0
+
+
+def test_unreadable_part_is_counted_by_the_evaluation(batch, models, capsys):
+    (batch / "test/dent/b000_albedo.tif").unlink()
+    assert score(batch, models) == 3
+    capsys.readouterr()
+    assert run(["evaluate", str(batch / "test"), "--truth", str(batch / "ground_truth"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unfinished"] == 1
+
+
+def test_good_part_with_a_dark_lamp_does_not_set_the_limit(batch, models, capsys):
+    path = batch / "train/good/g000_albedo.tif"
+    shape = tifffile.imread(path).shape
+    path.unlink()
+    tifffile.imwrite(path, np.zeros(shape, np.uint16))
+    arguments = ["threshold", "-m", "foil", "--models", str(models), "--good", str(batch / "train"), "--json"]
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert "left out: good/g000: map albedo" in captured.err
+    assert json.loads(captured.out)["parts"] == 2
+
+
+def test_limits_can_be_set_again_after_the_smoothing_changed(batch, models, capsys):
+    recipe = models / "foil" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("smooth_sigma_px: 1.5", "smooth_sigma_px: 2.5"))
+    assert score(batch, models) == 5
+    common = ["threshold", "-m", "foil", "--models", str(models)]
+    assert run([*common, "--value", "albedo=0.01"]) == 1
+    assert "give a value for normal too" in capsys.readouterr().err
+    assert run([*common, "--good", str(batch / "train")]) == 0
+    assert score(batch, models) == 0
+
+
+def test_one_map_trained_again_keeps_the_other(batch, models):
+    manifest = models / "foil/cae/manifest.json"
+    before = json.loads(manifest.read_text())
+    arguments = ["train", "-m", "foil", "--models", str(models), "--data", str(batch / "train"), "--maps", "normal"]
+    assert run([*arguments, "--budget", "10steps"]) == 0
+    after = json.loads(manifest.read_text())
+    assert after["maps"]["albedo"] == before["maps"]["albedo"]
+    assert after["maps"]["normal"] != before["maps"]["normal"]
+    assert set(after["calibration"]["limits"]) == {"albedo", "normal"}
+    assert len(list((models / "foil/cae").glob("*.safetensors"))) == 2
+    assert score(batch, models) == 0
+
+
+def test_limits_are_not_set_while_the_model_is_trained(models):
+    from inspect_cli.store.lock import lock_folder
+
+    with lock_folder(models / "foil" / "cae", "busy"):
+        assert threshold(models, "--value", "albedo=1") == 75
+    assert len(list((models / "foil/cae").glob("*.safetensors"))) == 2
+
+
+def test_stored_maps_that_were_deleted_are_made_again(scored, batch, models):
+    (scored / "parts/dent/b000/maps/albedo.tif").unlink()
+    assert threshold(models, "--value", "albedo=1", "--apply", str(scored)) == 3
+    assert score(batch, models) == 0
+    assert (scored / "parts/dent/b000/maps/albedo.tif").is_file()
+
+
+@pytest.mark.parametrize("change", ["channels: 1", "range"])
+def test_recipe_that_describes_a_map_otherwise_than_it_was_trained_is_refused(batch, models, change):
+    recipe = models / "foil" / "recipe.yaml"
+    new = "channels: 2" if change == "channels: 1" else "channels: 1, range: [0, 4095]"
+    recipe.write_text(recipe.read_text().replace("channels: 1", new))
+    assert score(batch, models) == 5
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [["--margin", "-1"], ["--margin", "0.5"], ["--quantile", "1.0"], ["--quantile", "-1"], ["--sigma", "0"],
+     ["--margin", "2", "--sigma", "3"], ["--margin", "2", "--rule", "sigma"]],
+)  # fmt: skip
+def test_numbers_out_of_range_or_out_of_place_are_refused_before_scoring(batch, models, numbers):
+    arguments = ["threshold", "-m", "foil", "--models", str(models), "--good", str(batch / "train")]
+    assert run([*arguments, *numbers]) == 1
+    assert not (batch / "train" / "inspection").exists()
+
+
+def test_results_inside_the_batch_are_never_parts(batch, models, tmp_path, capsys):
+    assert score(batch, models, "--out", str(batch / "test")) == 1
+    assert run(["tile", str(batch / "test"), "--out", str(batch / "test" / "cut"), "--size", "64"]) == 0
+    assert score(batch, models, "--out", str(batch / "test" / "results")) == 0
+    capsys.readouterr()
+    assert score(batch, models, "--out", str(batch / "test" / "results")) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4

@@ -64,6 +64,7 @@ def model_with(engine: Spreading, folder: Path) -> ScoringModel:
         parts=1,
         smooth_sigma_px=2.0,
         blend="average",
+        stride_px=64,
         created_utc="",
     )
     manifest = Manifest.model_construct(

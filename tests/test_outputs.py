@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from inspect_cli.errors import NoInputError
 from inspect_cli.outputs.outlines import MAX_OUTLINES, TOLERANCE_PX, outlines
 from inspect_cli.outputs.part_folder import patch_table
 from inspect_cli.outputs.png_stream import MaskWriter
@@ -216,6 +217,7 @@ def run(tmp_path: Path) -> Path:
         parts=1,
         smooth_sigma_px=0,
         blend="average",
+        stride_px=64,
         created_utc="",
     )
     for number, part in enumerate(HOSTILE):
@@ -246,7 +248,16 @@ def test_tables_hold_every_part_and_region(run: Path) -> None:
     features = json.loads((run / "regions.geojson").read_text())["features"]
     assert [feature["properties"]["part"] for feature in features] == HOSTILE
     assert features[0]["geometry"] == {"type": "Polygon", "coordinates": record_of("x")["outlines"]}
-    assert finished_parts(run) == sorted(HOSTILE)
+
+
+def test_finished_parts_are_those_that_the_run_lists(run: Path) -> None:
+    names = dict.fromkeys(("material", "input", "interrupted", "exit_code", "started_utc"))
+    content = names | {"parts": [HOSTILE[0], "gone"], "failed": []}
+    (run / "run.json").write_text(json.dumps(content))
+    assert finished_parts(run) == [HOSTILE[0]], "left from before, or not there"
+    (run / "run.json").write_text("{}")
+    with pytest.raises(NoInputError, match="no run of this program"):
+        finished_parts(run)
 
 
 def test_patches_of_all_parts_are_joined(run: Path) -> None:

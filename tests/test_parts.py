@@ -84,7 +84,23 @@ def test_batch_folder_may_itself_be_called_like_a_run(tmp_path: Path) -> None:
 def test_results_written_inside_the_batch_by_another_name_are_no_parts(tmp_path: Path) -> None:
     run = ("run.json", ".lock", "parts.csv", "parts/P1/part.json", "parts/P1/heatmap.png", "parts/P1/maps/image.png")
     fill(tmp_path, "P1.png", *(f"results/{name}" for name in run))
+    (tmp_path / "results/run.json").write_text('{\n  "tool": "inspect 0.1.0"\n}')
+    fill(tmp_path, "cut/index.parquet", "cut/P1/image/y0_x0.tif")
     assert ids(tmp_path, ANY) == ["P1"]
+
+
+def test_another_programs_run_json_hides_no_part(tmp_path: Path) -> None:
+    fill(tmp_path, "rig/P1.png")
+    (tmp_path / "rig/run.json").write_text('{"camera": 3}')
+    assert ids(tmp_path, ANY) == ["rig/P1"]
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    fill(tmp_path / "elsewhere", "P1.png")
+    batch = fill(tmp_path / "batch", "P2.png")
+    (batch / "linked").symlink_to(tmp_path / "elsewhere")
+    (batch / "circle").symlink_to(batch)
+    assert ids(batch, ANY) == ["P2", "linked/P1"]
 
 
 @pytest.mark.parametrize("ending", ["tif", "tiff", "TIF", "TIFF", "Tif"])

@@ -196,7 +196,6 @@ def test_rule_whose_map_is_not_there_is_an_input_error(tmp_path: Path) -> None:
         find_roi(recipe(rule="saturated"), part, tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="the map's file is guessed from the pattern: '.*' and '.TIF' are not found")
 @pytest.mark.parametrize(
     ("pattern", "name"), [("{part}_albedo.*", "P1_albedo.tif"), ("{part}_albedo.tif", "P1_albedo.TIF")]
 )

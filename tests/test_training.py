@@ -12,12 +12,13 @@ from inspect_cli.errors import ModelError, NoInputError, UsageError
 from inspect_cli.images import Part, ValueRange
 from inspect_cli.images.values import Preprocess
 from inspect_cli.methods import build_detector
+from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec, TrainingSpec
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training.budget import Budget, step_size
 from inspect_cli.training.health import training_warnings
-from inspect_cli.training.loop import MapTraining, train_map
-from inspect_cli.training.prepare import learn_acquisition, learn_preprocess, split_parts
+from inspect_cli.training.loop import Interrupted, MapTraining, train_map
+from inspect_cli.training.prepare import learn_acquisition, learn_preprocess, measure_image, split_parts, survey_parts
 
 
 @pytest.fixture
@@ -64,13 +65,10 @@ def test_interrupted_and_resumed_training_ends_with_the_same_weights(image, tmp_
     whole = _job(image, tmp_path / "whole", 40)
     train_map(whole, _quiet)
 
-    def interrupt(_progress, step, *_rest):
-        if step == 23:
-            raise KeyboardInterrupt
-
     cut = _job(image, tmp_path / "cut", 40)
-    with pytest.raises(KeyboardInterrupt):
-        train_map(cut, interrupt)
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        train_map(cut, _quiet, stop=lambda: next(asked) == 23)
     resumed = _job(image, tmp_path / "cut", 40)
     state = train_map(resumed, _quiet, resume=True)
     assert state.step == 40
@@ -169,8 +167,7 @@ def test_acquisition_range_covers_the_training_images_and_not_a_dark_one(tmp_pat
         path = tmp_path / f"{number}.tif"
         tifffile.imwrite(path, rng.normal(30000, 3000, (50, 50)).astype(np.uint16))
         parts.append(Part(str(number), {"image": path}, tmp_path))
-    preprocess = Preprocess(ValueRange(0, 65535), (0.5,), "uint16")
-    limits = learn_acquisition(parts, "image", {p.id: None for p in parts}, preprocess)
+    limits = learn_acquisition([measure_image(p.files["image"], None) for p in parts], ValueRange(0, 65535))
     assert limits.mean_low < 30000 / 65535 < limits.mean_high
     assert limits.mean_low > 20000 / 65535
     assert limits.spread_low < 3000 / 65535 < limits.spread_high
@@ -185,3 +182,25 @@ def test_warnings_in_plain_words():
 def test_no_images_is_no_input():
     with pytest.raises(NoInputError):
         PatchSampler([], 32, 0)
+
+
+def test_damaged_and_non_finite_images_are_left_out_by_name_before_training(tmp_path):
+    recipe = parse_recipe("material: m\nmaps: {height: {files: '{part}.tif'}}", "r")
+    parts = []
+    for name, value in (("a", 0.5), ("b", np.nan), ("c", 0.5)):
+        pixels = np.full((40, 40), 0.25, np.float32)
+        pixels[3, 3] = value
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, compression="zlib")
+        parts.append(Part(name, {"height": tmp_path / f"{name}.tif"}, tmp_path))
+    content = bytearray((tmp_path / "c.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "c.tif") as file:
+        start = file.pages[0].dataoffsets[0]
+    content[start + 5 : start + 15] = bytes(10)
+    (tmp_path / "c.tif").write_bytes(content)
+    survey = survey_parts(parts, recipe, dict(recipe.maps), tmp_path)
+    assert [part.id for part in survey.parts] == ["a"]
+    assert "b.tif: 1 values inside the ROI are no finite numbers" in survey.faults[0]
+    assert "c.tif: damaged TIFF" in survey.faults[1]
+    assert survey.moments["a", "height"].mean == pytest.approx(0.25 + 0.25 / 1600)
+    with pytest.raises(NoInputError, match="no usable training part"):
+        survey_parts(parts[1:], recipe, dict(recipe.maps), tmp_path)

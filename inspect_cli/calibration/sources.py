@@ -69,8 +69,18 @@ def calibrate_manual(recipe: Recipe, current: Calibration, values: Mapping[str, 
         if not LEAST_LIMIT <= value < float("inf"):
             raise UsageError(f"--value {name}={value}: a limit is a number of at least {LEAST_LIMIT:g}")
         limits[name] = MapLimit(pixel=value, patch=limits[name].patch)
+    same = (current.smooth_sigma_px, current.blend) == (recipe.scoring.smooth_sigma_px, recipe.tiles.blend)
+    others = sorted(set(limits) - set(values))
+    if others and not same:
+        raise UsageError(
+            f"smoothing or blend changed since the limits were set: give a value for {', '.join(others)} too"
+        )
     listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
-    return _calibration(recipe, limits, "manual", f"set by hand: {listed}", 0, None)
+    found = _calibration(recipe, limits, "manual", f"set by hand: {listed}", 0, None)
+    if not others:
+        return found
+    origin = f"{found.origin}; {', '.join(others)} as before ({current.origin})"
+    return found.model_copy(update={"origin": origin, "provisional": current.provisional})
 
 
 def calibrate_labelled(
@@ -108,6 +118,7 @@ def _calibration(
             "parts": parts,
             "smooth_sigma_px": recipe.scoring.smooth_sigma_px,
             "blend": recipe.tiles.blend,
+            "stride_px": recipe.tiles.stride_px,
             "false_alarm_rate": rate,
             "created_utc": utc_now(),
         }

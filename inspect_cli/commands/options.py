@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,12 @@ def parse_batch(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--batch {text}: give auto or a whole number above 0")
     return int(text)
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless ``name`` can be the name of a material, which is also a folder's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UsageError(f"material {name!r}: a name holds letters, digits, '_' and '-' only")
 
 
 def parse_names(text: str | None) -> list[str] | None:

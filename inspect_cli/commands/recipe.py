@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inspect_cli.commands.options import Models, parse_names
+from inspect_cli.commands.options import Models, check_name, parse_names
 from inspect_cli.errors import UsageError, nearest
 
 app = typer.Typer(help="Write, check and describe recipes.", no_args_is_help=True, rich_markup_mode=None)
@@ -34,6 +34,7 @@ def new(
     from inspect_cli.store.atomic import write_text
     from inspect_cli.store.materials import RECIPE, writable_store
 
+    check_name(name)
     names = parse_names(maps) or []
     if not names:
         raise UsageError("--maps: name at least one map")
@@ -63,9 +64,7 @@ def check(
     from inspect_cli.recipe import load_recipe
     from inspect_cli.store.materials import RECIPE, find_material, known_materials
 
-    path = Path(recipe)
-    if path.is_dir():
-        path = path / RECIPE
+    path = Path(recipe) / RECIPE if (Path(recipe) / RECIPE).is_file() else Path(recipe)
     if not path.is_file():
         if path.suffix:
             raise UsageError(f"{recipe}: no such file; materials: {nearest(recipe, list(known_materials(models)))}")

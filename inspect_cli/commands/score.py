@@ -13,6 +13,7 @@ from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError
 
 if TYPE_CHECKING:
     from inspect_cli.outputs.run import Outcome, RunSummary
+    from inspect_cli.scoring.model import ScoringModel
 
 #: Colour of a verdict on a terminal; elsewhere the lines are plain.
 COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow", "failed": "magenta"}
@@ -40,7 +41,7 @@ def score(
     batch: Batch = "auto",
     force: Annotated[bool, typer.Option("--force", help="Score again what is done already.")] = False,
     fail_on_defect: Annotated[
-        bool, typer.Option("--fail-on-defect", help="End with exit code 8 if a part fails.")
+        bool, typer.Option("--fail-on-defect", help="End with exit code 8 if a part fails (3 goes first).")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -70,7 +71,7 @@ def score(
     model = load_model(chosen, bundle, device, parse_batch(batch), stride)
     parts = discover_parts(folder, model.maps)
     run = out or folder / RUN_FOLDER / chosen.name
-    _announce(len(parts), run, bundle.folder)
+    _announce(len(parts), run, model)
     order = {part.id: number for number, part in enumerate(parts)}
     with console.progress("scoring") as update:
         summary, exit_code = score_batch(
@@ -86,21 +87,31 @@ def score(
     _finish(summary, exit_code)
 
 
-def _announce(count: int, run: Path, bundle: Path) -> None:
+def _announce(count: int, run: Path, model: ScoringModel) -> None:
+    """Say what is about to happen, and what there is to know about the model."""
     from inspect_cli import console
 
-    console.say(f"{count} part(s); model {bundle}; results {run}")
+    console.say(f"{count} part(s); model {model.bundle.folder}; results {run}")
+    calibration = model.calibration()
+    if calibration.provisional:
+        console.warn("the limits are provisional; set them from good parts with `inspect threshold`")
+    if calibration.stride_px != model.tiles.stride_px:
+        console.warn(f"the limits were set at stride {calibration.stride_px} px, not {model.tiles.stride_px} px")
+    for warning in model.bundle.manifest.warnings:
+        console.warn(warning)
 
 
 def _tell(outcome: Outcome, as_json: bool) -> None:
     """Print one line a part on stdout."""
+    from inspect_cli import console
+
     record = outcome.record
     if as_json:
         line: dict[str, Any] = {
             "part": outcome.part,
             "verdict": outcome.verdict,
             "error": outcome.error,
-            "reused": outcome.reused,
+            "unchanged": outcome.unchanged,
         }
         if record is not None:
             keys = (
@@ -114,20 +125,20 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
             )
             line |= {key: record[key] for key in keys}
             line["maps"] = {name: entry["score"] for name, entry in record["maps"].items()}
-        typer.echo(json.dumps(line))
+        console.out(json.dumps(line))
         return
     if record is None:
-        typer.echo(f"{typer.style('failed    ', fg=COLOURS['failed'])} {outcome.part}  {outcome.error}")
+        console.out(f"{typer.style('failed    ', fg=COLOURS['failed'])} {outcome.part}  {outcome.error}")
         return
     words = [f"{typer.style(f'{outcome.verdict:<10}', fg=COLOURS[outcome.verdict])} {outcome.part}"]
     if record["score"] is not None:
         words.append(f"score={record['score']:.3g} map={record['peak']['map']}")
     words.append(f"regions={record['region_count']} seconds={record['timing_s']['total']:.1f}")
-    if outcome.reused:
+    if outcome.unchanged:
         words.append("(done before)")
     if outcome.verdict == "undecided":
         words.append("; ".join(record["reasons"]))
-    typer.echo("  ".join(words))
+    console.out("  ".join(words))
 
 
 def _finish(summary: RunSummary, exit_code: int) -> None:

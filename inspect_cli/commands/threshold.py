@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inspect_cli.commands.options import Batch, Device, Json, Method, Models, Stride, parse_batch
-from inspect_cli.errors import NoInputError, UsageError, nearest
+from inspect_cli.errors import OutputError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from inspect_cli.outputs.run import RunSummary
+    from inspect_cli.recipe.schema import ThresholdSpec
     from inspect_cli.scoring.model import ScoringModel
     from inspect_cli.store.manifest import Calibration
 
 GOOD_RULES = ("max", "quantile", "sigma")
 LABELLED_RULES = ("iou", "f1")
+#: Option of a number -> the rule it belongs to.
+NUMBER_OF = {"margin": "max", "quantile": "quantile", "sigma": "sigma"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class _Request:
     margin: float | None
     quantile: float | None
     sigma: float | None
+
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers of the rules that were given."""
+        return {name: given for name in NUMBER_OF if (given := getattr(self, name)) is not None}
 
 
 def threshold(
@@ -88,14 +95,19 @@ def threshold(
     from inspect_cli.scoring.model import load_model
     from inspect_cli.store.bundle import find_bundle
     from inspect_cli.store.materials import find_material
+    from inspect_cli.training.card import write_card
 
     request = _Request(good, labelled, truth, value or [], rule, margin, quantile, sigma)
     _check(request, bool(apply))
     chosen = find_material(material, models)
     model = load_model(chosen, find_bundle(chosen.folder, method), device, parse_batch(batch), stride)
     if good or labelled or value:
+        if not os.access(model.bundle.folder, os.W_OK):
+            raise OutputError(f"{model.bundle.folder}: cannot be written; copy the material into ./models first")
         calibration = _new_limits(model, request)
-        model = _stored(model, calibration)
+        bundle = model.bundle.with_calibration(calibration)
+        write_card(bundle)
+        model = replace(model, bundle=bundle)
         console.say(f"limits set: {calibration.origin}")
     for run in apply or []:
         _apply(model, run)
@@ -116,33 +128,39 @@ def _check(request: _Request, applies: bool) -> None:
     valid = LABELLED_RULES if request.labelled else GOOD_RULES
     if request.rule is not None and (request.rule not in valid or (not request.good and not request.labelled)):
         raise UsageError(f"--rule {request.rule!r} does not fit here: {nearest(request.rule, list(valid))}")
-    used = {"margin": "max", "quantile": "quantile", "sigma": "sigma"}
-    for name, needed in used.items():
-        if getattr(request, name) is not None and request.rule not in (needed, None):
-            raise UsageError(f"--{name} belongs to --rule {needed}")
+    for name in request.numbers():
+        if request.good is None or len(request.numbers()) > 1 or request.rule not in (NUMBER_OF[name], None):
+            raise UsageError(f"--{name} belongs to --good with --rule {NUMBER_OF[name]}")
 
 
 def _new_limits(model: ScoringModel, request: _Request) -> Calibration:
-    from inspect_cli.calibration.sources import calibrate_labelled, calibrate_manual
+    from inspect_cli import console
+    from inspect_cli.calibration.sources import calibrate_manual
+    from inspect_cli.outputs.calibrate import Stopped, limits_from_good_folder, limits_from_labelled_folder
 
-    if request.good is not None:
-        return _from_good(model, request, request.good)
-    if request.labelled is not None and request.truth is not None:
-        from inspect_cli.evaluation.evaluate import evaluate_run
-        from inspect_cli.evaluation.truth import Truth
-
-        summary = _score(model, request.labelled)
-        evaluation = evaluate_run(summary.run, request.truth)
-        calibration = calibrate_labelled(
-            model.recipe, model.calibration(), evaluation, request.rule or "iou", str(request.labelled)
-        )
-        known = Truth.open(request.truth)
-        records = [o.record for o in summary.outcomes if o.record is not None]
-        good = [r for r in records if not known.has(str(r["part"]))]
-        defective = [r for r in records if known.has(str(r["part"]))]
-        _draw(model, calibration, good, defective)
-        return calibration
+    try:
+        if request.good is not None:
+            spec = _spec(model, request)
+            rule = request.rule or next((NUMBER_OF[name] for name in request.numbers()), spec.rule)
+            return limits_from_good_folder(model, request.good, rule, spec, console)
+        if request.labelled is not None and request.truth is not None:
+            return limits_from_labelled_folder(model, request.labelled, request.truth, request.rule or "iou", console)
+    except Stopped as stopped:
+        raise typer.Exit(stopped.exit_code) from None
     return calibrate_manual(model.recipe, model.bundle.require_calibration(), _values(request.values))
+
+
+def _spec(model: ScoringModel, request: _Request) -> ThresholdSpec:
+    """Return the recipe's rule with the numbers of the command line."""
+    from pydantic import ValidationError
+
+    from inspect_cli.recipe.schema import ThresholdSpec
+
+    try:
+        return ThresholdSpec.model_validate(model.recipe.threshold.model_dump() | request.numbers())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
 
 
 def _values(texts: list[str]) -> dict[str, float]:
@@ -156,96 +174,13 @@ def _values(texts: list[str]) -> dict[str, float]:
     return values
 
 
-def _from_good(model: ScoringModel, request: _Request, good: Path) -> Calibration:
-    from inspect_cli.calibration.sources import calibrate_good, peaks_of
-    from inspect_cli.outputs.run import part_folder
-
-    spec = model.recipe.threshold.model_copy(
-        update={key: given for key in ("margin", "quantile", "sigma") if (given := getattr(request, key)) is not None}
-    )
-    named = [key for key in ("margin", "quantile", "sigma") if getattr(request, key) is not None]
-    rule = request.rule or ({"margin": "max"}.get(named[0], named[0]) if named else spec.rule)
-    summary = _score(model, good)
-    records = [o.record for o in summary.outcomes if o.record is not None]
-    _warn_if_trained_on(model, records)
-    maps = list(model.maps)
-    tables = [part_folder(summary.run, str(r["part"])) / "patches.parquet" for r in records]
-    peaks = peaks_of(records, tables, maps)
-    calibration = calibrate_good(peaks, model.recipe, rule, spec, len(records), str(good))
-    _draw(model, calibration, records, None)
-    return calibration
-
-
-def _draw(
-    model: ScoringModel,
-    calibration: Calibration,
-    good: list[dict[str, Any]],
-    defective: list[dict[str, Any]] | None,
-) -> None:
-    """Write the histogram of the parts' peaks with the limits drawn, beside the model."""
-    from inspect_cli import console
-    from inspect_cli.calibration.sources import raw_peaks
-    from inspect_cli.report.plots import save_threshold_histogram
-
-    maps = list(model.maps)
-    picture = model.bundle.folder / "threshold.png"
-    limits = {name: limit.pixel for name, limit in calibration.limits.items()}
-    bad = None if defective is None else raw_peaks(defective, maps)
-    save_threshold_histogram(picture, raw_peaks(good, maps), limits, bad)
-    console.say(f"histogram of the parts' peaks: {picture}")
-
-
-def _score(model: ScoringModel, folder: Path) -> RunSummary:
-    """Score a folder into its run folder; done parts are not scored again."""
-    from inspect_cli import console
-    from inspect_cli.images import discover_parts
-    from inspect_cli.images.parts import RUN_FOLDER
-    from inspect_cli.outputs.finish import score_batch
-
-    parts = discover_parts(folder, model.maps)
-    run = folder / RUN_FOLDER / model.material.name
-    console.say(f"scoring {len(parts)} part(s) of {folder}")
-    summary, exit_code = score_batch(
-        run, folder, parts, model, lambda o: console.say(f"{o.part}: {o.error or 'scored'}")
-    )
-    if summary.interrupted:
-        raise typer.Exit(exit_code)
-    if not any(o.record for o in summary.outcomes):
-        raise NoInputError(f"{folder}: no part could be scored: {summary.outcomes[0].error}")
-    return summary
-
-
-def _warn_if_trained_on(model: ScoringModel, records: list[dict[str, Any]]) -> None:
-    from inspect_cli import console
-
-    seen = {file.sha256 for file in model.bundle.manifest.training_set if file.use == "train"}
-    known = [r["part"] for r in records if any(entry["sha256"] in seen for entry in r["maps"].values())]
-    if known:
-        console.warn(
-            f"{len(known)} of {len(records)} good parts were trained on; their scores are lower than those of new "
-            "parts, so the limits may be too tight: use other good parts"
-        )
-
-
-def _stored(model: ScoringModel, calibration: Calibration) -> ScoringModel:
-    from dataclasses import replace
-
-    from inspect_cli.training.card import write_card
-
-    bundle = model.bundle.with_calibration(calibration)
-    write_card(bundle)
-    return replace(model, bundle=bundle)
-
-
 def _apply(model: ScoringModel, run: Path) -> None:
     from inspect_cli import console
     from inspect_cli.outputs.finish import apply_limits
-    from inspect_cli.outputs.tables import finished_parts, run_input
     from inspect_cli.store.run_lookup import find_run
 
     found = find_run(run)
-    parts = finished_parts(found)
-    summary = apply_limits(found, run_input(found), parts, model, lambda o: console.say(f"{o.verdict:<10} {o.part}"))
+    summary = apply_limits(found, model, lambda o: console.say(f"{o.verdict:<10} {o.part}"))
     counts = ", ".join(f"{number} {verdict}" for verdict, number in summary.counts().items() if number)
     console.say(f"{found}: judged again from stored maps: {counts}")
 

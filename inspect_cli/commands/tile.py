@@ -74,7 +74,12 @@ def tile(
         rows: list[dict[str, Any]] = []
         with console.progress("cutting") as update:
             for number, (part, places) in enumerate(placed, 1):
-                rows += write_tiles(out, part, order, places)
+                try:
+                    rows += write_tiles(out, part, order, places)
+                except InputError as error:
+                    failed.append(part.id)
+                    console.say(f"failed: {error}")
+                    continue
                 if preview:
                     write_grid_picture(out / f"{part.id}_grid.png", part, order, places)
                 update(number / len(placed), part.id)

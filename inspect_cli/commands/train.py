@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inspect_cli.commands.options import Device, Json, Models, parse_names
+from inspect_cli.commands.options import Device, Json, Models, check_name, parse_names
 from inspect_cli.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def train(
             show_default="the recipe's",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the split, the patches and the network.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the split, the patches and the network.")] = 0,
     device: Device = "auto",
     models: Models = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
@@ -60,29 +60,34 @@ def train(
     from inspect_cli import console
     from inspect_cli.images import discover_parts
     from inspect_cli.images.infer import training_root
-    from inspect_cli.store.materials import training_folder
+    from inspect_cli.stopping import graceful_stop
+    from inspect_cli.store.materials import RECIPE, training_folder
+    from inspect_cli.training.loop import Interrupted
     from inspect_cli.training.train import TrainingOrder, train_material
 
     chosen = _material(material, data, models)
     folder = training_root(data) if data is not None else training_folder(chosen)
     wanted = _maps(chosen, parse_names(maps))
     parts = discover_parts(folder, wanted)
-    console.say(f"data: {folder} ({len(parts)} parts)")
+    console.say(f"recipe: {chosen.folder / RECIPE}; data: {folder} ({len(parts)} parts)")
     recipe = chosen.recipe
-    bundle = train_material(
-        TrainingOrder(
-            material=chosen,
-            parts=parts,
-            method=_method(method or recipe.method.name),
-            maps=wanted,
-            budget=budget or recipe.training.budget,
-            seed=seed,
-            device=device,
-            half=half,
-            resume=resume,
-        ),
-        console,
+    order = TrainingOrder(
+        material=chosen,
+        parts=parts,
+        method=_method(method or recipe.method.name),
+        maps=wanted,
+        budget=budget or recipe.training.budget,
+        seed=seed,
+        device=device,
+        half=half,
+        resume=resume,
     )
+    with graceful_stop() as stopper:
+        try:
+            bundle = train_material(order, console, stopper.wanted)
+        except Interrupted:
+            console.say("interrupted; the state is saved: go on with the same command and --resume")
+            raise typer.Exit(stopper.exit_code) from None
     _tell(bundle, as_json)
 
 
@@ -94,6 +99,7 @@ def _material(name: str, data: Path | None, models: Path | None) -> Material:
     from inspect_cli.store.atomic import write_text
     from inspect_cli.store.materials import RECIPE, adopt, find_material, known_materials, writable_store
 
+    check_name(name)
     if name not in known_materials(models) and data is not None:
         recipe = new_recipe(name, infer_maps(training_root(data)))
         path = writable_store(models) / name / RECIPE

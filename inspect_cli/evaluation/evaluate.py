@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -146,7 +147,10 @@ def evaluate_run(
 
 
 def find_parts(run: Path) -> tuple[list[Path], int]:
-    """Return the folders of the finished parts of a run, sorted, and the number of unfinished ones."""
+    """Return the folders of the finished parts of a run, sorted, and the number of the others.
+
+    A part that is left in the folder from before, but not in the run's own list, does not count.
+    """
     top = run / "parts"
     finished = sorted(record.parent for record in top.rglob(PART_RECORD))
     above = {top, *(parent for folder in finished for parent in folder.parents)}
@@ -158,7 +162,19 @@ def find_parts(run: Path) -> tuple[list[Path], int]:
         if is_part:
             unfinished += PART_RECORD not in files
             subfolders.clear()
-    return finished, unfinished
+    listed, failed = _listed(run)
+    if listed is not None:
+        finished = [folder for folder in finished if folder.relative_to(top).as_posix() in listed]
+    return finished, unfinished + failed
+
+
+def _listed(run: Path) -> tuple[set[str] | None, int]:
+    """Return the parts that ``run.json`` lists, None if it lists none, and the number that could not be read."""
+    try:
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        return set(record["parts"]), len(record["failed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, 0
 
 
 def read_record(path: Path) -> PartRecord:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images.parts import discover_parts, walk_files
-from inspect_cli.images.reader import SUFFIXES, open_map
+from inspect_cli.images.reader import SUFFIXES, ImageHeader, open_map
 from inspect_cli.recipe.schema import MAX_CHANNELS, MapSpec
 
 #: Endings of file names that tell what a map is.
@@ -17,7 +18,8 @@ KNOWN_NAMES = ("albedo", "normal", "gradient", "curvature")
 def infer_maps(folder: Path) -> dict[str, MapSpec]:
     """Return the maps below ``folder``: ``*_albedo.tif`` and its like, else one map ``image`` of any format.
 
-    Channels come from the first readable file of each map.
+    Channels come from the first readable file of each map; the value range of 8-bit maps is their type's, of others
+    that of the training images.
 
     Raises
     ------
@@ -32,7 +34,13 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
             patterns[name] = f"{{part}}_{name}{endings.most_common(1)[0][0]}"
     if not patterns:
         patterns = {"image": "{part}.*"}
-    return {name: MapSpec(files=files, channels=_channels(folder, name, files)) for name, files in patterns.items()}
+    maps = {}
+    for name, files in patterns.items():
+        header = _first_header(folder, name, files)
+        # Few cameras use the whole range of 16 bits or more, and floats have none: learn it from the images.
+        span: Literal["type", "train"] = "type" if header.dtype.itemsize == 1 else "train"
+        maps[name] = MapSpec(files=files, channels=header.channels, range=span)
+    return maps
 
 
 def _image_names(folder: Path) -> list[str]:
@@ -44,7 +52,7 @@ def _image_names(folder: Path) -> list[str]:
     return names
 
 
-def _channels(folder: Path, name: str, files: str) -> int:
+def _first_header(folder: Path, name: str, files: str) -> ImageHeader:
     reasons = []
     for part in discover_parts(folder, {name: MapSpec(files=files)}):
         try:
@@ -55,7 +63,7 @@ def _channels(folder: Path, name: str, files: str) -> int:
             reasons.append(str(error))
             continue
         if header.channels <= MAX_CHANNELS:
-            return header.channels
+            return header
         reasons.append(f"{header.path}: has {header.channels} channels; at most {MAX_CHANNELS} are supported")
     raise NoInputError(f"{folder}: no readable image: {reasons[0]}")
 

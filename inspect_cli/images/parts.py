@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from inspect_cli.recipe.schema import PART, MapSpec
 
 #: Folder that runs write into, left out when a batch is read.
 RUN_FOLDER = "inspection"
-#: File that makes a folder a run folder, whatever its name.
+#: Files that mark a folder as one that was written by this program, whatever its name.
 RUN_RECORD = "run.json"
+TILE_INDEX = "index.parquet"
 #: Files that lie beside the maps but are none.
 _NOT_A_MAP = re.compile(r"_(mask|roi)\.[^.]+$", re.IGNORECASE)
 
@@ -48,6 +49,18 @@ def expected_file(pattern: str, part_id: str) -> str:
     folder, _, stem = part_id.rpartition("/")
     name = pattern.replace(PART, stem)
     return f"{folder}/{name}" if folder else name
+
+
+def beside(part: Part, pattern: str) -> Path:
+    """Return a part's file by a pattern that the part was not discovered with; the expected one if there is none."""
+    expected = part.folder / expected_file(pattern, part.id)
+    wanted = _compile(pattern)
+    if expected.parent.is_dir():
+        for path in sorted(expected.parent.iterdir()):
+            match = wanted.match(path.relative_to(part.folder).as_posix())
+            if match is not None and match["folder"] + match["stem"] == part.id:
+                return path
+    return expected
 
 
 def discover_parts(folder: Path, maps: Mapping[str, MapSpec]) -> list[Part]:
@@ -93,22 +106,37 @@ def _part(
 def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
     """Yield the files below ``folder`` that may be maps, sorted.
 
-    Hidden files and folders, masks, and run folders are left out. A folder that cannot be listed is noted in
-    ``faults`` under its path below ``folder``.
+    Hidden files and folders, masks, and folders that this program wrote are left out; links are followed once.
+    A folder that cannot be listed is noted in ``faults`` under its path below ``folder``.
     """
 
     def note(error: OSError) -> None:
         place = os.path.relpath(error.filename or folder, folder)
         faults[place] = f"{error.filename}: cannot be listed ({error.strerror}); check its permissions"
 
-    for root, folders, names in os.walk(folder, onerror=note):
-        if RUN_RECORD in names and root != str(folder):
-            folders.clear()  # the results of a run that was given this place by --out
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen or (root != str(folder) and _is_output(Path(root), names)):
+            folders.clear()  # a link in a circle, or results that were given this place by --out
             continue
+        seen.add(real)
         folders[:] = sorted(f for f in folders if f != RUN_FOLDER and not f.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and not _NOT_A_MAP.search(name):
                 yield Path(root, name)
+
+
+def _is_output(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a folder was written by ``inspect score`` or ``inspect tile``."""
+    if TILE_INDEX in names:
+        return True
+    if RUN_RECORD not in names:
+        return False
+    try:
+        return '"tool": "inspect ' in (folder / RUN_RECORD).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _by_length(maps: Mapping[str, MapSpec]) -> list[tuple[str, re.Pattern[str]]]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError
-from inspect_cli.images.parts import Part, expected_file
+from inspect_cli.images.parts import Part, beside, expected_file
 from inspect_cli.images.reader import MapReader, open_map, read_mask
 from inspect_cli.images.values import ValueRange
 from inspect_cli.recipe.schema import PART, Recipe
@@ -43,7 +43,7 @@ def find_roi(recipe: Recipe, part: Part, recipe_folder: Path) -> Mask | None:
         return None
     name = spec.map or next(iter(recipe.maps))
     # The rule's map may be none of those that are trained or scored; its file lies beside theirs.
-    source = part.files.get(name) or part.folder / expected_file(recipe.maps[name].files, part.id)
+    source = part.files.get(name) or beside(part, recipe.maps[name].files)
     with open_map(source) as reader:
         if spec.rule == "file":
             path = _mask_path(spec.file or "", part, recipe_folder)

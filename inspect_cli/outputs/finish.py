@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, Timeout
-
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, LockedError, NoInputError
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.outputs.record import PartKey, read_record
-from inspect_cli.outputs.run import Outcome, RunSummary, part_folder, rejudge, score_parts, write_run_record
-from inspect_cli.outputs.stopping import graceful_stop
-from inspect_cli.outputs.tables import write_tables
+from inspect_cli.outputs.run import Outcome, RunSummary, has_maps, part_folder, rejudge, score_parts, write_run_record
+from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
-from inspect_cli.store.atomic import output_error
+from inspect_cli.stopping import graceful_stop
+from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_now
 
-LOCK = ".lock"
+EVALUATION = "evaluation.json"
 
 
 def lock_run(run: Path) -> AbstractContextManager[object]:
-    """Take the lock of a run folder; the context it returns lets go of it.
-
-    Raises
-    ------
-    LockedError
-        If another run holds it.
-    OutputError
-        If the folder cannot be written.
-    """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        return FileLock(run / LOCK).acquire(timeout=0)
-    except Timeout as error:
-        raise LockedError(f"{run}: another run is writing here; wait for it or choose another --out") from error
-    except OSError as error:
-        raise output_error(run, error) from error
+    """Take the lock of a run folder; see :func:`lock_folder`."""
+    return lock_folder(run, f"{run}: another run is writing here; wait for it or choose another --out")
 
 
 def score_batch(
@@ -52,13 +38,28 @@ def score_batch(
 ) -> tuple[RunSummary, int]:
     """Score parts into ``run``, write its tables and record; return the summary and the exit code."""
     model.calibration()
+    _check_place(run, folder, model)
     started_utc = utc_now()
     with lock_run(run), graceful_stop() as stopper:
+        begun = RunSummary(run, interrupted=True)
+        write_run_record(begun, model, folder, started_utc, None)  # marks the folder as a run from the start
         summary = score_parts(run, parts, model, on_part, on_rows, stopper.wanted, force)
         exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
         write_tables(run, summary.outcomes)
         write_run_record(summary, model, folder, started_utc, exit_code)
+        if not all(outcome.unchanged for outcome in summary.outcomes):
+            (run / EVALUATION).unlink(missing_ok=True)  # it measured other results
     return summary, exit_code
+
+
+def _check_place(run: Path, folder: Path, model: ScoringModel) -> None:
+    """Raise UsageError if results of this batch have no place in ``run``."""
+    if run.resolve() == folder.resolve():
+        raise UsageError(f"--out {run}: is the batch folder itself; choose a folder of its own")
+    if (run / "run.json").is_file():
+        named = run_record(run)["material"]
+        if named != model.material.name:
+            raise UsageError(f"--out {run}: holds a run of material {named!r}; choose another folder")
 
 
 def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
@@ -69,32 +70,41 @@ def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
     return EXIT_DEFECTS if fail_on_defect and counts["fail"] else EXIT_DONE
 
 
-def apply_limits(
-    run: Path, folder: Path, part_ids: Sequence[str], model: ScoringModel, on_part: Callable[[Outcome], None]
-) -> RunSummary:
+def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], None]) -> RunSummary:
     """Judge the stored maps of a run again with the limits in force; the network does not run.
+
+    Parts that failed stay failed, and the run keeps its exit code.
 
     Raises
     ------
     InputError
-        If the maps were made by another model or other settings.
+        If the maps of some part were made by another model or other settings; nothing is changed then.
     """
-    started_utc = utc_now()
     limits = model.limits_digest(model.calibration())
-    with lock_run(run):
-        summary = RunSummary(run)
-        for part_id in part_ids:
-            record = read_record(part_folder(run, part_id))
-            if record is None or record["key"]["scoring"] != model.scoring_digest():
-                raise InputError(
-                    f"{run}: part {part_id} was scored by another model, stride or recipe; run `inspect score` again"
-                )
+    with lock_run(run), graceful_stop() as stopper:
+        before = run_record(run)
+        records = {part: _same_model(run, part, model) for part in finished_parts(run)}
+        started = time.monotonic()
+        summary = RunSummary(run, interrupted=bool(before["interrupted"]))
+        for part, record in records.items():
             key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
-            if record["key"] != key.as_dict():
-                record = rejudge(part_folder(run, part_id), record, model, key)
-            outcome = Outcome(part_id, record, reused=True)
-            summary.outcomes.append(outcome)
-            on_part(outcome)
+            stale = record["key"] != key.as_dict() and not stopper.wanted()
+            new = rejudge(part_folder(run, part), record, model, key) if stale else record
+            summary.outcomes.append(Outcome(part, new, unchanged=not stale))
+            on_part(summary.outcomes[-1])
+        summary.outcomes += [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
+        summary.seconds = round(time.monotonic() - started, 3)
+        summary.interrupted |= stopper.wanted()
         write_tables(run, summary.outcomes)
-        write_run_record(summary, model, folder, started_utc, EXIT_DONE)
+        write_run_record(summary, model, Path(before["input"]), before["started_utc"], before["exit_code"])
+        (run / EVALUATION).unlink(missing_ok=True)
     return summary
+
+
+def _same_model(run: Path, part: str, model: ScoringModel) -> dict[str, Any]:
+    record = read_record(part_folder(run, part))
+    if record is None or record["key"]["scoring"] != model.scoring_digest():
+        raise InputError(f"{run}: part {part} was scored by another model, stride or recipe; run `inspect score`")
+    if not has_maps(part_folder(run, part), model):
+        raise InputError(f"{run}: the stored maps of part {part} are gone; run `inspect score`")
+    return record

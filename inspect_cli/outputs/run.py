@@ -44,7 +44,7 @@ class Outcome:
     part: str
     record: dict[str, Any] | None = None
     error: str | None = None
-    reused: bool = False
+    unchanged: bool = False
 
     @property
     def verdict(self) -> str:
@@ -122,9 +122,9 @@ def _score(
     key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
     record = None if force else read_record(folder)
     if record is not None and record["key"] == key.as_dict():
-        return Outcome(part.id, record, reused=True)
-    if record is not None and key.same_maps(record["key"]):
-        return Outcome(part.id, rejudge(folder, record, model, key), reused=True)
+        return Outcome(part.id, record, unchanged=True)
+    if record is not None and key.same_maps(record["key"]) and has_maps(folder, model):
+        return Outcome(part.id, rejudge(folder, record, model, key))
     (folder / RECORD).unlink(missing_ok=True)
     with PartScan(part, model, clock) as scan:
         scan.on_rows = lambda share: on_rows(part.id, share)
@@ -185,6 +185,12 @@ def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8
     return shown
 
 
+def has_maps(folder: Path, model: ScoringModel) -> bool:
+    """Whether the raw maps of a part are still there to be judged again."""
+    names = [f"maps/{name}{ending}" for name in model.maps for ending in (".tif", ".png")]
+    return all((folder / name).is_file() for name in [*names, "patches.parquet"])
+
+
 def rejudge(folder: Path, record: dict[str, Any], model: ScoringModel, key: PartKey) -> dict[str, Any]:
     """Apply the limits in force to a part's stored maps; the network does not run. Returns the new record."""
     clock = Clock()
@@ -209,7 +215,7 @@ def _stored_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def write_run_record(
-    summary: RunSummary, model: ScoringModel, folder: Path, started_utc: str, exit_code: int
+    summary: RunSummary, model: ScoringModel, folder: Path, started_utc: str, exit_code: int | None
 ) -> None:
     """Write ``run.json``."""
     manifest, recipe = model.bundle.manifest, model.recipe
@@ -233,6 +239,7 @@ def write_run_record(
         "finished_utc": utc_now(),
         "seconds": summary.seconds,
         "counts": summary.counts(),
+        "parts": [outcome.part for outcome in summary.outcomes if outcome.record is not None],
         "failed": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.error],
         "interrupted": summary.interrupted,
         "exit_code": exit_code,

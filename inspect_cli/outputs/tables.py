@@ -14,6 +14,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from inspect_cli.errors import NoInputError
+from inspect_cli.outputs.cells import safe_cell
+from inspect_cli.outputs.record import RECORD
 from inspect_cli.outputs.run import Outcome, part_folder
 from inspect_cli.store.atomic import whole_file, write_json, write_text
 
@@ -25,7 +27,8 @@ REGION_COLUMNS: Final = (
     "part", "region", "map", "x_px", "y_px", "width_px", "height_px", "area_px", "x_mm", "y_mm",
     "width_mm", "height_mm", "area_mm2", "score_max", "score_mean", "peak_x_px", "peak_y_px",
 )  # fmt: skip
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+#: Keys of run.json that later steps rely on.
+RUN_KEYS: Final = ("material", "input", "parts", "failed", "interrupted", "exit_code", "started_utc")
 
 
 def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
@@ -77,20 +80,15 @@ def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: _safe(value) for key, value in row.items()})
+        writer.writerow({key: safe_cell(value) for key, value in row.items()})
     return buffer.getvalue()
-
-
-def _safe(value: Any) -> Any:
-    """Return text that a spreadsheet takes as text, not as a formula."""
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return "'" + value
-    return value
 
 
 def _write_patches(run: Path, parts: Sequence[str]) -> None:
     """Join the parts' patch tables, one part in memory at a time."""
     if not parts:
+        for name in ("patches.parquet", "patches.csv.gz"):
+            (run / name).unlink(missing_ok=True)
         return
     with (
         whole_file(run / "patches.parquet") as parquet_path,
@@ -103,7 +101,7 @@ def _write_patches(run: Path, parts: Sequence[str]) -> None:
             if writer is None:
                 writer = pq.ParquetWriter(parquet_path, table.schema, compression="zstd")
             writer.write_table(table)
-            names = pa.array([_safe(part)] * table.num_rows, pa.string())
+            names = pa.array([safe_cell(part)] * table.num_rows, pa.string())
             safe = table.set_column(table.schema.get_field_index("part"), "part", names)
             pacsv.write_csv(safe, stream, pacsv.WriteOptions(include_header=number == 0))
         if writer is not None:
@@ -117,14 +115,8 @@ def _plain(table: pa.Table) -> pa.Table:
     return table
 
 
-def finished_parts(run: Path) -> list[str]:
-    """Return the ids of all parts of a run that are done, sorted."""
-    root = run / "parts"
-    return sorted(path.parent.relative_to(root).as_posix() for path in root.rglob("part.json"))
-
-
-def run_input(run: Path) -> Path:
-    """Return the batch folder that a run was made from, as its record says.
+def run_record(run: Path) -> dict[str, Any]:
+    """Return what later steps rely on of a run's ``run.json``.
 
     Raises
     ------
@@ -132,6 +124,13 @@ def run_input(run: Path) -> Path:
         If the folder is no run.
     """
     try:
-        return Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["input"])
-    except (OSError, ValueError, KeyError) as error:
-        raise NoInputError(f"{run}: no run here ({error})") from error
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        return {key: record[key] for key in RUN_KEYS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoInputError(f"{run}: no run of this program ({error!r})") from error
+
+
+def finished_parts(run: Path) -> list[str]:
+    """Return the ids of the parts that a run lists and that are done; others in the folder are left from before."""
+    parts = run_record(run)["parts"]
+    return [part for part in parts if (part_folder(run, part) / RECORD).is_file()]

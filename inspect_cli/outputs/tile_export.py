@@ -20,6 +20,7 @@ from inspect_cli.errors import UsageError
 from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.values import ValueRange
+from inspect_cli.outputs.cells import safe_cell
 from inspect_cli.outputs.preview import BlockReducer, preview_scale
 from inspect_cli.recipe import MapSpec, Recipe
 from inspect_cli.report.pictures import save_tile_grid
@@ -142,7 +143,7 @@ def write_index(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: safe_cell(value) for key, value in row.items()} for row in rows)
     write_text(out / "index.csv", buffer.getvalue())
     table = pa.table({column: [row[column] for row in rows] for column in COLUMNS})
     write_with(out / "index.parquet", lambda path: pq.write_table(table, path))

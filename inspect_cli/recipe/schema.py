@@ -141,7 +141,9 @@ class TrainingSpec(Section):
         description="Folder of good parts used when `inspect train` gets no `--data`; relative to the folder "
         "that holds the model store, or part of the sample shipped with the program.",
     )
-    budget: str = Field("10m", description="Time or steps for one map: `90s`, `8m`, `1h`, `5000steps`.")
+    budget: str = Field(
+        "10m", description="Time for all maps together or steps for each: `90s`, `8m`, `1h`, `5000steps`."
+    )
     batch: int = Field(16, ge=2, le=4096, description="Patches in one step.")
     learning_rate: Positive = Field(2e-3, description="Peak step size of Adam; it falls to zero along a cosine.")
     validation_share: float = Field(
@@ -215,6 +217,14 @@ class Recipe(Section):
         if len({spec.files for spec in maps.values()}) < len(maps):
             raise ValueError("two maps have the same file pattern")
         return maps
+
+    @model_validator(mode="after")
+    def _check_text(self) -> Self:
+        try:
+            to_json(self.model_dump())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"a text is no valid Unicode ({error})") from error
+        return self
 
     @model_validator(mode="after")
     def _check_roi_map(self) -> Self:

@@ -17,6 +17,7 @@ from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.regions import Region, RegionFinder
 
 Rows = NDArray[np.float32]
+_LARGEST = float(np.finfo(np.float32).max)
 _LEAST_DIVISOR = float(np.finfo(np.float32).tiny)
 
 
@@ -101,9 +102,9 @@ class Judge:
             self.peaks[name] = MapPeak(value, at % self.width, self._y + at // self.width)
 
     def score_of(self, name: str) -> float:
-        """Return a map's peak score, at the precision of the stored maps."""
+        """Return a map's peak score, at the precision of the stored maps; at most the largest float32."""
         peak = np.array([self.peaks[name].raw_max], np.float32)
-        return float(round_scores(_score(peak, self.limits[name]))[0])
+        return float(np.nan_to_num(round_scores(_score(peak, self.limits[name])), nan=_LARGEST)[0])
 
     def _count_missing_rows(self) -> None:
         if self.roi is not None:

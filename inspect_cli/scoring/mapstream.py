@@ -37,17 +37,20 @@ class PatchScores(NamedTuple):
 
 @dataclass
 class PixelMoments:
-    """Running mean and spread of the finite pixels inside the ROI, in the network's unit range."""
+    """Running mean and spread of the finite pixels inside the ROI; ``missing`` counts the others."""
 
     count: int = 0
     total: float = 0.0
     squares: float = 0.0
+    missing: int = 0
 
     def add(self, unit: NDArray[np.float32], inside: Mask | None) -> None:
         """Add rows (n, width[, channels])."""
         values = unit.ravel() if inside is None else unit[inside].ravel()
-        if not np.isfinite(values).all():
-            values = values[np.isfinite(values)]
+        finite = np.isfinite(values)
+        if not finite.all():
+            self.missing += int(len(values) - finite.sum())
+            values = values[finite]
         self.count += values.size
         self.total += float(values.sum(dtype=np.float64))
         self.squares += float(np.square(values, dtype=np.float64).sum())

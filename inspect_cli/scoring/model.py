@@ -7,8 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from inspect_cli.engines import Engine, TorchEngine, choose_device
 from inspect_cli.errors import ModelError, RecipeError, nearest
+from inspect_cli.images.values import ValueRange
 from inspect_cli.recipe.schema import MapSpec, Recipe, TilesSpec
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import Calibration
@@ -76,6 +79,24 @@ class ScoringModel:
         return calibration
 
 
+def _check_map(bundle: Bundle, name: str, spec: MapSpec) -> None:
+    """Raise ModelError if the recipe describes a map otherwise than it was trained."""
+    trained = bundle.manifest.maps[name]
+    again = "train again or restore the recipe"
+    if spec.channels != trained.channels:
+        raise ModelError(
+            f"{bundle.folder}: map {name!r} was trained with {trained.channels} channel(s), the recipe says "
+            f"{spec.channels}; {again}"
+        )
+    wanted = ValueRange.of_type(np.dtype(trained.dtype)) if spec.range == "type" else spec.range
+    limits = wanted if isinstance(wanted, ValueRange) else None if wanted == "train" else ValueRange(*wanted)
+    if limits is not None and limits != trained.preprocess.range:
+        raise ModelError(
+            f"{bundle.folder}: map {name!r} was trained with values {trained.low:g} to {trained.high:g} at 0 to 1, "
+            f"the recipe says {limits.low:g} to {limits.high:g}; {again}"
+        )
+
+
 def load_model(
     material: Material, bundle: Bundle, device: str = "auto", batch: int = 0, stride_px: int | None = None
 ) -> ScoringModel:
@@ -90,6 +111,7 @@ def load_model(
     for name in manifest.maps:
         if name not in recipe.maps:
             raise RecipeError(f"the model needs map {name!r}: {nearest(name, list(recipe.maps))} in the recipe")
+        _check_map(bundle, name, recipe.maps[name])
     if recipe.tiles.size_px != manifest.tile_px:
         raise ModelError(
             f"{bundle.folder}: trained on tiles of {manifest.tile_px} px, the recipe says "

@@ -22,6 +22,7 @@ from inspect_cli.errors import ModelError, RecipeError, nearest
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Detector
 from inspect_cli.store.atomic import write_bytes, write_text
+from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.manifest import FORMAT, Calibration, Manifest
 
 MANIFEST: Final = "manifest.json"
@@ -62,9 +63,21 @@ class Bundle:
         return detector.eval()
 
     def with_calibration(self, calibration: Calibration) -> Bundle:
-        """Store new limits in the bundle and return it."""
-        manifest = self.manifest.model_copy(update={"calibration": calibration})
-        write_manifest(self.folder, manifest)
+        """Store new limits in the bundle and return it.
+
+        Raises
+        ------
+        ModelError
+            If the model was trained again since it was read.
+        LockedError
+            If it is being trained at this moment.
+        """
+        with lock_folder(self.folder, f"{self.folder}: is being trained or calibrated by another process"):
+            now = read_bundle(self.folder).manifest
+            if now.digest() != self.manifest.digest():
+                raise ModelError(f"{self.folder}: was trained again meanwhile; set the limits once more")
+            manifest = now.model_copy(update={"calibration": calibration})
+            write_manifest(self.folder, manifest)
         return replace(self, manifest=manifest)
 
     def require_calibration(self) -> Calibration:
@@ -89,8 +102,12 @@ def write_weights(folder: Path, map_name: str, state: dict[str, Tensor], half: b
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, then remove weights that it no longer names."""
+    """Write the manifest of a bundle."""
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+
+
+def prune_weights(folder: Path, manifest: Manifest) -> None:
+    """Remove weights that the manifest does not name; only for who holds the bundle's lock."""
     named = {trained.weights for trained in manifest.maps.values()}
     for path in folder.glob("*.safetensors"):
         if path.name not in named:

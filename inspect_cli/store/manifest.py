@@ -36,6 +36,7 @@ class Calibration(_Strict):
     parts: int = Field(ge=0)
     smooth_sigma_px: float
     blend: str
+    stride_px: int = Field(ge=1)
     false_alarm_rate: float | None = Field(None, ge=0, le=1)
     created_utc: str
 

@@ -88,7 +88,7 @@ def choose_material(name: str | None, folder: Path, option: Path | None = None) 
     if name is None:
         name = _named_by_folder(folder)
     if name is None:
-        trained = [n for n, f in known_materials(option).items() if list(f.glob("*/manifest.json"))]
+        trained = _trained_nearest(option)
         if len(trained) != 1:
             raise UsageError(
                 f"which material? Say --material NAME, or write 'material: NAME' into {folder / FOLDER_FILE}; "
@@ -96,6 +96,15 @@ def choose_material(name: str | None, folder: Path, option: Path | None = None) 
             )
         name = trained[0]
     return find_material(name, option)
+
+
+def _trained_nearest(option: Path | None) -> list[str]:
+    """Return the trained materials of the first store that has any."""
+    for store in model_stores(option):
+        trained = sorted({manifest.parent.parent.name for manifest in store.glob("*/*/manifest.json")})
+        if trained:
+            return trained
+    return []
 
 
 def _named_by_folder(folder: Path) -> str | None:

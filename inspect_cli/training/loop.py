@@ -7,7 +7,7 @@ ends with the same weights as one that was not (with a budget in steps; a budget
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,15 +57,21 @@ class MapTraining:
     fingerprint: str
 
 
-def train_map(job: MapTraining, report: StepReport, resume: bool = False) -> TrainingState:
+class Interrupted(Exception):  # noqa: N818
+    """Training was asked to stop; its state is saved."""
+
+
+def train_map(
+    job: MapTraining, report: StepReport, resume: bool = False, stop: Callable[[], bool] = lambda: False
+) -> TrainingState:
     """Train ``job.detector``; afterwards it holds the weights of the best validation.
 
     Raises
     ------
     ModelError
         If the loss is not finite, or the checkpoint to resume from does not fit.
-    KeyboardInterrupt
-        When interrupted; the state was saved first.
+    Interrupted
+        When ``stop``, asked between steps, says so; the state was saved first.
     """
     torch.manual_seed(job.seed)
     detector = job.detector.placed(job.device)
@@ -74,12 +80,9 @@ def train_map(job: MapTraining, report: StepReport, resume: bool = False) -> Tra
     state, best = restored or (TrainingState(job.fingerprint), _copy(detector))
     job.budget.start(state.spent_s)
     if not state.finished:
-        try:
-            best = _run(job, optimizers, state, best, report)
-        except KeyboardInterrupt:
-            state.spent_s = job.budget.elapsed_s()
-            save_checkpoint(job.checkpoint, state, detector, best, optimizers)
-            raise
+        best = _run(job, optimizers, state, best, report, stop)
+        if not state.best_loss < float("inf"):
+            raise ModelError("training failed: the validation loss is no number; look for NaN in the images")
         state.finished, state.spent_s = True, job.budget.elapsed_s()
         save_checkpoint(job.checkpoint, state, detector, best, optimizers)
     detector.load_state_dict(best)
@@ -93,12 +96,17 @@ def _run(
     state: TrainingState,
     best: dict[str, Tensor],
     report: StepReport,
+    stop: Callable[[], bool],
 ) -> dict[str, Tensor]:
     validation = validation_batches(job)
     autocast = training_autocast(job.device)
     saved = time.monotonic()
     first_step, started = state.step, time.monotonic()
     for tiles, mask in _prefetched(job, state.step):
+        if stop():
+            state.spent_s = job.budget.elapsed_s()
+            save_checkpoint(job.checkpoint, state, job.detector, best, optimizers)
+            raise Interrupted
         progress = job.budget.progress(state.step)
         if progress >= 1.0 and state.step > 0:
             break
@@ -129,7 +137,9 @@ def _step(job: MapTraining, tiles: Tensor, mask: Tensor | None, optimizers: Opti
     job.detector.train()
     loss = job.detector.train_step(tiles, mask, optimizers, autocast)["loss"]
     if not loss < float("inf"):
-        raise ModelError(f"training diverged: the loss is {loss}; lower training.learning_rate")
+        raise ModelError(
+            f"training diverged: the loss is {loss}; look for NaN in the images, or lower training.learning_rate"
+        )
     return loss
 
 

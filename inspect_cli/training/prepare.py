@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +48,40 @@ def split_parts(parts: Sequence[Part], share: float, seed: int) -> Split:
     return Split([p for i, p in enumerate(parts) if i not in held], [p for i, p in enumerate(parts) if i in held])
 
 
-def usable_parts(parts: Sequence[Part], recipe: Recipe, maps: dict[str, MapSpec]) -> tuple[list[Part], list[str]]:
-    """Return the parts that keep the contract, and why the others do not.
+@dataclass
+class Survey:
+    """The parts that can be trained on, what was measured on them, and why others were left out."""
+
+    parts: list[Part] = field(default_factory=list)
+    rois: dict[str, Mask | None] = field(default_factory=dict)
+    moments: dict[tuple[str, str], PixelMoments] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+
+def survey_parts(parts: Sequence[Part], recipe: Recipe, maps: dict[str, MapSpec], recipe_folder: Path) -> Survey:
+    """Read every image once before training, so that a damaged one is left out at the start, by name.
 
     Raises
     ------
     NoInputError
-        If none is usable; the message is the first part's.
+        If no part is usable; the message is the first part's.
     """
-    usable, faults = [], []
+    survey = Survey()
     dtypes: dict[str, np.dtype[Any]] = {}
     for part in parts:
         try:
             _check_part(part, recipe, maps, dtypes)
-            usable.append(part)
+            roi = find_roi(recipe, part, recipe_folder)
+            moments = {name: measure_image(part.files[name], roi) for name in maps}
         except InputError as error:
-            faults.append(str(error))
-    if not usable:
-        raise NoInputError(f"no usable training part: {faults[0]}")
-    return usable, faults
+            survey.faults.append(str(error))
+            continue
+        survey.parts.append(part)
+        survey.rois[part.id] = roi
+        survey.moments |= {(part.id, name): found for name, found in moments.items()}
+    if not survey.parts:
+        raise NoInputError(f"no usable training part: {survey.faults[0]}")
+    return survey
 
 
 def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]) -> None:
@@ -81,9 +96,23 @@ def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: di
     dtypes.update({name: header.dtype for name, header in headers.items()})
 
 
-def find_rois(parts: Sequence[Part], recipe: Recipe, recipe_folder: Path) -> dict[str, Mask | None]:
-    """Return the ROI of every part by id."""
-    return {part.id: find_roi(recipe, part, recipe_folder) for part in parts}
+def measure_image(path: Path, roi: Mask | None) -> PixelMoments:
+    """Return mean and spread of an image inside its ROI, in stored values.
+
+    Raises
+    ------
+    InputError
+        If it cannot be decoded, or a pixel inside the ROI is no finite number.
+    """
+    moments = PixelMoments()
+    stored = ValueRange(0.0, 1.0)
+    with open_map(path) as reader:
+        for y in range(0, reader.header.height, _READ_ROWS):
+            y1 = min(y + _READ_ROWS, reader.header.height)
+            moments.add(stored.to_unit(reader.read_rows(y, y1)), None if roi is None else roi[y:y1])
+    if moments.missing:
+        raise InputError(f"{path}: {moments.missing} values inside the ROI are no finite numbers")
+    return moments
 
 
 def make_sampler(
@@ -123,17 +152,15 @@ def preview_range(sampler: PatchSampler, preprocess: Preprocess) -> tuple[tuple[
     return tuple(float(v) for v in low), tuple(float(v) for v in high)
 
 
-def learn_acquisition(
-    parts: Sequence[Part], name: str, rois: dict[str, Mask | None], preprocess: Preprocess
-) -> Acquisition:
-    """Return the range of mean and spread that the training images span, with room around it.
+def learn_acquisition(moments: Sequence[PixelMoments], limits: ValueRange) -> Acquisition:
+    """Return the range of mean and spread that the training images span, with room around it, in unit range.
 
     The room is the larger of four standard deviations between images and a share of the spread, so that
     few images do not make a narrow range: half a spread for the mean, a factor two for the spread.
     """
-    moments = [_moments(part.files[name], rois[part.id], preprocess) for part in parts]
-    means = np.array([m.mean for m in moments])
-    spreads = np.array([m.spread for m in moments])
+    scale = 1.0 / (limits.high - limits.low)
+    means = np.array([(m.mean - limits.low) * scale for m in moments])
+    spreads = np.array([m.spread * scale for m in moments])
     room = max(4 * float(means.std()), 0.5 * float(spreads.mean()), 1e-4)
     slack = 4 * float(spreads.std())
     return Acquisition(
@@ -142,13 +169,3 @@ def learn_acquisition(
         spread_low=max(0.0, min(float(spreads.min()) / 2, float(spreads.min()) - slack)),
         spread_high=max(float(spreads.max()) * 2, float(spreads.max()) + slack) + 1e-4,
     )
-
-
-def _moments(path: Path, roi: Mask | None, preprocess: Preprocess) -> PixelMoments:
-    moments = PixelMoments()
-    with open_map(path) as reader:
-        for y in range(0, reader.header.height, _READ_ROWS):
-            y1 = min(y + _READ_ROWS, reader.header.height)
-            unit = preprocess.range.to_unit(reader.read_rows(y, y1))
-            moments.add(unit, None if roi is None else roi[y:y1])
-    return moments

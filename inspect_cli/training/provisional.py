@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -63,10 +63,11 @@ def provisional_calibration(
         limits=limits,
         rule="max",
         provisional=True,
-        origin=f"the largest peak in {WINDOWS} windows of held-out good parts, times {MARGIN}",
+        origin=f"the largest peak in {max(WINDOWS, len(parts))} windows of held-out good parts, times {MARGIN}",
         parts=len(parts),
         smooth_sigma_px=recipe.scoring.smooth_sigma_px,
         blend=recipe.tiles.blend,
+        stride_px=recipe.tiles.stride_px,
         false_alarm_rate=None,
         created_utc=utc_now(),
     )
@@ -74,24 +75,29 @@ def provisional_calibration(
 
 def _windows(
     recipe: Recipe, parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, seed: int
-) -> Iterator[tuple[Part, tuple[int, int, int, int]]]:
-    """Yield parts and windows (y, x, height, width) that have pixels inside the ROI."""
+) -> list[tuple[Part, tuple[int, int, int, int]]]:
+    """Return parts and windows (y, x, height, width), in turn over the parts, each around a place in the ROI."""
     rng = np.random.default_rng([seed, 7])
-    found = 0
-    for attempt in range(WINDOWS * 20):
-        part = parts[attempt % len(parts)]
+    found = []
+    for number in range(max(WINDOWS, len(parts))):
+        part = parts[number % len(parts)]
         with open_map(part.files[name]) as reader:
             header = reader.header
         side = recipe.tiles.size_px * WINDOW_TILES
         height, width = min(side, header.height), min(side, header.width)
-        y = int(rng.integers(header.height - height + 1))
-        x = int(rng.integers(header.width - width + 1))
-        roi = rois[part.id]
-        if roi is None or roi[y : y + height, x : x + width].mean() >= recipe.training.min_roi_share:
-            yield part, (y, x, height, width)
-            found += 1
-        if found == WINDOWS:
-            return
+        y, x = _place(rng, rois[part.id], header.height, header.width)
+        y = min(max(y - height // 2, 0), header.height - height)
+        x = min(max(x - width // 2, 0), header.width - width)
+        found.append((part, (y, x, height, width)))
+    return found
+
+
+def _place(rng: np.random.Generator, roi: Mask | None, height: int, width: int) -> tuple[int, int]:
+    """Draw a pixel, inside the ROI if there is one: a row that has some, then one of its columns."""
+    if roi is None:
+        return int(rng.integers(height)), int(rng.integers(width))
+    y = int(rng.choice(np.flatnonzero(roi.any(axis=1))))
+    return y, int(rng.choice(np.flatnonzero(roi[y])))
 
 
 def _peaks(

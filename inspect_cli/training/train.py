@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from inspect_cli import __version__
 from inspect_cli.engines import choose_device
+from inspect_cli.errors import ModelError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Detector
@@ -25,23 +26,25 @@ from inspect_cli.recipe import MapSpec
 from inspect_cli.report.pictures import save_reconstructions
 from inspect_cli.report.plots import save_loss_curve
 from inspect_cli.scoring.scan import file_sha256
-from inspect_cli.store.bundle import Bundle, write_manifest, write_weights
-from inspect_cli.store.manifest import Manifest, TrainedMap, TrainingFile
+from inspect_cli.store.bundle import MANIFEST, Bundle, prune_weights, read_bundle, write_manifest, write_weights
+from inspect_cli.store.lock import lock_folder
+from inspect_cli.store.manifest import Calibration, Manifest, TrainedMap, TrainingFile
 from inspect_cli.store.materials import Material
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.training.budget import Budget
 from inspect_cli.training.card import write_card
+from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import explained_variance, training_warnings
 from inspect_cli.training.loop import MapTraining, train_map, validation_batches
 from inspect_cli.training.prepare import (
     Split,
-    find_rois,
+    Survey,
     learn_acquisition,
     learn_preprocess,
     make_sampler,
     preview_range,
     split_parts,
-    usable_parts,
+    survey_parts,
 )
 from inspect_cli.training.provisional import provisional_calibration
 
@@ -95,8 +98,10 @@ class TrainingOrder:
     resume: bool = False
 
 
-def train_material(order: TrainingOrder, teller: Teller) -> Bundle:
+def train_material(order: TrainingOrder, teller: Teller, stop: Callable[[], bool] = lambda: False) -> Bundle:
     """Train every map, write the bundle and its provisional limits; return it.
+
+    ``stop`` is asked between steps. Maps of the same model that are not trained now stay as they are.
 
     Raises
     ------
@@ -104,27 +109,39 @@ def train_material(order: TrainingOrder, teller: Teller) -> Bundle:
         If no part is usable.
     ModelError
         If training diverges, or a checkpoint to resume from does not fit.
+    Interrupted
+        If ``stop`` said so; the checkpoint is saved.
     """
-    recipe = order.material.recipe
     folder = order.material.folder / order.method
-    usable, faults = usable_parts(order.parts, recipe, order.maps)
-    for fault in faults:
+    busy = f"{folder}: is being trained or calibrated by another process; wait for it"
+    with lock_folder(folder, busy):
+        bundle = _train_locked(order, folder, teller, stop)
+        prune_weights(folder, bundle.manifest)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return bundle
+
+
+def _train_locked(order: TrainingOrder, folder: Path, teller: Teller, stop: Callable[[], bool]) -> Bundle:
+    recipe = order.material.recipe
+    if order.resume and not (folder / CHECKPOINTS).is_dir():
+        raise UsageError(f"--resume: {folder} holds no checkpoint; train without it")
+    kept = _kept_maps(order, folder)
+    survey = survey_parts(order.parts, recipe, order.maps, order.material.folder)
+    for fault in survey.faults:
         teller.warn(f"left out: {fault}")
-    split = split_parts(usable, recipe.training.validation_share, order.seed)
-    rois = find_rois(usable, recipe, order.material.folder)
+    split = split_parts(survey.parts, recipe.training.validation_share, order.seed)
     files = _training_files(order, split)
     teller.say(
         f"training {order.method} on {len(split.train)} part(s), validating on {len(split.validation)}; "
         f"maps {', '.join(order.maps)}; budget {order.budget}; device {choose_device(order.device)}"
     )
-    trained = {name: _train_one(order, name, split, rois, files, teller) for name in order.maps}
-    warnings = [warning for found in trained.values() for warning in found.warnings]
-    for warning in warnings:
-        teller.warn(warning)
+    trained = {name: _train_one(order, name, split, survey, files, teller, stop) for name in order.maps}
     entries = {name: found.entry for name, found in trained.items()}
     detectors = {name: found.detector for name, found in trained.items()}
     device = choose_device(order.device)
-    calibration = provisional_calibration(recipe, split.validation, rois, entries, detectors, device, order.seed)
+    calibration = provisional_calibration(
+        recipe, split.validation, survey.rois, entries, detectors, device, order.seed
+    )
     manifest = Manifest(
         tool=f"inspect {__version__}",
         created_utc=utc_now(),
@@ -136,14 +153,57 @@ def train_material(order: TrainingOrder, teller: Teller) -> Bundle:
         recipe_sha256=recipe.digest(),
         maps=entries,
         training_set=files,
-        warnings=warnings,
+        warnings=[warning for found in trained.values() for warning in found.warnings],
         calibration=calibration,
     )
+    if kept is not None:
+        old, names = kept
+        teller.say(f"kept from the model of {old.created_utc}: {', '.join(names)}")
+        manifest = _joined(old, names, manifest, calibration)
+    for warning in manifest.warnings:
+        teller.warn(warning)
     write_manifest(folder, manifest)
     bundle = Bundle(folder, manifest)
     write_card(bundle)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return bundle
+
+
+def _kept_maps(order: TrainingOrder, folder: Path) -> tuple[Manifest, list[str]] | None:
+    """Return the model whose other maps stay when only some are trained again, and those maps; None if none do.
+
+    Raises
+    ------
+    ModelError
+        If it was trained with other settings, so that its maps cannot stand beside the new ones.
+    """
+    if not (folder / MANIFEST).is_file():
+        return None
+    old = read_bundle(folder).manifest
+    others = sorted((set(old.maps) & set(order.material.recipe.maps)) - set(order.maps))
+    if not others:
+        return None
+    if (old.settings, old.tile_px) != (_settings(order), order.material.recipe.tiles.size_px):
+        raise ModelError(
+            f"{folder}: maps {', '.join(others)} were trained with other settings; train all maps together"
+        )
+    return old, others
+
+
+def _joined(old: Manifest, kept: list[str], new: Manifest, calibration: Calibration) -> Manifest:
+    """Return ``new`` with the ``kept`` maps of ``old``, and their limits."""
+    others = {name: entry for name, entry in old.maps.items() if name in kept}
+    limits = {} if old.calibration is None else old.calibration.limits
+    if not set(others) <= set(limits):
+        raise ModelError(f"maps {', '.join(others)} have no limits; train all maps together")
+    joined = {name: limits[name] for name in others} | calibration.limits
+    return new.model_copy(
+        update={
+            "maps": others | new.maps,
+            "training_set": [f for f in old.training_set if f.map in others] + new.training_set,
+            "warnings": [w for w in old.warnings if w.startswith(tuple(f"map {n}:" for n in others))] + new.warnings,
+            "calibration": calibration.model_copy(update={"limits": joined}),
+        }
+    )
 
 
 def _settings(order: TrainingOrder) -> dict[str, object]:
@@ -180,13 +240,29 @@ def _train_one(
     order: TrainingOrder,
     name: str,
     split: Split,
-    rois: dict[str, Mask | None],
+    survey: Survey,
     files: list[TrainingFile],
     teller: Teller,
+    stop: Callable[[], bool],
 ) -> _Trained:
-    job = _job(order, name, split, rois, files)
-    with teller.progress(f"{name:>10}") as update:
-        state = train_map(job, _Shown(update), order.resume)
+    job = _job(order, name, split, survey.rois, files)
+    with closing(job.train), closing(job.validation):
+        with teller.progress(f"{name:>10}") as update:
+            state = train_map(job, _Shown(update), order.resume, stop)
+        if order.half:  # what is measured and calibrated from here on is what will be stored
+            job.detector.half().float()
+        return _described(order, name, job, state, survey, teller)
+
+
+def _described(
+    order: TrainingOrder,
+    name: str,
+    job: MapTraining,
+    state: TrainingState,
+    survey: Survey,
+    teller: Teller,
+) -> _Trained:
+    """Write a trained map's weights and pictures and describe it for the manifest."""
     batches = validation_batches(job)
     explained = explained_variance(job.detector, batches)
     folder = order.material.folder / order.method
@@ -203,21 +279,18 @@ def _train_one(
         dtype=job.preprocess.dtype,
         shown_low=shown_low,
         shown_high=shown_high,
-        acquisition=learn_acquisition([*split.train, *split.validation], name, rois, job.preprocess),
+        acquisition=learn_acquisition([survey.moments[part.id, name] for part in survey.parts], job.preprocess.range),
         steps=state.step,
         seconds=round(state.spent_s, 1),
         validation_loss=state.best_loss,
         explained_variance=None if explained is None else round(explained, 4),
         stopped_early=state.stopped_early,
     )
-    job.train.close()
-    job.validation.close()
     teller.say(
         f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s, validation loss {state.best_loss:.6f}"
         + ("" if explained is None else f", explains {explained:.1%} of the variance")
     )
-    images = len({part.id for part in (*split.train, *split.validation)})
-    warnings = training_warnings(name, explained, images, state.stopped_early, state.step)
+    warnings = training_warnings(name, explained, len(survey.parts), state.stopped_early, state.step)
     return _Trained(entry, job.detector, warnings)
 
 

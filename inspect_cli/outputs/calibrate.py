@@ -1,0 +1,157 @@
+"""New limits from a folder of parts: it is scored like any batch, then its peaks or maps give the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, peaks_of, raw_peaks
+from inspect_cli.errors import NoInputError
+from inspect_cli.evaluation.evaluate import evaluate_run
+from inspect_cli.evaluation.truth import Truth
+from inspect_cli.images import discover_parts
+from inspect_cli.images.parts import RUN_FOLDER
+from inspect_cli.outputs.finish import score_batch
+from inspect_cli.outputs.run import Outcome, RunSummary, part_folder
+from inspect_cli.recipe.schema import ThresholdSpec
+from inspect_cli.report.plots import save_threshold_histogram
+from inspect_cli.scoring.model import ScoringModel
+from inspect_cli.store.manifest import Calibration, MapLimit
+from inspect_cli.store.timestamps import utc_now
+
+Record = dict[str, Any]
+
+
+class Teller(Protocol):
+    """How calibration talks."""
+
+    def say(self, text: str) -> None:
+        """Tell a line."""
+
+    def warn(self, text: str) -> None:
+        """Tell a warning."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """A signal ended the scoring; ``exit_code`` is how the process ends."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def limits_from_good_folder(
+    model: ScoringModel, folder: Path, rule: str, spec: ThresholdSpec, teller: Teller
+) -> Calibration:
+    """Return limits from the peaks of the good parts in ``folder``, scored now or before.
+
+    Parts whose pictures do not look like those of the training, or that could not be scored everywhere, are left
+    out. No rate is promised if parts were trained on.
+
+    Raises
+    ------
+    NoInputError
+        If no part is left.
+    """
+    summary = _score(model, folder, teller)
+    records = [o.record for o in summary.outcomes if o.record is not None]
+    sound = [r for r in records if not r["acquisition_faults"] and not r["uncovered_px"]]
+    for record in records:
+        if record not in sound:
+            teller.warn(f"left out: {record['part']}: {'; '.join(record['reasons'])}")
+    if not sound:
+        raise NoInputError(f"{folder}: no part is sound enough to set limits from")
+    maps = list(model.maps)
+    tables = [part_folder(summary.run, str(r["part"])) / "patches.parquet" for r in sound]
+    peaks = peaks_of(sound, tables, maps)
+    calibration = calibrate_good(peaks, model.recipe, rule, spec, len(sound), str(folder))
+    _draw(model, calibration, sound, None, teller)
+    return _without_promise_if_trained_on(model, calibration, sound, teller)
+
+
+def _without_promise_if_trained_on(
+    model: ScoringModel, calibration: Calibration, records: Sequence[Record], teller: Teller
+) -> Calibration:
+    seen = {file.sha256 for file in model.bundle.manifest.training_set if file.use == "train"}
+    known = [r["part"] for r in records if any(entry["sha256"] in seen for entry in r["maps"].values())]
+    if not known:
+        return calibration
+    teller.warn(
+        f"{len(known)} of {len(records)} good parts were trained on; their scores are lower than those of new "
+        "parts, so the limits may be too tight: use other good parts"
+    )
+    origin = f"{calibration.origin}, {len(known)} of them trained on"
+    return calibration.model_copy(update={"false_alarm_rate": None, "origin": origin})
+
+
+def limits_from_labelled_folder(
+    model: ScoringModel, folder: Path, truth: Path, rule: str, teller: Teller
+) -> Calibration:
+    """Return limits at which IoU or F1 of the labelled parts in ``folder`` is best."""
+    summary = _score(model, folder, teller)
+    evaluation = evaluate_run(summary.run, truth)
+    calibration = calibrate_labelled(model.recipe, _working_limits(model), evaluation, rule, str(folder))
+    known = Truth.open(truth)
+    records = [o.record for o in summary.outcomes if o.record is not None]
+    good = [r for r in records if not known.has(str(r["part"]))]
+    _draw(model, calibration, good, [r for r in records if known.has(str(r["part"]))], teller)
+    return calibration
+
+
+def _score(model: ScoringModel, folder: Path, teller: Teller) -> RunSummary:
+    """Score a folder into its run folder; done parts are not scored again."""
+    working = replace(
+        model,
+        bundle=replace(
+            model.bundle,
+            manifest=model.bundle.manifest.model_copy(update={"calibration": _working_limits(model)}),
+        ),
+    )
+    parts = discover_parts(folder, model.maps)
+    teller.say(f"scoring {len(parts)} part(s) of {folder}")
+
+    def tell(outcome: Outcome) -> None:
+        teller.say(f"{outcome.part}: {outcome.error or 'scored'}")
+
+    summary, exit_code = score_batch(folder / RUN_FOLDER / model.material.name, folder, parts, working, tell)
+    if summary.interrupted:
+        raise Stopped(exit_code)
+    if not any(o.record for o in summary.outcomes):
+        raise NoInputError(f"{folder}: no part could be scored: {summary.outcomes[0].error}")
+    return summary
+
+
+def _working_limits(model: ScoringModel) -> Calibration:
+    """Return the limits in force, or stand-ins where there are none for the maps and the smoothing of today."""
+    recipe, manifest = model.recipe, model.bundle.manifest
+    old = {} if manifest.calibration is None else manifest.calibration.limits
+    return Calibration(
+        limits={name: old.get(name, MapLimit(pixel=1.0, patch=1.0)) for name in manifest.maps},
+        rule="manual",
+        provisional=True,
+        origin="limits in force before the calibration",
+        parts=0,
+        smooth_sigma_px=recipe.scoring.smooth_sigma_px,
+        blend=recipe.tiles.blend,
+        stride_px=model.tiles.stride_px,
+        false_alarm_rate=None,
+        created_utc=utc_now(),
+    )
+
+
+def _draw(
+    model: ScoringModel,
+    calibration: Calibration,
+    good: Sequence[Record],
+    defective: Sequence[Record] | None,
+    teller: Teller,
+) -> None:
+    """Write the histogram of the parts' peaks with the limits drawn, beside the model."""
+    maps = list(model.maps)
+    picture = model.bundle.folder / "threshold.png"
+    limits = {name: limit.pixel for name, limit in calibration.limits.items()}
+    bad = None if defective is None else raw_peaks(defective, maps)
+    save_threshold_histogram(picture, raw_peaks(good, maps), limits, bad)
+    teller.say(f"histogram of the parts' peaks: {picture}")
