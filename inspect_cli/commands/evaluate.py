@@ -43,13 +43,14 @@ def evaluate(
       inspect evaluate batch --truth batch_truth
       inspect evaluate batch/inspection/riblet --truth masks --json
     """  # noqa: D301
-    from inspect_cli.evaluation.evaluate import EVALUATION_FILE, evaluate_run
+    from inspect_cli.evaluation.evaluate import evaluate_run
     from inspect_cli.store.atomic import write_json
+    from inspect_cli.store.layout import EVALUATION
     from inspect_cli.store.run_lookup import find_run
 
     folder = find_run(run)
     result = evaluate_run(folder, truth, on_part=_tell_part)
-    for path in (folder / EVALUATION_FILE, out):
+    for path in (folder / EVALUATION, out):
         if path is not None:
             write_json(path, result)
     typer.echo(_as_json(result) if as_json else _as_tables(result))

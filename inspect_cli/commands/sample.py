@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inspect_cli.commands.options import parse_names
 from inspect_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def sample(
     from inspect_cli.sample.plan import plan_batch
 
     size_px = _parse_size(size) if size is not None else None
-    map_names = [name.strip() for name in maps.split(",") if name.strip()] if maps is not None else None
+    map_names = parse_names(maps)
     batch = plan_batch(material, parts, defective, size_px, map_names, seed)
     _report(_write(batch, out, force), as_json)
 

@@ -58,10 +58,10 @@ def score(
     """  # noqa: D301
     from inspect_cli import console
     from inspect_cli.images import discover_parts
-    from inspect_cli.images.parts import RUN_FOLDER
     from inspect_cli.outputs.finish import score_batch
     from inspect_cli.scoring.model import load_model
     from inspect_cli.store.bundle import find_bundle
+    from inspect_cli.store.layout import RUN_FOLDER
     from inspect_cli.store.materials import choose_material
 
     if not folder.is_dir():

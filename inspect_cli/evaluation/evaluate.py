@@ -17,12 +17,11 @@ from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import open_map
+from inspect_cli.store.layout import PART_RECORD, RUN_RECORD
 
 BAND_ROWS: Final = 256
 LIMIT: Final = 1.0
 FUSED: Final = ""
-PART_RECORD: Final = "part.json"
-EVALUATION_FILE: Final = "evaluation.json"
 
 Metrics = dict[str, float | int | None]
 
@@ -171,7 +170,7 @@ def find_parts(run: Path) -> tuple[list[Path], int]:
 def _listed(run: Path) -> tuple[set[str] | None, int]:
     """Return the parts that ``run.json`` lists, None if it lists none, and the number that could not be read."""
     try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        record = json.loads((run / RUN_RECORD).read_text(encoding="utf-8"))
         return set(record["parts"]), len(record["failed"])
     except (OSError, ValueError, KeyError, TypeError):
         return None, 0

@@ -11,12 +11,8 @@ from pathlib import Path
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES
 from inspect_cli.recipe.schema import PART, MapSpec
+from inspect_cli.store.layout import RUN_FOLDER, RUN_RECORD, TILE_INDEX
 
-#: Folder that runs write into, left out when a batch is read.
-RUN_FOLDER = "inspection"
-#: Files that mark a folder as one that was written by this program, whatever its name.
-RUN_RECORD = "run.json"
-TILE_INDEX = "index.parquet"
 #: Files that lie beside the maps but are none.
 _NOT_A_MAP = re.compile(r"_(mask|roi)\.[^.]+$", re.IGNORECASE)
 

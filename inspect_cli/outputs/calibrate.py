@@ -12,12 +12,12 @@ from inspect_cli.errors import NoInputError
 from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import discover_parts
-from inspect_cli.images.parts import RUN_FOLDER
 from inspect_cli.outputs.finish import score_batch
 from inspect_cli.outputs.run import Outcome, RunSummary, part_folder
 from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.report.plots import save_threshold_histogram
 from inspect_cli.scoring.model import ScoringModel
+from inspect_cli.store.layout import RUN_FOLDER
 from inspect_cli.store.manifest import Calibration, MapLimit
 from inspect_cli.store.timestamps import utc_now
 

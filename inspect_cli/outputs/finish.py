@@ -15,10 +15,9 @@ from inspect_cli.outputs.run import Outcome, RunSummary, has_maps, part_folder, 
 from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
+from inspect_cli.store.layout import EVALUATION, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_now
-
-EVALUATION = "evaluation.json"
 
 
 def lock_run(run: Path) -> AbstractContextManager[object]:
@@ -56,7 +55,7 @@ def _check_place(run: Path, folder: Path, model: ScoringModel) -> None:
     """Raise UsageError if results of this batch have no place in ``run``."""
     if run.resolve() == folder.resolve():
         raise UsageError(f"--out {run}: is the batch folder itself; choose a folder of its own")
-    if (run / "run.json").is_file():
+    if (run / RUN_RECORD).is_file():
         named = run_record(run)["material"]
         if named != model.material.name:
             raise UsageError(f"--out {run}: holds a run of material {named!r}; choose another folder")

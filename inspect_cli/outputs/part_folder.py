@@ -17,7 +17,7 @@ from inspect_cli.images import open_map, read_mask
 from inspect_cli.outputs.outlines import outlines
 from inspect_cli.outputs.png_stream import MaskWriter
 from inspect_cli.outputs.preview import BlockReducer, preview_scale
-from inspect_cli.outputs.record import RECORD, findings
+from inspect_cli.outputs.record import findings
 from inspect_cli.outputs.tiff_stream import TiffRowWriter
 from inspect_cli.report.pictures import save_heatmap, save_overlay, save_png
 from inspect_cli.report.plots import save_patch_histogram
@@ -25,6 +25,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
 from inspect_cli.store.atomic import write_json, write_with
+from inspect_cli.store.layout import PART_RECORD
 from inspect_cli.store.manifest import Calibration
 
 Rows = NDArray[np.float32]
@@ -124,7 +125,7 @@ def write_part(
     map_scores = content.pop("map_scores")
     maps = {name: head["maps"].get(name, {}) | scores for name, scores in map_scores.items()}
     record = head | content | {"maps": maps, "preview_scale": scale, "timing_s": clock.seconds()}
-    write_json(folder / RECORD, record)
+    write_json(folder / PART_RECORD, record)
     return record
 
 

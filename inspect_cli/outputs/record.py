@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from inspect_cli.scoring.judge import Judge, Judgement
 from inspect_cli.scoring.regions import Region
+from inspect_cli.store.layout import PART_RECORD
 
-RECORD: Final = "part.json"
 #: Regions listed for a part; the count is exact beyond that.
 MAX_REGIONS: Final = 1000
 
@@ -35,7 +35,7 @@ class PartKey:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return a part's record, or None if the part is not done."""
     try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        content = json.loads((folder / PART_RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and "key" in content else None

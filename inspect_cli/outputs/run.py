@@ -28,11 +28,12 @@ from inspect_cli.outputs.part_folder import (
     write_roi,
 )
 from inspect_cli.outputs.preview import BlockReducer, preview_scale
-from inspect_cli.outputs.record import RECORD, PartKey, read_record
+from inspect_cli.outputs.record import PartKey, read_record
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan, file_sha256
 from inspect_cli.store.atomic import sweep_leftovers, write_json
+from inspect_cli.store.layout import PART_RECORD, RUN_RECORD
 from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
@@ -107,7 +108,7 @@ def _score_or_fail(
     try:
         return _score(folder, part, model, on_rows, force)
     except InputError as error:
-        (folder / RECORD).unlink(missing_ok=True)  # an old result must not stand for what cannot be read now
+        (folder / PART_RECORD).unlink(missing_ok=True)  # an old result must not stand for what cannot be read now
         return Outcome(part.id, error=str(error))
 
 
@@ -125,7 +126,7 @@ def _score(
         return Outcome(part.id, record, unchanged=True)
     if record is not None and key.same_maps(record["key"]) and has_maps(folder, model):
         return Outcome(part.id, rejudge(folder, record, model, key))
-    (folder / RECORD).unlink(missing_ok=True)
+    (folder / PART_RECORD).unlink(missing_ok=True)
     with PartScan(part, model, clock) as scan:
         scan.on_rows = lambda share: on_rows(part.id, share)
         return Outcome(part.id, _write_scan(folder, part, model, scan, key, clock))
@@ -195,7 +196,7 @@ def rejudge(folder: Path, record: dict[str, Any], model: ScoringModel, key: Part
     """Apply the limits in force to a part's stored maps; the network does not run. Returns the new record."""
     clock = Clock()
     width, height = record["size_px"]
-    (folder / RECORD).unlink(missing_ok=True)
+    (folder / PART_RECORD).unlink(missing_ok=True)
     plan = _plan(folder, model, height, width, stored_roi(folder, height, width))
     faults = list(record["acquisition_faults"])
     blocks = stored_blocks(folder, model.maps)
@@ -244,4 +245,4 @@ def write_run_record(
         "interrupted": summary.interrupted,
         "exit_code": exit_code,
     }
-    write_json(summary.run / "run.json", content)
+    write_json(summary.run / RUN_RECORD, content)

@@ -14,10 +14,10 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from inspect_cli.errors import NoInputError
-from inspect_cli.outputs.cells import safe_cell
-from inspect_cli.outputs.record import RECORD
 from inspect_cli.outputs.run import Outcome, part_folder
 from inspect_cli.store.atomic import whole_file, write_json, write_text
+from inspect_cli.store.cells import safe_cell
+from inspect_cli.store.layout import PART_RECORD, RUN_RECORD
 
 PART_COLUMNS: Final = (
     "part", "verdict", "score", "map", "reasons", "regions", "defect_area_px", "defect_area_mm2",
@@ -124,7 +124,7 @@ def run_record(run: Path) -> dict[str, Any]:
         If the folder is no run.
     """
     try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        record = json.loads((run / RUN_RECORD).read_text(encoding="utf-8"))
         return {key: record[key] for key in RUN_KEYS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NoInputError(f"{run}: no run of this program ({error!r})") from error
@@ -133,4 +133,4 @@ def run_record(run: Path) -> dict[str, Any]:
 def finished_parts(run: Path) -> list[str]:
     """Return the ids of the parts that a run lists and that are done; others in the folder are left from before."""
     parts = run_record(run)["parts"]
-    return [part for part in parts if (part_folder(run, part) / RECORD).is_file()]
+    return [part for part in parts if (part_folder(run, part) / PART_RECORD).is_file()]

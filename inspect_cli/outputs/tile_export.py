@@ -20,11 +20,12 @@ from inspect_cli.errors import UsageError
 from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.values import ValueRange
-from inspect_cli.outputs.cells import safe_cell
 from inspect_cli.outputs.preview import BlockReducer, preview_scale
 from inspect_cli.recipe import MapSpec, Recipe
 from inspect_cli.report.pictures import save_tile_grid
 from inspect_cli.store.atomic import write_text, write_with
+from inspect_cli.store.cells import safe_cell
+from inspect_cli.store.layout import TILE_INDEX
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 
 COLUMNS: Final = ("file", "part", "map", "x_px", "y_px", "roi_share")
@@ -146,7 +147,7 @@ def write_index(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows({key: safe_cell(value) for key, value in row.items()} for row in rows)
     write_text(out / "index.csv", buffer.getvalue())
     table = pa.table({column: [row[column] for row in rows] for column in COLUMNS})
-    write_with(out / "index.parquet", lambda path: pq.write_table(table, path))
+    write_with(out / TILE_INDEX, lambda path: pq.write_table(table, path))
 
 
 def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTiles) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.store.cells import FORMULA_STARTS
+from inspect_cli.store.layout import EVALUATION, PART_RECORD, RUN_RECORD
 
 #: Verdicts from the first to look at to the last; an unknown one comes first.
 VERDICT_ORDER: Final = ("failed", "undecided", "fail", "pass")
 
 #: Beginnings of a cell that spreadsheets take as a formula; in the tables an apostrophe stands before them.
-FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class RunData:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.run = _required_json(folder / "run.json")
+        self.run = _required_json(folder / RUN_RECORD)
         self.parts = sorted(_read_parts(folder / "parts.csv"), key=_worst_first)
-        self.evaluation_file = folder / "evaluation.json"
+        self.evaluation_file = folder / EVALUATION
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
@@ -70,10 +71,10 @@ class RunData:
         path = PurePosixPath(part)
         if part and not path.is_absolute() and ".." not in path.parts:
             folder = self.folder / "parts" / path
-            if (folder / "part.json").is_file():
-                return PartRecord(folder, read_json(folder / "part.json"))
+            if (folder / PART_RECORD).is_file():
+                return PartRecord(folder, read_json(folder / PART_RECORD))
         folder_of = self._folders.get(part)
-        return PartRecord(folder_of, read_json(folder_of / "part.json")) if folder_of else None
+        return PartRecord(folder_of, read_json(folder_of / PART_RECORD)) if folder_of else None
 
     @cached_property
     def _folders(self) -> dict[str, Path]:

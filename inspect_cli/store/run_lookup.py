@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from inspect_cli.errors import NoInputError, UsageError
+from inspect_cli.store.layout import RUN_FOLDER, RUN_RECORD
 
-RUN_RECORD: Final = "run.json"
 #: Where a run may lie below a folder: an output folder, a batch, a folder of batches.
-_BELOW: Final = (f"inspection/*/{RUN_RECORD}", f"*/{RUN_RECORD}", f"*/inspection/*/{RUN_RECORD}")
+_BELOW: Final = (f"{RUN_FOLDER}/*/{RUN_RECORD}", f"*/{RUN_RECORD}", f"*/{RUN_FOLDER}/*/{RUN_RECORD}")
 
 
 def find_run(path: Path) -> Path:

@@ -1,0 +1,16 @@
+"""Names of files and folders that this program writes and finds again."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Folder below a batch that runs are written into; it is left out when the batch is read.
+RUN_FOLDER: Final = "inspection"
+#: The record of a run, there from its start.
+RUN_RECORD: Final = "run.json"
+#: The record of a part, written last: the part is done.
+PART_RECORD: Final = "part.json"
+#: What `inspect evaluate` found on a run.
+EVALUATION: Final = "evaluation.json"
+#: The index of a folder of patches.
+TILE_INDEX: Final = "index.parquet"
