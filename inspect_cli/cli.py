@@ -12,6 +12,7 @@ from inspect_cli import __version__
 from inspect_cli.commands.evaluate import evaluate
 from inspect_cli.commands.recipe import app as recipe_app
 from inspect_cli.commands.report import report
+from inspect_cli.commands.reproduce import reproduce
 from inspect_cli.commands.sample import sample
 from inspect_cli.commands.score import score
 from inspect_cli.commands.threshold import threshold
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, score, threshold, evaluate, report, tile, sample):
+for command in (train, score, threshold, evaluate, report, tile, sample, reproduce):
     app.command()(command)
 app.add_typer(recipe_app, name="recipe")
 
