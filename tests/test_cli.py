@@ -295,6 +295,27 @@ def test_first_signal_finishes_the_part_in_hand(batch, models, monkeypatch):
     assert len(list(run_folder.rglob("part.json"))) == 4
 
 
+def test_what_is_done_is_listed_whatever_ends_the_run(batch, models, monkeypatch, capsys):
+    from inspect_cli.engines import TorchEngine
+
+    honest = TorchEngine.score
+
+    def breaking(self, tiles):
+        if (batch / "test/inspection/foil/parts/good/g003/part.json").exists():
+            raise RuntimeError("a fault in the program")
+        return honest(self, tiles)
+
+    monkeypatch.setattr(TorchEngine, "score", breaking)
+    assert run(score_arguments(batch / "test", models)) == 70
+    assert "internal fault: RuntimeError: a fault in the program" in capsys.readouterr().err
+    run_folder = batch / "test/inspection/foil"
+    record = json.loads((run_folder / "run.json").read_text())
+    assert (record["interrupted"], record["exit_code"], sum(record["counts"].values())) == (True, None, 2)
+    assert len((run_folder / "parts.csv").read_text().splitlines()) == 3
+    monkeypatch.setattr(TorchEngine, "score", honest)
+    assert run(score_arguments(batch / "test", models)) == 0
+
+
 def test_recipe_new_check_and_schema(tmp_path, capsys):
     store = tmp_path / "models"
     assert run(["recipe", "new", "plate", "--maps", "gradient,own", "--models", str(store)]) == 0

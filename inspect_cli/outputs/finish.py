@@ -40,14 +40,17 @@ def score_batch(
     _check_place(run, folder, model)
     started_utc = utc_now()
     with lock_run(run), graceful_stop() as stopper:
-        begun = RunSummary(run, interrupted=True)
-        write_run_record(begun, model, folder, started_utc, None)  # marks the folder as a run from the start
-        summary = score_parts(run, parts, model, on_part, on_rows, stopper.wanted, force)
-        exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
-        write_tables(run, summary.outcomes)
-        write_run_record(summary, model, folder, started_utc, exit_code)
-        if not all(outcome.unchanged for outcome in summary.outcomes):
-            (run / EVALUATION).unlink(missing_ok=True)  # it measured other results
+        summary = RunSummary(run, [part.id for part in parts])
+        write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
+        exit_code: int | None = None
+        try:
+            score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force)
+            exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
+        finally:  # whatever ended the run, what is done is listed
+            write_tables(run, summary.outcomes)
+            write_run_record(summary, model, folder, started_utc, exit_code)
+            if not all(outcome.unchanged for outcome in summary.outcomes):
+                (run / EVALUATION).unlink(missing_ok=True)  # it measured other results
     return summary, exit_code
 
 
@@ -84,14 +87,16 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         before = run_record(run)
         records = {part: _same_model(run, part, model) for part in finished_parts(run)}
         started = time.monotonic()
-        summary = RunSummary(run, interrupted=bool(before["interrupted"]))
+        failed = [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
+        planned = [*before["parts"], *(outcome.part for outcome in failed)]
+        summary = RunSummary(run, planned, interrupted=bool(before["interrupted"]))
         for part, record in records.items():
             key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
             stale = record["key"] != key.as_dict() and not stopper.wanted()
             new = rejudge(part_folder(run, part), record, model, key) if stale else record
             summary.outcomes.append(Outcome(part, new, unchanged=not stale))
             on_part(summary.outcomes[-1])
-        summary.outcomes += [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
+        summary.outcomes += failed
         summary.seconds = round(time.monotonic() - started, 3)
         summary.interrupted |= stopper.wanted()
         write_tables(run, summary.outcomes)

@@ -55,12 +55,18 @@ class Outcome:
 
 @dataclass
 class RunSummary:
-    """What a run did."""
+    """What a run has done so far, of the ``planned`` parts."""
 
     run: Path
+    planned: list[str]
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
-    interrupted: bool = False
+    interrupted: bool = True
+
+    def listed(self) -> list[str]:
+        """Return the parts that belong to the run: all that were planned but those that failed."""
+        failed = {outcome.part for outcome in self.outcomes if outcome.record is None}
+        return [part for part in self.planned if part not in failed]
 
     def counts(self) -> dict[str, int]:
         """Return the number of parts of each verdict."""
@@ -74,31 +80,30 @@ def part_folder(run: Path, part_id: str) -> Path:
 
 
 def score_parts(
-    run: Path,
+    summary: RunSummary,
     parts: Iterable[Part],
     model: ScoringModel,
     on_part: Callable[[Outcome], None],
     on_rows: Callable[[str, float], None] = lambda _part, _share: None,
     stop: Callable[[], bool] = lambda: False,
     force: bool = False,
-) -> RunSummary:
-    """Score ``parts`` into ``run``; a part that cannot be read is recorded as failed and the rest goes on.
+) -> None:
+    """Score ``parts`` and note their outcomes in ``summary``; one that cannot be read fails and the rest goes on.
 
     ``on_part`` is told of each part that is done, ``on_rows`` how far the part in hand is (0 to 1).
-    ``stop`` is asked before each part; when it says yes the run ends there and is marked as interrupted.
+    ``stop`` is asked before each part; when it says yes the run ends there. The summary stays marked as interrupted
+    until every part has its outcome.
     """
     started = time.monotonic()
-    sweep_leftovers(run)
-    summary = RunSummary(run)
+    sweep_leftovers(summary.run)
     for part in parts:
         if stop():
-            summary.interrupted = True
-            break
-        outcome = _score_or_fail(run, part, model, on_rows, force)
+            return
+        outcome = _score_or_fail(summary.run, part, model, on_rows, force)
         summary.outcomes.append(outcome)
+        summary.seconds = round(time.monotonic() - started, 3)
         on_part(outcome)
-    summary.seconds = round(time.monotonic() - started, 3)
-    return summary
+    summary.interrupted = False
 
 
 def _score_or_fail(
@@ -240,7 +245,7 @@ def write_run_record(
         "finished_utc": utc_now(),
         "seconds": summary.seconds,
         "counts": summary.counts(),
-        "parts": [outcome.part for outcome in summary.outcomes if outcome.record is not None],
+        "parts": summary.listed(),
         "failed": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.error],
         "interrupted": summary.interrupted,
         "exit_code": exit_code,
