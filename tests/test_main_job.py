@@ -508,3 +508,10 @@ def test_results_inside_the_batch_are_never_parts(batch, models, tmp_path, capsy
     capsys.readouterr()
     assert score(batch, models, "--out", str(batch / "test" / "results")) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_limits_remember_the_stride_they_were_measured_at(batch, models, capsys):
+    assert threshold(models, "--good", str(batch / "train"), "--stride", "32", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["stride_px"] == 32
+    assert score(batch, models) == 0
+    assert "the limits were set at stride 32 px, not 16 px" in capsys.readouterr().err

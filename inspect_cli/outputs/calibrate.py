@@ -66,9 +66,14 @@ def limits_from_good_folder(
     maps = list(model.maps)
     tables = [part_folder(summary.run, str(r["part"])) / "patches.parquet" for r in sound]
     peaks = peaks_of(sound, tables, maps)
-    calibration = calibrate_good(peaks, model.recipe, rule, spec, len(sound), str(folder))
+    calibration = _at_stride(model, calibrate_good(peaks, model.recipe, rule, spec, len(sound), str(folder)))
     _draw(model, calibration, sound, None, teller)
     return _without_promise_if_trained_on(model, calibration, sound, teller)
+
+
+def _at_stride(model: ScoringModel, calibration: Calibration) -> Calibration:
+    """Return limits that say the stride they were measured at, which may not be the recipe's."""
+    return calibration.model_copy(update={"stride_px": model.tiles.stride_px})
 
 
 def _without_promise_if_trained_on(
@@ -92,7 +97,9 @@ def limits_from_labelled_folder(
     """Return limits at which IoU or F1 of the labelled parts in ``folder`` is best."""
     summary = _score(model, folder, teller)
     evaluation = evaluate_run(summary.run, truth)
-    calibration = calibrate_labelled(model.recipe, _working_limits(model), evaluation, rule, str(folder))
+    calibration = _at_stride(
+        model, calibrate_labelled(model.recipe, _working_limits(model), evaluation, rule, str(folder))
+    )
     known = Truth.open(truth)
     records = [o.record for o in summary.outcomes if o.record is not None]
     good = [r for r in records if not known.has(str(r["part"]))]
