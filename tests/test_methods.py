@@ -6,6 +6,7 @@ import torch
 
 from inspect_cli.errors import RecipeError
 from inspect_cli.methods import build_detector, method_names
+from inspect_cli.methods.base import Batch
 from inspect_cli.methods.networks import ARCHITECTURES, encoder
 from inspect_cli.methods.vae import kl_divergence
 from inspect_cli.training.health import explained_variance
@@ -27,6 +28,8 @@ def test_industrial_network_has_the_size_counted_from_the_papers_tables():
     [
         ("industrial", [(16, 128), (32, 64), (64, 32), (64, 16), (64, 8), (16, 8)]),
         ("synthetic", [(16, 128), (32, 64), (64, 32), (64, 8), (16, 8)]),
+        ("mnist", [(16, 128), (32, 64), (64, 32), (64, 16), (16, 16)]),
+        ("cifar10", [(8, 128), (16, 64), (32, 32), (16, 16)]),
     ],
 )
 def test_encoder_layers_have_the_channels_and_sizes_of_table_2(name, shapes):
@@ -63,8 +66,10 @@ def test_loss_counts_pixels_inside_the_roi_only():
     tiles, mask = torch.rand(4, 1, 32, 32), torch.zeros(4, 1, 32, 32)
     mask[:, :, :, :10] = 1
     residual = (tiles - detector.reconstruct(tiles)).detach() ** 2
-    assert float(detector.loss(tiles, mask).detach()) == pytest.approx(float(residual[:, :, :, :10].mean()), rel=1e-5)
-    assert float(detector.loss(tiles, None).detach()) == pytest.approx(float(residual.mean()), rel=1e-5)
+    assert float(detector.loss(Batch(tiles, mask)).detach()) == pytest.approx(
+        float(residual[:, :, :, :10].mean()), rel=1e-5
+    )
+    assert float(detector.loss(Batch(tiles)).detach()) == pytest.approx(float(residual.mean()), rel=1e-5)
 
 
 def test_bottleneck_is_1024_100_1024_by_default():
@@ -103,7 +108,7 @@ def test_every_method_learns_within_a_few_steps(detector):
     for step in range(150):
         phase = torch.rand(8, 1, 1, 1, generator=torch.Generator().manual_seed(step)) * 6.28
         tiles = (0.5 + 0.4 * torch.sin(rows * 0.8 + phase)).expand(8, 1, 32, 32).contiguous()
-        losses.append(detector.train_step(tiles, None, optimizers, torch.autocast("cpu", enabled=False))["loss"])
+        losses.append(detector.train_step(Batch(tiles), optimizers, torch.autocast("cpu", enabled=False))["loss"])
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
@@ -130,7 +135,7 @@ def test_vae_samples_in_training_and_takes_the_mean_when_it_scores():
     detector.eval()
     assert torch.equal(detector.score(tiles), detector.score(tiles))
     detector.train()
-    assert float(detector.loss(tiles, None).detach()) != float(detector.loss(tiles, None).detach())
+    assert float(detector.loss(Batch(tiles)).detach()) != float(detector.loss(Batch(tiles)).detach())
 
 
 def test_vae_loss_is_squared_error_plus_weighted_kl_a_pixel():
@@ -140,7 +145,7 @@ def test_vae_loss_is_squared_error_plus_weighted_kl_a_pixel():
         mean, log_variance = detector.posterior(tiles)
         error = ((detector.decode(mean) - tiles) ** 2).mean()
         expected = error + 0.5 * kl_divergence(mean, log_variance) / (32 * 32)
-        assert float(detector.loss(tiles, None)) == pytest.approx(float(expected), rel=1e-5)
+        assert float(detector.loss(Batch(tiles))) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_critic_estimates_the_gap_between_prior_and_codes_and_stays_in_its_box():
@@ -154,7 +159,7 @@ def test_critic_estimates_the_gap_between_prior_and_codes_and_stays_in_its_box()
     torch.manual_seed(1)
     assert float(detector.critic_gap(codes).detach()) == pytest.approx(float(by_hand.detach()), rel=1e-5)
     optimizers = detector.optimizers(1e-2)
-    detector.train_step(torch.rand(4, 1, 32, 32), None, optimizers, torch.autocast("cpu", enabled=False))
+    detector.train_step(Batch(torch.rand(4, 1, 32, 32)), optimizers, torch.autocast("cpu", enabled=False))
     assert all(float(w.detach().abs().max()) <= 0.02 + 1e-7 for w in detector.critic.parameters())
 
 
@@ -182,10 +187,10 @@ class _Fixed(torch.nn.Module):
 
 def test_explained_variance_is_1_for_a_copy_and_0_for_the_mean():
     tiles = torch.rand(4, 2, 16, 16)
-    assert explained_variance(_Fixed(lambda t: t), [(tiles, None)]) == 1
+    assert explained_variance(_Fixed(lambda t: t), [Batch(tiles)]) == 1
     mean = _Fixed(lambda t: t.mean(dim=(2, 3), keepdim=True).expand_as(t))
-    assert explained_variance(mean, [(tiles, None)]) == pytest.approx(0, abs=1e-6)
-    assert explained_variance(_Fixed(lambda t: None), [(tiles, None)]) is None
+    assert explained_variance(mean, [Batch(tiles)]) == pytest.approx(0, abs=1e-6)
+    assert explained_variance(_Fixed(lambda t: None), [Batch(tiles)]) is None
 
 
 def test_explained_variance_looks_inside_the_roi_only():
@@ -196,4 +201,4 @@ def test_explained_variance_looks_inside_the_roi_only():
     def wrong_outside(t):
         return torch.where(mask > 0, t, t + 5)
 
-    assert explained_variance(_Fixed(wrong_outside), [(tiles, mask)]) == 1
+    assert explained_variance(_Fixed(wrong_outside), [Batch(tiles, mask)]) == 1

@@ -15,9 +15,10 @@ from inspect_cli.methods import build_detector
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec, TrainingSpec
 from inspect_cli.tiles import PatchSampler, SamplerImage
+from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import Budget, step_size
 from inspect_cli.training.health import training_warnings
-from inspect_cli.training.loop import Interrupted, MapTraining, train_map
+from inspect_cli.training.loop import Interrupted, train_map
 from inspect_cli.training.prepare import learn_acquisition, learn_preprocess, measure_image, split_parts, survey_parts
 
 

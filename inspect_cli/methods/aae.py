@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from inspect_cli.methods.base import Batch
 from inspect_cli.methods.cae import CaeSettings, ConvolutionalAutoencoder
 from inspect_cli.methods.networks import LEAKY_SLOPE, initialise
 
@@ -32,7 +33,7 @@ class AdversarialAutoencoder(ConvolutionalAutoencoder):
     def __init__(self, channels: int, tile_px: int, settings: AaeSettings) -> None:
         super().__init__(channels, tile_px, settings)
         self.critic = nn.Sequential(
-            nn.Linear(settings.latent, 10), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(10, 1)
+            nn.Linear(self.latent, 10), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(10, 1)
         )  # lind1, lind2
         initialise(self.critic)
         self.clip = settings.clip
@@ -51,18 +52,18 @@ class AdversarialAutoencoder(ConvolutionalAutoencoder):
         ]
 
     def train_step(
-        self, tiles: Tensor, mask: Tensor | None, optimizers: Sequence[torch.optim.Optimizer], autocast: Any
+        self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], autocast: Any
     ) -> dict[str, float]:
         """Make one step of both phases: reconstruction, then critic and encoder against each other."""
-        losses = super().train_step(tiles, mask, optimizers[:1], autocast)
+        losses = super().train_step(batch, optimizers[:1], autocast)
         for _ in range(self.critic_steps):
             with torch.no_grad(), autocast:
-                codes = self.encode(tiles).float()
+                codes = self.encode(batch.tiles).float()
             distance = self.critic_gap(codes)
             _step(optimizers[1], -distance)
             self.clip_critic()
         with autocast:
-            codes = self.encode(tiles)
+            codes = self.encode(batch.tiles)
         _step(optimizers[2], -self.critic(codes.float()).mean())
         return losses | {"distance": float(distance.detach())}
 

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+from inspect_cli.corruptions import Corruption
 
 
 class MethodSettings(BaseModel):
     """Base of a method's settings in the recipe; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Batch(NamedTuple):
+    """Patches of one training step, all on one device.
+
+    Attributes
+    ----------
+    tiles
+        (n, channels, side, side) float32, the material's value range at 0 to 1.
+    roi
+        (n, 1, side, side), 1 inside the ROI; None if everything is inside.
+    corrupted
+        The tiles after the method's corruption; None for a method without one.
+    changed
+        (n, 1, side, side), 0 to 1: how much of each pixel the corruption replaced; None as above.
+    defective
+        (n,), 1 for patches that show a labelled defect; None where all are good.
+    """
+
+    tiles: Tensor
+    roi: Tensor | None = None
+    corrupted: Tensor | None = None
+    changed: Tensor | None = None
+    defective: Tensor | None = None
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the network is fed with: the corrupted tiles where there are such."""
+        return self.tiles if self.corrupted is None else self.corrupted
 
 
 class Detector(nn.Module, abc.ABC):
@@ -25,6 +56,14 @@ class Detector(nn.Module, abc.ABC):
 
     name: ClassVar[str]
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    #: Takes tiles of any size that ``size_step_px`` divides, so that a whole image can be one tile.
+    fully_convolutional: ClassVar[bool] = False
+    #: What a side must be divisible by when it is not ``tile_px``.
+    size_step_px: ClassVar[int] = 1
+    #: Learns from labelled defects too; ``Batch.defective`` is set.
+    supervised: ClassVar[bool] = False
+    #: Good patches that :meth:`fit` looks at after training; 0 if there is nothing to fit.
+    fit_patches: int = 0
 
     def __init__(self, channels: int, tile_px: int, settings: Any) -> None:
         super().__init__()
@@ -37,12 +76,24 @@ class Detector(nn.Module, abc.ABC):
         """Return the anomaly score of each pixel: (n, tile_px, tile_px), at least 0, more is worse."""
 
     @abc.abstractmethod
-    def loss(self, tiles: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the scalar training loss; ``mask`` (n, 1, tile_px, tile_px) is 1 inside the ROI."""
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the scalar training loss."""
 
     def reconstruct(self, tiles: Tensor) -> Tensor | None:  # noqa: ARG002
         """Return the reconstruction of ``tiles``, or None if the method makes none."""
         return None
+
+    def corruption(self) -> Corruption | None:
+        """Return what training patches are damaged with, None for nothing."""
+        return None
+
+    def training_side_px(self, progress: float) -> int:  # noqa: ARG002
+        """Return the side of the training patches at ``progress`` (0 to 1), at most ``tile_px``."""
+        return self.tile_px
+
+    def fit(self, tiles: Tensor) -> None:  # noqa: ARG002
+        """Learn what follows the training: statistics of ``fit_patches`` good patches, kept in buffers."""
+        return
 
     def placed(self, device: torch.device) -> Self:
         """Move the network to ``device`` with channels last in memory, which convolutions are fastest in."""
@@ -58,13 +109,13 @@ class Detector(nn.Module, abc.ABC):
         return [torch.optim.Adam(self.parameters(), lr=learning_rate)]
 
     def train_step(
-        self, tiles: Tensor, mask: Tensor | None, optimizers: Sequence[torch.optim.Optimizer], autocast: Any
+        self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], autocast: Any
     ) -> dict[str, float]:
         """Make one optimisation step and return its losses by name, ``loss`` among them."""
         optimizer = optimizers[0]
         optimizer.zero_grad(set_to_none=True)
         with autocast:
-            loss = self.loss(tiles, mask)
+            loss = self.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return {"loss": float(loss.detach())}

@@ -7,18 +7,22 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from inspect_cli.methods.base import Detector, MethodSettings, masked_mean
+from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
 from inspect_cli.methods.networks import ARCHITECTURES, Bottleneck, check_tile, decoder, encoder, initialise
 
 
 class CaeSettings(MethodSettings):
     """Settings of the convolutional autoencoder."""
 
-    architecture: Literal["industrial", "synthetic"] = Field(
-        "industrial", description="Network of IND Table 2: industrial or synthetic column."
+    architecture: Literal["industrial", "synthetic", "mnist", "cifar10"] = Field(
+        "industrial",
+        description="Network: `industrial` or `synthetic` column of IND Table 2, or the smaller ones of CMP "
+        "(`mnist`, `cifar10`) for tiles of 16 px and more.",
     )
-    hidden: int = Field(1024, ge=1, description="Width r of the bottleneck's outer layers.")
-    latent: int = Field(100, ge=1, description="Width n_z of the code.")
+    hidden: int | None = Field(
+        None, ge=1, description="Width r of the bottleneck's outer layers. Empty: the architecture's, 1024 or 100."
+    )
+    latent: int | None = Field(None, ge=1, description="Width n_z of the code. Empty: the architecture's, 100 or 20.")
 
 
 class ConvolutionalAutoencoder(Detector):
@@ -33,7 +37,9 @@ class ConvolutionalAutoencoder(Detector):
         check_tile(tile_px, architecture)
         side = tile_px // architecture.reduction
         self.encoder = encoder(channels, architecture)
-        self.bottleneck = Bottleneck((architecture.channels[-1], side, side), settings.hidden, settings.latent)
+        self.hidden = settings.hidden or architecture.hidden
+        self.latent = settings.latent or architecture.latent
+        self.bottleneck = Bottleneck((architecture.channels[-1], side, side), self.hidden, self.latent)
         self.decoder = decoder(channels, architecture)
         initialise(self)
 
@@ -49,9 +55,9 @@ class ConvolutionalAutoencoder(Detector):
         """Return D(E(x)), values in (0, 1) (IND eq. 2)."""
         return self.decode(self.encode(tiles))
 
-    def loss(self, tiles: Tensor, mask: Tensor | None) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error inside the ROI (IND eq. 3)."""
-        return masked_mean((self.reconstruct(tiles).float() - tiles) ** 2, mask)
+        return masked_mean((self.reconstruct(batch.inputs).float() - batch.tiles) ** 2, batch.roi)
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return the residual map (x - D(E(x)))^2 (IND eq. 1), averaged over channels."""

@@ -1,4 +1,4 @@
-"""Building blocks of the autoencoders: encoder, bottleneck and decoder of IND, appendix Tables 2 and 3.
+"""Building blocks of the autoencoders: encoder, bottleneck and decoder of IND, appendix Tables 2 and 3, and CMP.
 
 All kernels are 3x3 and every layer is followed by a LeakyReLU, except the last one (sigmoid). Halving is a
 convolution of stride 2, doubling its transpose.
@@ -21,13 +21,16 @@ LEAKY_SLOPE: Final = 0.01
 class Architecture(NamedTuple):
     """Channels after each encoder layer and its stride; the decoder mirrors them.
 
-    ``tail`` are the decoder's output channels after each layer but the last, which yields the image.
+    ``tail`` are the decoder's output channels after each layer but the last, which yields the image;
+    ``hidden`` (r) and ``latent`` (n_z) are the bottleneck's usual widths.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     tail: tuple[int, ...]
     tail_scales: tuple[int, ...]
+    hidden: int = 1024
+    latent: int = 100
 
     @property
     def reduction(self) -> int:
@@ -49,7 +52,20 @@ INDUSTRIAL: Final = Architecture(
 SYNTHETIC: Final = Architecture(
     channels=(16, 32, 64, 64, 16), strides=(1, 2, 2, 4, 1), tail=(64, 64, 32, 16), tail_scales=(1, 4, 2, 2)
 )
-ARCHITECTURES: Final = {"industrial": INDUSTRIAL, "synthetic": SYNTHETIC}
+#: CMP Table 1: the synthetic network with d = 8; the paper's table does not say conv4's stride clearly.
+MNIST: Final = Architecture(
+    channels=(16, 32, 64, 64, 16),
+    strides=(1, 2, 2, 2, 1),
+    tail=(64, 64, 32, 16),
+    tail_scales=(1, 2, 2, 2),
+    hidden=100,
+    latent=20,
+)
+#: CMP Table 2.
+CIFAR10: Final = Architecture(
+    channels=(8, 16, 32, 16), strides=(1, 2, 2, 2), tail=(32, 16, 8), tail_scales=(2, 2, 2), hidden=100, latent=20
+)
+ARCHITECTURES: Final = {"industrial": INDUSTRIAL, "synthetic": SYNTHETIC, "mnist": MNIST, "cifar10": CIFAR10}
 
 
 def check_tile(tile_px: int, architecture: Architecture) -> None:

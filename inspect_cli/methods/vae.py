@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from inspect_cli.methods.base import masked_mean
+from inspect_cli.methods.base import Batch, masked_mean
 from inspect_cli.methods.cae import CaeSettings, ConvolutionalAutoencoder
 from inspect_cli.methods.networks import LEAKY_SLOPE, initialise
 
@@ -31,11 +31,9 @@ class VariationalAutoencoder(ConvolutionalAutoencoder):
     def __init__(self, channels: int, tile_px: int, settings: VaeSettings) -> None:
         super().__init__(channels, tile_px, settings)
         size = self.bottleneck.size
-        self.bottleneck.squeeze = nn.Sequential(
-            nn.Flatten(), nn.Linear(size, settings.hidden), nn.LeakyReLU(LEAKY_SLOPE)
-        )
-        self.mean = nn.Linear(settings.hidden, settings.latent)  # lin21
-        self.log_variance = nn.Linear(settings.hidden, settings.latent)  # lin22
+        self.bottleneck.squeeze = nn.Sequential(nn.Flatten(), nn.Linear(size, self.hidden), nn.LeakyReLU(LEAKY_SLOPE))
+        self.mean = nn.Linear(self.hidden, self.latent)  # lin21
+        self.log_variance = nn.Linear(self.hidden, self.latent)  # lin22
         initialise(self)
         nn.init.zeros_(self.log_variance.weight)  # every code starts with unit variance
         self.kl_weight = settings.kl_weight
@@ -49,13 +47,13 @@ class VariationalAutoencoder(ConvolutionalAutoencoder):
         """Return the mean of q(z|x), shape (n, latent)."""
         return self.posterior(tiles)[0]
 
-    def loss(self, tiles: Tensor, mask: Tensor | None) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Return the squared error of a sampled code inside the ROI plus the weighted KL term (IND eq. 4)."""
-        mean, log_variance = self.posterior(tiles)
+        mean, log_variance = self.posterior(batch.inputs)
         noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
         copy = self.decode(mean + (0.5 * log_variance).exp() * noise)  # IND eq. 6
-        error = masked_mean((copy.float() - tiles) ** 2, mask)
-        return error + self.kl_weight * kl_divergence(mean, log_variance) / tiles[0].numel()
+        error = masked_mean((copy.float() - batch.tiles) ** 2, batch.roi)
+        return error + self.kl_weight * kl_divergence(mean, log_variance) / batch.tiles[0].numel()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -151,6 +151,11 @@ class TrainingSpec(Section):
     )
     patience: int = Field(20, ge=1, description="Validations without improvement after which training stops early.")
     validate_every: int = Field(50, ge=1, description="Steps between validations.")
+    augment: Literal["none", "flip", "turn"] = Field(
+        "none",
+        description="Training patches at random as they are or mirrored (`flip`), also turned by 90 degrees "
+        "(`turn`). Not for material with a direction, nor for maps whose channels are one, such as normals.",
+    )
     min_roi_share: float = Field(
         0.5, gt=0, le=1, description="Share of a training patch that must lie inside the ROI."
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,18 @@ class SamplerImage:
 
     path: Path
     roi: NDArray[np.bool_] | None = None
+
+
+class PatchSource(Protocol):
+    """Where patches come from; every batch follows from its step alone."""
+
+    def batch(self, step: int, size: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Return stored patches (size, side, side[, channels]) and ROI masks (size, side, side) or None."""
+        ...
+
+    def close(self) -> None:
+        """Let go of open files."""
+        ...
 
 
 class PatchSampler:

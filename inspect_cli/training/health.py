@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-from torch import Tensor
 
-from inspect_cli.methods.base import Detector
+from inspect_cli.methods.base import Batch, Detector
 
 #: Below this share of explained variance a reconstruction shows little but the local mean.
 COLLAPSED: Final = 0.3
 
 
 @torch.no_grad()
-def explained_variance(detector: Detector, batches: list[tuple[Tensor, Tensor | None]]) -> float | None:
+def explained_variance(detector: Detector, batches: list[Batch]) -> float | None:
     """Return the share of the patches' variance that the reconstruction explains, None without one.
 
     1 is a perfect copy; 0 is as good as each patch's mean grey value in each channel, which is what a
@@ -22,7 +21,8 @@ def explained_variance(detector: Detector, batches: list[tuple[Tensor, Tensor | 
     """
     detector.eval()
     residual = variance = 0.0
-    for tiles, mask in batches:
+    for batch in batches:
+        tiles, mask = batch.tiles, batch.roi
         copy = detector.reconstruct(tiles)
         if copy is None:
             return None

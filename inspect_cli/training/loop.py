@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,19 +16,12 @@ from torch import Tensor
 
 from inspect_cli.engines.torch_engine import training_autocast
 from inspect_cli.errors import ModelError
-from inspect_cli.images.values import Preprocess
-from inspect_cli.methods.base import Detector
-from inspect_cli.recipe.schema import TrainingSpec
-from inspect_cli.tiles.sampler import PatchSampler
-from inspect_cli.training.budget import Budget, step_size
+from inspect_cli.methods.base import Batch, Detector
+from inspect_cli.training.batches import FIT_STEP, MapTraining, plain_batches, training_batch, validation_batches
+from inspect_cli.training.budget import step_size
 from inspect_cli.training.checkpoint import Optimizers, TrainingState, load_checkpoint, save_checkpoint
 
 CHECKPOINT_EVERY_S = 60.0
-VALIDATION_PATCHES = 128
-#: Seed offset that keeps validation patches apart from training patches.
-VALIDATION_STEP = 2**31
-
-Batch = tuple[Tensor, Tensor | None]
 
 
 class StepReport(Protocol):
@@ -39,22 +30,6 @@ class StepReport(Protocol):
     def __call__(self, progress: float, step: int, loss: float, val_loss: float | None, steps_per_s: float) -> None:
         """Show the state: progress 0 to 1, losses, rate."""
         ...
-
-
-@dataclass
-class MapTraining:
-    """Everything the loop needs to train one map."""
-
-    detector: Detector
-    preprocess: Preprocess
-    train: PatchSampler
-    validation: PatchSampler
-    spec: TrainingSpec
-    budget: Budget
-    seed: int
-    device: torch.device
-    checkpoint: Path
-    fingerprint: str
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -87,6 +62,9 @@ def train_map(
         save_checkpoint(job.checkpoint, state, detector, best, optimizers)
     detector.load_state_dict(best)
     detector.eval()
+    if detector.fit_patches:
+        batches = plain_batches(job, job.train, FIT_STEP, detector.fit_patches)
+        detector.fit(torch.cat([batch.tiles for batch in batches])[: detector.fit_patches])
     return state
 
 
@@ -102,7 +80,7 @@ def _run(
     autocast = training_autocast(job.device)
     saved = time.monotonic()
     first_step, started = state.step, time.monotonic()
-    for tiles, mask in _prefetched(job, state.step):
+    for batch in _prefetched(job, state.step):
         if stop():
             state.spent_s = job.budget.elapsed_s()
             save_checkpoint(job.checkpoint, state, job.detector, best, optimizers)
@@ -114,7 +92,7 @@ def _run(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = step_size(job.spec.learning_rate, progress) * group.get("pace", 1.0)
-        loss = _step(job, tiles, mask, optimizers, autocast)
+        loss = _step(job, batch, optimizers, autocast)
         state.step += 1
         val_loss: float | None = None
         if state.step % job.spec.validate_every == 0:
@@ -133,9 +111,9 @@ def _run(
     return _judge(job, state, validation_loss(job.detector, validation, autocast), best)
 
 
-def _step(job: MapTraining, tiles: Tensor, mask: Tensor | None, optimizers: Optimizers, autocast: object) -> float:
+def _step(job: MapTraining, batch: Batch, optimizers: Optimizers, autocast: object) -> float:
     job.detector.train()
-    loss = job.detector.train_step(tiles, mask, optimizers, autocast)["loss"]
+    loss = job.detector.train_step(batch, optimizers, autocast)["loss"]
     if not loss < float("inf"):
         raise ModelError(
             f"training diverged: the loss is {loss}; look for NaN in the images, or lower training.learning_rate"
@@ -156,31 +134,19 @@ def _copy(detector: Detector) -> dict[str, Tensor]:
 
 
 def _prefetched(job: MapTraining, first_step: int) -> Iterator[Batch]:
-    """Yield the batches from ``first_step`` on; the next one is read while the network works."""
+    """Yield the batches from ``first_step`` on; the next one is made while the network works."""
+
+    def make(step: int) -> Batch:
+        return training_batch(job, step)
+
     with ThreadPoolExecutor(1) as pool:
         step = first_step
-        following = pool.submit(make_batch, job, job.train, step, job.spec.batch)
+        following = pool.submit(make, step)
         while True:
             batch = following.result()
             step += 1
-            following = pool.submit(make_batch, job, job.train, step, job.spec.batch)
+            following = pool.submit(make, step)
             yield batch
-
-
-def make_batch(job: MapTraining, sampler: PatchSampler, step: int, size: int) -> Batch:
-    """Return a step's patches and ROI masks as tensors on the device."""
-    patches, masks = sampler.batch(step, size)
-    tiles = torch.from_numpy(job.preprocess.to_network(patches, masks)).to(job.device)
-    tiles = tiles.contiguous(memory_format=torch.channels_last)
-    if masks is None:
-        return tiles, None
-    return tiles, torch.from_numpy(masks[:, None]).to(job.device, torch.float32)
-
-
-def validation_batches(job: MapTraining) -> list[Batch]:
-    """Return the fixed validation patches in batches."""
-    count = -(-VALIDATION_PATCHES // job.spec.batch)
-    return [make_batch(job, job.validation, VALIDATION_STEP + number, job.spec.batch) for number in range(count)]
 
 
 @torch.no_grad()
@@ -188,5 +154,5 @@ def validation_loss(detector: Detector, batches: list[Batch], autocast: object) 
     """Return the mean loss over ``batches`` with the network in evaluation mode."""
     detector.eval()
     with autocast:  # type: ignore[attr-defined]
-        losses = [float(detector.loss(tiles, mask)) for tiles, mask in batches]
+        losses = [float(detector.loss(batch)) for batch in batches]
     return sum(losses) / len(losses)

@@ -17,7 +17,7 @@ from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.mapstream import PixelMoments
 from inspect_cli.store.manifest import Acquisition
-from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
+from inspect_cli.tiles.sampler import PatchSampler, PatchSource, SamplerImage
 
 #: Quantiles of the training pixels that ``range: train`` maps to 0 and 1.
 TRAIN_QUANTILES = (0.001, 0.999)
@@ -123,7 +123,7 @@ def make_sampler(
     return PatchSampler(images, recipe.tiles.size_px, seed, recipe.training.min_roi_share)
 
 
-def _probe(sampler: PatchSampler) -> NDArray[Any]:
+def _probe(sampler: PatchSource) -> NDArray[Any]:
     """Return pixels (n, channels) from inside the ROI of random training patches."""
     patches, masks = sampler.batch(_PROBE_STEP, _PROBE_PATCHES)
     pixels = patches[..., None] if patches.ndim == 3 else patches
@@ -144,7 +144,7 @@ def learn_preprocess(sampler: PatchSampler, spec: MapSpec) -> Preprocess:
     return Preprocess(limits, fill, str(sampler.dtype))
 
 
-def preview_range(sampler: PatchSampler, preprocess: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def preview_range(sampler: PatchSource, preprocess: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return, a channel each, the unit values that previews show as black and white."""
     inside = _probe(sampler)
     low, high = np.quantile(preprocess.range.to_unit(inside), PREVIEW_QUANTILES, axis=0)

@@ -31,11 +31,12 @@ from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.manifest import Calibration, Manifest, TrainedMap, TrainingFile
 from inspect_cli.store.materials import Material
 from inspect_cli.store.timestamps import utc_now
+from inspect_cli.training.batches import MapTraining, validation_batches
 from inspect_cli.training.budget import Budget
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import explained_variance, training_warnings
-from inspect_cli.training.loop import MapTraining, train_map, validation_batches
+from inspect_cli.training.loop import train_map
 from inspect_cli.training.prepare import (
     Split,
     Survey,
@@ -266,7 +267,7 @@ def _described(
     batches = validation_batches(job)
     explained = explained_variance(job.detector, batches)
     folder = order.material.folder / order.method
-    write_pictures(folder, name, job.detector, batches[0][0], state.history)
+    write_pictures(folder, name, job.detector, batches[0].tiles, state.history)
     weights, digest = write_weights(folder, name, job.detector.state_dict(), order.half)
     shown_low, shown_high = preview_range(job.train, job.preprocess)
     entry = TrainedMap(

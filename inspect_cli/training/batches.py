@@ -1,0 +1,151 @@
+"""What is trained on: a map's patches, turned, corrupted and brought to the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inspect_cli.corruptions import Corrupted
+from inspect_cli.images.values import Preprocess
+from inspect_cli.methods.base import Batch, Detector
+from inspect_cli.recipe.schema import TrainingSpec
+from inspect_cli.tiles.sampler import PatchSource
+from inspect_cli.tiles.turn import Augmentation, turned
+from inspect_cli.training.budget import Budget
+
+VALIDATION_PATCHES = 128
+#: Seed offset that keeps validation patches apart from training patches.
+VALIDATION_STEP = 2**31
+#: The same for the patches that :meth:`Detector.fit` looks at.
+FIT_STEP = 2**32
+
+
+@dataclass
+class MapTraining:
+    """Everything the loop needs to train one map."""
+
+    detector: Detector
+    preprocess: Preprocess
+    train: PatchSource
+    validation: PatchSource
+    spec: TrainingSpec
+    budget: Budget
+    seed: int
+    device: torch.device
+    checkpoint: Path
+    fingerprint: str
+    #: Patches with labelled defects, for supervised methods: half of every batch.
+    defects: PatchSource | None = None
+    validation_defects: PatchSource | None = None
+
+
+def training_batch(job: MapTraining, step: int) -> Batch:
+    """Return the patches of a training step: turned, cut to the side in force, corrupted."""
+    side = job.detector.training_side_px(job.budget.progress(step))
+    return make_batch(job, job.train, job.defects, step, job.spec.batch, side, job.spec.augment)
+
+
+def validation_batches(job: MapTraining) -> list[Batch]:
+    """Return the fixed validation patches in batches, corrupted like those of the training."""
+    count = -(-VALIDATION_PATCHES // job.spec.batch)
+    steps = range(VALIDATION_STEP, VALIDATION_STEP + count)
+    return [
+        make_batch(job, job.validation, job.validation_defects, step, job.spec.batch, job.detector.tile_px)
+        for step in steps
+    ]
+
+
+def plain_batches(job: MapTraining, source: PatchSource, first_step: int, patches: int) -> list[Batch]:
+    """Return at least ``patches`` good patches in batches, as they are."""
+    count = -(-patches // job.spec.batch)
+    return [
+        _to_device(job, *_prepared(job, source, step, job.spec.batch))
+        for step in range(first_step, first_step + count)
+    ]
+
+
+def make_batch(
+    job: MapTraining,
+    good: PatchSource,
+    defects: PatchSource | None,
+    step: int,
+    size: int,
+    side_px: int,
+    augment: Augmentation = "none",
+) -> Batch:
+    """Return a step's patches on the device; everything random in them follows from (seed, step).
+
+    With ``defects``, that half of the batch comes second and ``Batch.defective`` tells.
+    """
+    rng = np.random.default_rng([job.seed, step, 1])
+    count = size if defects is None else size - size // 2
+    tiles, roi = _prepared(job, good, step, count, rng, augment)
+    defective = None
+    if defects is not None:
+        bad, bad_roi = _prepared(job, defects, step, size // 2, rng, augment)
+        defective = np.repeat(np.array([0, 1], np.float32), [len(tiles), len(bad)])
+        roi = _joined(roi, bad_roi, tiles, bad)
+        tiles = np.concatenate([tiles, bad])
+    tiles = np.ascontiguousarray(tiles[..., :side_px, :side_px])
+    roi = None if roi is None else np.ascontiguousarray(roi[..., :side_px, :side_px])
+    corruption = job.detector.corruption()
+    damaged = None if corruption is None else corruption(tiles, rng)
+    return _to_device(job, tiles, roi, damaged, defective)
+
+
+def _prepared(
+    job: MapTraining,
+    source: PatchSource,
+    step: int,
+    size: int,
+    rng: np.random.Generator | None = None,
+    augment: Augmentation = "none",
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return tiles (n, channels, side, side) in the unit range and ROI masks (n, 1, side, side)."""
+    patches, masks = source.batch(step, size)
+    if rng is not None:
+        patches, masks = turned(patches, masks, rng, augment)
+    tiles = job.preprocess.to_network(patches, masks)
+    return tiles, None if masks is None else masks[:, None].astype(np.float32)
+
+
+def _joined(
+    first: NDArray[np.float32] | None,
+    second: NDArray[np.float32] | None,
+    tiles: NDArray[np.float32],
+    others: NDArray[np.float32],
+) -> NDArray[np.float32] | None:
+    """Return the ROI masks of two sets of tiles, one of which may have none."""
+    if first is None and second is None:
+        return None
+    masks = [
+        np.ones_like(pixels[:, :1]) if mask is None else mask for mask, pixels in ((first, tiles), (second, others))
+    ]
+    return np.concatenate(masks)
+
+
+def _to_device(
+    job: MapTraining,
+    tiles: NDArray[np.float32],
+    roi: NDArray[np.float32] | None,
+    damaged: Corrupted | None = None,
+    defective: NDArray[np.float32] | None = None,
+) -> Batch:
+    def moved(values: NDArray[np.float32] | None) -> Tensor | None:
+        if values is None:
+            return None
+        tensor = torch.from_numpy(values)
+        if job.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        tensor = tensor.to(job.device, non_blocking=True)
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+    clean = moved(tiles)
+    assert clean is not None
+    patches, changed = (None, None) if damaged is None else damaged
+    return Batch(clean, moved(roi), moved(patches), moved(changed), moved(defective))
