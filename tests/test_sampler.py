@@ -146,7 +146,7 @@ def test_roi_in_which_no_patch_fits_is_no_input(tmp_path: Path, cache_mb: int) -
     roi[10:14, 10:14] = True
     images = [image(tmp_path / "0.tif", 30, 30, roi=roi)]
     with (
-        pytest.raises(NoInputError, match=r"0\.tif: no place where 50%"),
+        pytest.raises(NoInputError, match=r"0\.tif: no place where 50\.0%"),
         sampler(images, cache_mb, share=0.5) as source,
     ):
         source.batch(0, 2)

@@ -69,7 +69,7 @@ def calibrate_manual(recipe: Recipe, current: Calibration, values: Mapping[str, 
         if not LEAST_LIMIT <= value < float("inf"):
             raise UsageError(f"--value {name}={value}: a limit is a number of at least {LEAST_LIMIT:g}")
         limits[name] = MapLimit(pixel=value, patch=limits[name].patch)
-    same = (current.smooth_sigma_px, current.blend) == (recipe.scoring.smooth_sigma_px, recipe.tiles.blend)
+    same = (current.smooth_sigma_px, current.blend) == (recipe.scoring.smooth_sigma_px, recipe.tiles.joining)
     others = sorted(set(limits) - set(values))
     if others and not same:
         raise UsageError(
@@ -117,7 +117,7 @@ def _calibration(
             "origin": origin,
             "parts": parts,
             "smooth_sigma_px": recipe.scoring.smooth_sigma_px,
-            "blend": recipe.tiles.blend,
+            "blend": recipe.tiles.joining,
             "stride_px": recipe.tiles.stride_px,
             "false_alarm_rate": rate,
             "created_utc": utc_now(),

@@ -20,6 +20,12 @@ Models = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")]
 Batch = Annotated[str, typer.Option("--batch", help="Tiles the network takes at once, or auto.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="auto, torch or openvino; auto takes openvino on a CPU if it is installed.")
+]
+Precision = Annotated[
+    str, typer.Option("--precision", help="f32, bf16 or f16; below f32 is faster and approximate (openvino).")
+]
 Method = Annotated[
     str | None,
     typer.Option("--method", help="Model to use if several were trained.", show_default="the newest"),

@@ -9,8 +9,10 @@ import typer
 
 from inspect_cli.commands.options import Device, Json, Models, check_name, parse_names
 from inspect_cli.errors import UsageError, nearest
+from inspect_cli.methods.registry import method_names
 
 if TYPE_CHECKING:
+    from inspect_cli.evaluation.truth import Truth
     from inspect_cli.recipe import MapSpec
     from inspect_cli.store.bundle import Bundle
     from inspect_cli.store.materials import Material
@@ -24,7 +26,11 @@ def train(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="Detector: aae, cae, vae.", show_default="the recipe's"),
+        typer.Option(
+            "--method",
+            help=f"Detector: {', '.join(method_names())}; see docs/methods.md.",
+            show_default="the recipe's",
+        ),
     ] = None,
     maps: Annotated[
         str | None,
@@ -41,6 +47,22 @@ def train(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the split, the patches and the network.")] = 0,
     device: Device = "auto",
     models: Models = None,
+    extra: Annotated[
+        Path | None,
+        typer.Option("--extra", help="Folder of more good patches, such as `inspect augment` writes."),
+    ] = None,
+    defects: Annotated[
+        Path | None,
+        typer.Option("--defects", help="Folder of defective parts, for methods that learn from labels (cnn)."),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option("--truth", help="Folder of the masks of --defects; without it a defect may be anywhere."),
+    ] = None,
+    preview_corruptions: Annotated[
+        bool,
+        typer.Option("--preview-corruptions", help="Only write a picture of what the network learns to remove."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     as_json: Json = False,
@@ -56,6 +78,8 @@ def train(
       inspect train --material riblet
       inspect train --material riblet --data batch/train --budget 8m
       inspect train --material fabric --data photos/good --budget 2000steps --resume
+      inspect train --material fabric --method ssae --preview-corruptions
+      inspect train --material fabric --method cnn --defects photos/bad --truth photos/masks
     """  # noqa: D301
     from inspect_cli import console
     from inspect_cli.images import discover_parts
@@ -64,6 +88,7 @@ def train(
     from inspect_cli.store.materials import RECIPE, training_folder
     from inspect_cli.training.loop import Interrupted
     from inspect_cli.training.train import TrainingOrder, train_material
+    from inspect_cli.training.train import preview_corruptions as write_previews
 
     chosen = _material(material, data, models)
     folder = training_root(data) if data is not None else training_folder(chosen)
@@ -81,7 +106,14 @@ def train(
         device=device,
         half=half,
         resume=resume,
+        extra=() if extra is None else discover_parts(extra, wanted),
+        defects=() if defects is None else discover_parts(defects, wanted),
+        truth=_truth(truth, defects),
     )
+    if preview_corruptions:
+        for picture in write_previews(order, console):
+            console.out(str(picture))
+        return
     with graceful_stop() as stopper:
         try:
             bundle = train_material(order, console, stopper.wanted)
@@ -117,9 +149,17 @@ def _maps(material: Material, names: list[str] | None) -> dict[str, MapSpec]:
     return {name: known[name] for name in names or known}
 
 
-def _method(name: str) -> str:
-    from inspect_cli.methods import method_names
+def _truth(truth: Path | None, defects: Path | None) -> Truth | None:
+    from inspect_cli.evaluation.truth import Truth
 
+    if truth is None:
+        return None
+    if defects is None:
+        raise UsageError("--truth: marks the defects of --defects; name that folder too")
+    return Truth.open(truth)
+
+
+def _method(name: str) -> str:
     if name not in method_names():
         raise UsageError(f"--method {name!r} is unknown: {nearest(name, method_names())}")
     return name

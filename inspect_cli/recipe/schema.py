@@ -105,6 +105,14 @@ class TilesSpec(Section):
     blend: Literal["average", "hann"] = Field(
         "average", description="Weight of overlapping tiles: equal, or a Hann window that trusts the middle."
     )
+    whole: bool = Field(
+        False,
+        description="Score each image as one tile, for methods that take any size; no seams, and the network sees "
+        "all there is around a pixel.",
+    )
+    whole_max_mpx: Positive = Field(
+        4.0, description="Largest image in megapixels that is scored whole; its memory grows with its size."
+    )
 
     @model_validator(mode="after")
     def _check_stride(self) -> Self:
@@ -113,6 +121,11 @@ class TilesSpec(Section):
                 f"stride_px {self.stride_px} must be at most size_px {self.size_px}: pixels would stay unscored"
             )
         return self
+
+    @property
+    def joining(self) -> str:
+        """How the scores of an image come together: the blend of its tiles, or ``whole``."""
+        return "whole" if self.whole else self.blend
 
 
 class MethodSpec(Section):

@@ -89,7 +89,7 @@ class TrainingFile(_Strict):
     part: str
     map: str
     sha256: str
-    use: Literal["train", "validation"]
+    use: Literal["train", "validation", "extra", "defect"]
 
 
 class Manifest(_Strict):

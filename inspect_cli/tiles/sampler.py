@@ -24,10 +24,22 @@ PATCHES_PER_BAND = 8
 
 @dataclass(frozen=True)
 class SamplerImage:
-    """An image to sample from, with its ROI (height, width) or None for the whole image."""
+    """An image to sample from, with its ROI (height, width) or None for the whole image.
+
+    With ``target``, such as a defect's pixels, patches are those that show enough of the target instead of
+    those that lie enough inside the ROI.
+    """
 
     path: Path
     roi: NDArray[np.bool_] | None = None
+    target: NDArray[np.bool_] | None = None
+
+    @property
+    def aim(self) -> NDArray[np.bool_] | None:
+        """What patches are placed by: the target inside the ROI, or the ROI."""
+        if self.target is None:
+            return self.roi
+        return self.target if self.roi is None else self.target & self.roi
 
 
 class PatchSource(Protocol):
@@ -43,31 +55,32 @@ class PatchSource(Protocol):
 
 
 class PatchSampler:
-    """Draws random square patches whose ROI share is high enough."""
+    """Draws random square patches whose share of the ROI, or of the images' targets, is high enough."""
 
     def __init__(
         self,
         images: Sequence[SamplerImage],
         tile_px: int,
         seed: int,
-        min_roi_share: float = 0.5,
+        min_share: float = 0.5,
         cache_mb: int = 768,
     ) -> None:
         if not images:
             raise NoInputError("no image to sample patches from")
         self._tile = tile_px
         self._seed = seed
-        self._min_share = min_roi_share
+        self._min_share = min_share
         self._paths = [image.path for image in images]
         self._headers = [_header(path) for path in self._paths]
         self._open: tuple[int, MapReader] | None = None
         self._cache = self._read_cache(cache_mb)
-        self._roi_bits = [None if i.roi is None else np.packbits(i.roi, axis=1) for i in images]
-        self._rows_inside = [self._usable_rows(image.roi) for image in images]
+        self._roi_bits = [_packed(image.roi) for image in images]
+        self._aim_bits = [_packed(image.aim) for image in images]
+        self._rows_inside = [self._usable_rows(image.aim) for image in images]
         pixels = np.array([h.height * h.width for h in self._headers], float)
         pixels *= [rows is None or len(rows) > 0 for rows in self._rows_inside]
         if not pixels.any():
-            raise NoInputError(f"{self._paths[0]}: no place where {min_roi_share:.0%} of a patch lies inside the ROI")
+            raise NoInputError(f"{self._paths[0]}: no place where {min_share:.1%} of a patch lies inside")
         self._share = pixels / pixels.sum()
 
     def _read_cache(self, cache_mb: int) -> list[NDArray[Any]] | None:
@@ -80,19 +93,19 @@ class PatchSampler:
                 pixels.append(reader.read())
         return pixels
 
-    def _usable_rows(self, roi: NDArray[np.bool_] | None) -> NDArray[np.int64] | None:
-        """Return the rows at which some patch lies enough inside the ROI, None for an image without one."""
-        if roi is None:
+    def _usable_rows(self, aim: NDArray[np.bool_] | None) -> NDArray[np.int64] | None:
+        """Return the rows at which some patch shows enough of what is aimed at, None without an aim."""
+        if aim is None:
             return None
-        rows = range(max(1, roi.shape[0] - self._tile + 1))
-        inside = np.zeros(roi.shape[1], np.int64)
+        rows = range(max(1, aim.shape[0] - self._tile + 1))
+        inside = np.zeros(aim.shape[1], np.int64)
         usable = []
         for y in rows:
             if y == 0:
-                inside += roi[: self._tile].sum(axis=0)
+                inside += aim[: self._tile].sum(axis=0)
             else:
-                inside += roi[y + self._tile - 1].astype(np.int64) - roi[y - 1]
-            if (_window_shares(inside, min(self._tile, roi.shape[0]), self._tile) >= self._min_share).any():
+                inside += aim[y + self._tile - 1].astype(np.int64) - aim[y - 1]
+            if (_window_shares(inside, min(self._tile, aim.shape[0]), self._tile) >= self._min_share).any():
                 usable.append(y)
         return np.asarray(usable, np.int64)
 
@@ -138,12 +151,11 @@ class PatchSampler:
         y, xs = self._place(rng, index, count)
         y1 = min(y + self._tile, header.height)
         band = self._rows(index, y, y1)
-        roi = self._roi_rows(index, y, y1)
+        roi = self._unpacked(self._roi_bits[index], index, y, y1)
         for x in xs:
             patch = pad_to_tile(band[:, x : x + self._tile], self._tile, self._tile)
-            inside = np.ones(band.shape[:2], bool) if roi is None else roi
             patches.append(np.ascontiguousarray(patch))
-            masks.append(pad_to_tile(inside[:, x : x + self._tile], self._tile, self._tile).astype(bool))
+            masks.append(pad_to_tile(roi[:, x : x + self._tile], self._tile, self._tile).astype(bool))
 
     def _rows(self, index: int, y0: int, y1: int) -> NDArray[Any]:
         """Return rows of an image; one file is open at a time, however many images there are."""
@@ -154,24 +166,27 @@ class PatchSampler:
             self._open = (index, open_map(self._paths[index]))
         return self._open[1].read_rows(y0, y1)
 
-    def _roi_rows(self, index: int, y0: int, y1: int) -> NDArray[np.bool_]:
-        """Return the ROI of some rows, all True for an image without one."""
-        bits = self._roi_bits[index]
+    def _unpacked(self, bits: NDArray[np.uint8] | None, index: int, y0: int, y1: int) -> NDArray[np.bool_]:
+        """Return some rows of an image's packed mask, all True without one."""
         if bits is None:
             return np.ones((y1 - y0, self._headers[index].width), bool)
         return np.unpackbits(bits[y0:y1], axis=1, count=self._headers[index].width).astype(bool)
 
     def _place(self, rng: np.random.Generator, index: int, count: int) -> tuple[int, list[int]]:
-        """Draw a row and ``count`` columns whose patches lie enough inside the ROI."""
+        """Draw a row and ``count`` columns whose patches show enough of what is aimed at."""
         header = self._headers[index]
         rows = self._rows_inside[index]
         if rows is None:
             y = int(rng.integers(max(1, header.height - self._tile + 1)))
             return y, [int(x) for x in rng.integers(max(1, header.width - self._tile + 1), size=count)]
         y = int(rng.choice(rows))
-        inside = self._roi_rows(index, y, min(y + self._tile, header.height))
+        inside = self._unpacked(self._aim_bits[index], index, y, min(y + self._tile, header.height))
         good = np.flatnonzero(_window_shares(inside.sum(axis=0), len(inside), self._tile) >= self._min_share)
         return y, [int(x) for x in rng.choice(good, size=count)]
+
+
+def _packed(mask: NDArray[np.bool_] | None) -> NDArray[np.uint8] | None:
+    return None if mask is None else np.packbits(mask, axis=1)
 
 
 def _header(path: Path) -> ImageHeader:

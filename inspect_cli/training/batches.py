@@ -44,9 +44,9 @@ class MapTraining:
     validation_defects: PatchSource | None = None
 
 
-def training_batch(job: MapTraining, step: int) -> Batch:
-    """Return the patches of a training step: turned, cut to the side in force, corrupted."""
-    side = job.detector.training_side_px(job.budget.progress(step))
+def training_batch(job: MapTraining, step: int, side_px: int | None = None) -> Batch:
+    """Return the patches of a training step: turned, cut to ``side_px`` or the side in force, corrupted."""
+    side = side_px or job.detector.training_side_px(job.budget.progress(step))
     return make_batch(job, job.train, job.defects, step, job.spec.batch, side, job.spec.augment)
 
 

@@ -17,7 +17,7 @@ from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.mapstream import PixelMoments
 from inspect_cli.store.manifest import Acquisition
-from inspect_cli.tiles.sampler import PatchSampler, PatchSource, SamplerImage
+from inspect_cli.tiles.sampler import PatchSampler, PatchSource
 
 #: Quantiles of the training pixels that ``range: train`` maps to 0 and 1.
 TRAIN_QUANTILES = (0.001, 0.999)
@@ -55,22 +55,30 @@ class Survey:
     parts: list[Part] = field(default_factory=list)
     rois: dict[str, Mask | None] = field(default_factory=dict)
     moments: dict[tuple[str, str], PixelMoments] = field(default_factory=dict)
+    dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
-def survey_parts(parts: Sequence[Part], recipe: Recipe, maps: dict[str, MapSpec], recipe_folder: Path) -> Survey:
+def survey_parts(
+    parts: Sequence[Part],
+    recipe: Recipe,
+    maps: dict[str, MapSpec],
+    recipe_folder: Path,
+    dtypes: dict[str, np.dtype[Any]] | None = None,
+) -> Survey:
     """Read every image once before training, so that a damaged one is left out at the start, by name.
+
+    ``dtypes`` are the pixel types that maps must have; without them the first good part fixes them.
 
     Raises
     ------
     NoInputError
         If no part is usable; the message is the first part's.
     """
-    survey = Survey()
-    dtypes: dict[str, np.dtype[Any]] = {}
+    survey = Survey(dtypes=dict(dtypes or {}))
     for part in parts:
         try:
-            _check_part(part, recipe, maps, dtypes)
+            _check_part(part, recipe, maps, survey.dtypes)
             roi = find_roi(recipe, part, recipe_folder)
             moments = {name: measure_image(part.files[name], roi) for name in maps}
         except InputError as error:
@@ -113,14 +121,6 @@ def measure_image(path: Path, roi: Mask | None) -> PixelMoments:
     if moments.missing:
         raise InputError(f"{path}: {moments.missing} values inside the ROI are no finite numbers")
     return moments
-
-
-def make_sampler(
-    parts: Sequence[Part], name: str, rois: dict[str, Mask | None], recipe: Recipe, seed: int
-) -> PatchSampler:
-    """Return a sampler of one map's patches."""
-    images = [SamplerImage(part.files[name], rois[part.id]) for part in parts]
-    return PatchSampler(images, recipe.tiles.size_px, seed, recipe.training.min_roi_share)
 
 
 def _probe(sampler: PatchSource) -> NDArray[Any]:

@@ -66,7 +66,7 @@ def provisional_calibration(
         origin=f"the largest peak in {max(WINDOWS, len(parts))} windows of held-out good parts, times {MARGIN}",
         parts=len(parts),
         smooth_sigma_px=recipe.scoring.smooth_sigma_px,
-        blend=recipe.tiles.blend,
+        blend=recipe.tiles.joining,
         stride_px=recipe.tiles.stride_px,
         false_alarm_rate=None,
         created_utc=utc_now(),

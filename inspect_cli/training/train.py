@@ -5,30 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from inspect_cli import __version__
 from inspect_cli.engines import choose_device
-from inspect_cli.errors import ModelError, UsageError
+from inspect_cli.errors import UsageError
+from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import Part
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Detector
-from inspect_cli.methods.registry import method_class
+from inspect_cli.methods.registry import check_whole_images, method_class
 from inspect_cli.recipe import MapSpec
 from inspect_cli.report.pictures import save_reconstructions
 from inspect_cli.report.plots import save_loss_curve
-from inspect_cli.scoring.scan import file_sha256
-from inspect_cli.store.bundle import MANIFEST, Bundle, prune_weights, read_bundle, write_manifest, write_weights
+from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, write_weights
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.manifest import Calibration, Manifest, TrainedMap, TrainingFile
+from inspect_cli.store.manifest import Manifest, TrainedMap, TrainingFile
 from inspect_cli.store.materials import Material
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.training.batches import MapTraining, validation_batches
@@ -36,23 +34,21 @@ from inspect_cli.training.budget import Budget
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import explained_variance, training_warnings
+from inspect_cli.training.joining import joined, kept_maps
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.prepare import (
-    Split,
     Survey,
     learn_acquisition,
     learn_preprocess,
-    make_sampler,
     preview_range,
-    split_parts,
-    survey_parts,
 )
+from inspect_cli.training.preview import preview_corruption
 from inspect_cli.training.provisional import provisional_calibration
+from inspect_cli.training.sources import Parts, Sources, defect_sampler, good_sampler, open_sources
 
 CHECKPOINTS = ".checkpoint"
 _PICTURES = 4
 
-Mask = NDArray[np.bool_]
 Progress = Callable[[float, str], None]
 
 
@@ -97,6 +93,11 @@ class TrainingOrder:
     device: str
     half: bool = False
     resume: bool = False
+    #: Patches or parts that are added to the good ones for training only.
+    extra: Sequence[Part] = ()
+    #: Parts with defects, where ``truth`` marks them or anywhere, for supervised methods.
+    defects: Sequence[Part] = ()
+    truth: Truth | None = None
 
 
 def train_material(order: TrainingOrder, teller: Teller, stop: Callable[[], bool] = lambda: False) -> Bundle:
@@ -126,29 +127,29 @@ def _train_locked(order: TrainingOrder, folder: Path, teller: Teller, stop: Call
     recipe = order.material.recipe
     if order.resume and not (folder / CHECKPOINTS).is_dir():
         raise UsageError(f"--resume: {folder} holds no checkpoint; train without it")
-    kept = _kept_maps(order, folder)
-    survey = survey_parts(order.parts, recipe, order.maps, order.material.folder)
-    for fault in survey.faults:
-        teller.warn(f"left out: {fault}")
-    split = split_parts(survey.parts, recipe.training.validation_share, order.seed)
-    files = _training_files(order, split)
+    settings = _settings(order)
+    kept = kept_maps(folder, order.maps, recipe.maps, settings, recipe.tiles.size_px)
+    if recipe.tiles.whole:
+        check_whole_images(order.method)
+    sources = _sources(order, teller)
+    files = sources.files(list(order.maps))
     teller.say(
-        f"training {order.method} on {len(split.train)} part(s), validating on {len(split.validation)}; "
+        f"training {order.method} on {_described_parts(sources)}; "
         f"maps {', '.join(order.maps)}; budget {order.budget}; device {choose_device(order.device)}"
     )
-    trained = {name: _train_one(order, name, split, survey, files, teller, stop) for name in order.maps}
+    trained = {name: _train_one(order, name, sources, files, teller, stop) for name in order.maps}
     entries = {name: found.entry for name, found in trained.items()}
     detectors = {name: found.detector for name, found in trained.items()}
     device = choose_device(order.device)
     calibration = provisional_calibration(
-        recipe, split.validation, survey.rois, entries, detectors, device, order.seed
+        recipe, sources.split.validation, sources.survey.rois, entries, detectors, device, order.seed
     )
     manifest = Manifest(
         tool=f"inspect {__version__}",
         created_utc=utc_now(),
         material=recipe.material,
         method=order.method,
-        settings=_settings(order),
+        settings=settings,
         tile_px=recipe.tiles.size_px,
         seed=order.seed,
         recipe_sha256=recipe.digest(),
@@ -160,51 +161,13 @@ def _train_locked(order: TrainingOrder, folder: Path, teller: Teller, stop: Call
     if kept is not None:
         old, names = kept
         teller.say(f"kept from the model of {old.created_utc}: {', '.join(names)}")
-        manifest = _joined(old, names, manifest, calibration)
+        manifest = joined(old, names, manifest, calibration)
     for warning in manifest.warnings:
         teller.warn(warning)
     write_manifest(folder, manifest)
     bundle = Bundle(folder, manifest)
     write_card(bundle)
     return bundle
-
-
-def _kept_maps(order: TrainingOrder, folder: Path) -> tuple[Manifest, list[str]] | None:
-    """Return the model whose other maps stay when only some are trained again, and those maps; None if none do.
-
-    Raises
-    ------
-    ModelError
-        If it was trained with other settings, so that its maps cannot stand beside the new ones.
-    """
-    if not (folder / MANIFEST).is_file():
-        return None
-    old = read_bundle(folder).manifest
-    others = sorted((set(old.maps) & set(order.material.recipe.maps)) - set(order.maps))
-    if not others:
-        return None
-    if (old.settings, old.tile_px) != (_settings(order), order.material.recipe.tiles.size_px):
-        raise ModelError(
-            f"{folder}: maps {', '.join(others)} were trained with other settings; train all maps together"
-        )
-    return old, others
-
-
-def _joined(old: Manifest, kept: list[str], new: Manifest, calibration: Calibration) -> Manifest:
-    """Return ``new`` with the ``kept`` maps of ``old``, and their limits."""
-    others = {name: entry for name, entry in old.maps.items() if name in kept}
-    limits = {} if old.calibration is None else old.calibration.limits
-    if not set(others) <= set(limits):
-        raise ModelError(f"maps {', '.join(others)} have no limits; train all maps together")
-    joined = {name: limits[name] for name in others} | calibration.limits
-    return new.model_copy(
-        update={
-            "maps": others | new.maps,
-            "training_set": [f for f in old.training_set if f.map in others] + new.training_set,
-            "warnings": [w for w in old.warnings if w.startswith(tuple(f"map {n}:" for n in others))] + new.warnings,
-            "calibration": calibration.model_copy(update={"limits": joined}),
-        }
-    )
 
 
 def _settings(order: TrainingOrder) -> dict[str, object]:
@@ -216,16 +179,53 @@ def _settings(order: TrainingOrder) -> dict[str, object]:
     return {key: value for key, value in spec.settings.items() if key in known}
 
 
-def _training_files(order: TrainingOrder, split: Split) -> list[TrainingFile]:
-    uses = [("train", part) for part in split.train]
-    uses += [("validation", part) for part in split.validation if part not in split.train]
-    return [
-        TrainingFile.model_validate(
-            {"part": part.id, "map": name, "sha256": file_sha256(part.files[name]), "use": use}
-        )
-        for use, part in uses
-        for name in order.maps
-    ]
+def preview_corruptions(order: TrainingOrder, teller: Teller) -> list[Path]:
+    """Write a picture of each map's corruptions beside the bundle, train nothing, and return the pictures.
+
+    Raises
+    ------
+    NoInputError
+        If no part is usable.
+    UsageError
+        If the method corrupts nothing.
+    """
+    sources = _sources(order, teller)
+    pictures = []
+    for name in order.maps:
+        job = _job(order, name, sources, [])
+        with _closing(job):
+            pictures.append(order.material.folder / order.method / f"corruptions_{name}.png")
+            preview_corruption(job, pictures[-1])
+    return pictures
+
+
+def _sources(order: TrainingOrder, teller: Teller) -> Sources:
+    """Open what is learnt from, and tell what was left out.
+
+    Raises
+    ------
+    UsageError
+        If labelled defects are missing, or given to a method that cannot use them.
+    """
+    supervised = method_class(order.method).supervised
+    if supervised and not order.defects:
+        raise UsageError(f"method {order.method} learns from labelled defects: name their folder with --defects")
+    if order.defects and not supervised:
+        raise UsageError(f"--defects: method {order.method} learns from good parts alone; leave it out")
+    parts = Parts(order.parts, order.extra, order.defects, order.truth)
+    sources = open_sources(parts, order.material.recipe, order.maps, order.material.folder, order.seed)
+    for fault in sources.faults:
+        teller.warn(f"left out: {fault}")
+    return sources
+
+
+def _described_parts(sources: Sources) -> str:
+    text = f"{len(sources.split.train)} part(s), validating on {len(sources.split.validation)}"
+    if sources.extra.parts:
+        text += f", with {len(sources.extra.parts)} extra one(s)"
+    if sources.defects.parts:
+        text += f", with {len(sources.defects.parts)} defective one(s)"
+    return text
 
 
 @dataclass(frozen=True)
@@ -240,19 +240,28 @@ class _Trained:
 def _train_one(
     order: TrainingOrder,
     name: str,
-    split: Split,
-    survey: Survey,
+    sources: Sources,
     files: list[TrainingFile],
     teller: Teller,
     stop: Callable[[], bool],
 ) -> _Trained:
-    job = _job(order, name, split, survey.rois, files)
-    with closing(job.train), closing(job.validation):
+    job = _job(order, name, sources, files)
+    with _closing(job):
         with teller.progress(f"{name:>10}") as update:
             state = train_map(job, _Shown(update), order.resume, stop)
         if order.half:  # what is measured and calibrated from here on is what will be stored
             job.detector.half().float()
-        return _described(order, name, job, state, survey, teller)
+        return _described(order, name, job, state, sources.survey, teller)
+
+
+@contextmanager
+def _closing(job: MapTraining) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for source in (job.train, job.validation, job.defects, job.validation_defects):
+            if source is not None:
+                source.close()
 
 
 def _described(
@@ -295,27 +304,29 @@ def _described(
     return _Trained(entry, job.detector, warnings)
 
 
-def _job(
-    order: TrainingOrder, name: str, split: Split, rois: dict[str, Mask | None], files: list[TrainingFile]
-) -> MapTraining:
-    recipe, spec = order.material.recipe, order.maps[name]
-    torch.manual_seed(order.seed)
-    train = make_sampler(split.train, name, rois, recipe, order.seed)
+def _job(order: TrainingOrder, name: str, sources: Sources, files: list[TrainingFile]) -> MapTraining:
+    recipe, spec, seed = order.material.recipe, order.maps[name], order.seed
+    torch.manual_seed(seed)
+    train = good_sampler(sources, name, recipe, seed)
+    detector = build_detector(order.method, spec.channels, recipe.tiles.size_px, _settings(order))
+    labelled = detector.supervised
     return MapTraining(
-        detector=build_detector(order.method, spec.channels, recipe.tiles.size_px, _settings(order)),
+        detector=detector,
         preprocess=learn_preprocess(train, spec),
         train=train,
-        validation=make_sampler(split.validation, name, rois, recipe, order.seed + 1),
+        validation=good_sampler(sources, name, recipe, seed + 1, validation=True),
+        defects=defect_sampler(sources, name, recipe, seed) if labelled else None,
+        validation_defects=defect_sampler(sources, name, recipe, seed + 1, validation=True) if labelled else None,
         spec=recipe.training,
         budget=Budget.parse(order.budget, len(order.maps)),
         seed=order.seed,
         device=choose_device(order.device),
         checkpoint=order.material.folder / order.method / CHECKPOINTS / name,
-        fingerprint=_fingerprint(order, name, files),
+        fingerprint=_fingerprint(order, name, files, sources.labels_sha256()),
     )
 
 
-def _fingerprint(order: TrainingOrder, name: str, files: list[TrainingFile]) -> str:
+def _fingerprint(order: TrainingOrder, name: str, files: list[TrainingFile], labels_sha256: str) -> str:
     recipe = order.material.recipe
     content = {
         "method": [order.method, _settings(order)],
@@ -325,6 +336,7 @@ def _fingerprint(order: TrainingOrder, name: str, files: list[TrainingFile]) -> 
         "training": recipe.training.model_dump(mode="json", exclude={"budget", "data"}),
         "seed": order.seed,
         "files": [(f.sha256, f.use) for f in files if f.map == name],
+        "labels": labels_sha256,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -1,0 +1,59 @@
+"""When only some maps are trained again: what stays of the model that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from inspect_cli.errors import ModelError
+from inspect_cli.store.bundle import MANIFEST, read_bundle
+from inspect_cli.store.manifest import Calibration, Manifest
+
+
+def kept_maps(
+    folder: Path, trained: Collection[str], known: Collection[str], settings: Mapping[str, Any], tile_px: int
+) -> tuple[Manifest, list[str]] | None:
+    """Return the model in ``folder`` and those of its maps that stay, None if none do.
+
+    Maps stay that the recipe still knows and that are not trained now.
+
+    Raises
+    ------
+    ModelError
+        If it was trained with other settings, so that its maps cannot stand beside the new ones.
+    """
+    if not (folder / MANIFEST).is_file():
+        return None
+    old = read_bundle(folder).manifest
+    others = sorted((set(old.maps) & set(known)) - set(trained))
+    if not others:
+        return None
+    if (old.settings, old.tile_px) != (dict(settings), tile_px):
+        raise ModelError(
+            f"{folder}: maps {', '.join(others)} were trained with other settings; train all maps together"
+        )
+    return old, others
+
+
+def joined(old: Manifest, kept: list[str], new: Manifest, calibration: Calibration) -> Manifest:
+    """Return ``new`` with the ``kept`` maps of ``old``, and their limits.
+
+    Raises
+    ------
+    ModelError
+        If they have no limits.
+    """
+    others = {name: entry for name, entry in old.maps.items() if name in kept}
+    limits = {} if old.calibration is None else old.calibration.limits
+    if not set(others) <= set(limits):
+        raise ModelError(f"maps {', '.join(others)} have no limits; train all maps together")
+    both = {name: limits[name] for name in others} | calibration.limits
+    return new.model_copy(
+        update={
+            "maps": others | new.maps,
+            "training_set": [f for f in old.training_set if f.map in others] + new.training_set,
+            "warnings": [w for w in old.warnings if w.startswith(tuple(f"map {n}:" for n in others))] + new.warnings,
+            "calibration": calibration.model_copy(update={"limits": both}),
+        }
+    )

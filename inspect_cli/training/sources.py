@@ -1,0 +1,149 @@
+"""What a training learns from: good parts, added patches, and parts with labelled defects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspect_cli.errors import NoInputError, UsageError
+from inspect_cli.evaluation.truth import Truth
+from inspect_cli.images import Part, open_map
+from inspect_cli.recipe.schema import MapSpec, Recipe, RoiSpec
+from inspect_cli.scoring.scan import file_sha256
+from inspect_cli.store.manifest import TrainingFile
+from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
+from inspect_cli.training.prepare import Split, Survey, split_parts, survey_parts
+
+#: Pixels of a defect that a patch must show to count as defective.
+MIN_DEFECT_PX: Final = 16
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts by what they are learnt as, before any of them was opened.
+
+    ``extra`` are added to the good parts for training only; ``defects`` show defects, at the places that
+    ``truth`` marks, or anywhere if there is none.
+    """
+
+    good: Sequence[Part]
+    extra: Sequence[Part] = ()
+    defects: Sequence[Part] = ()
+    truth: Truth | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The usable parts, split into those to learn from and those kept for validation."""
+
+    survey: Survey
+    split: Split
+    extra: Survey = field(default_factory=Survey)
+    defects: Survey = field(default_factory=Survey)
+    defect_split: Split = field(default_factory=lambda: Split([], []))
+    targets: dict[str, Mask | None] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why parts were left out, one line each."""
+        return self.survey.faults + self.extra.faults + self.defects.faults
+
+    def files(self, maps: Sequence[str]) -> list[TrainingFile]:
+        """Return every file that is learnt from, with its hash and use."""
+        uses = [("train", part) for part in self.split.train]
+        uses += [("validation", part) for part in self.split.validation if part not in self.split.train]
+        uses += [("extra", part) for part in self.extra.parts]
+        uses += [("defect", part) for part in self.defects.parts]
+        return [
+            TrainingFile.model_validate(
+                {"part": part.id, "map": name, "sha256": file_sha256(part.files[name]), "use": use}
+            )
+            for use, part in uses
+            for name in maps
+        ]
+
+    def labels_sha256(self) -> str:
+        """Return the hash of the defects' masks."""
+        digest = hashlib.sha256()
+        for mask in self.targets.values():
+            digest.update(b"" if mask is None else np.packbits(mask).tobytes())
+        return digest.hexdigest()
+
+
+def open_sources(given: Parts, recipe: Recipe, maps: dict[str, MapSpec], recipe_folder: Path, seed: int) -> Sources:
+    """Read every image once and split the parts.
+
+    Raises
+    ------
+    NoInputError
+        If no good part is usable, or none of the extra or defective ones although some were given.
+    InputError
+        If a mask of the truth does not fit its part.
+    """
+    survey = survey_parts(given.good, recipe, maps, recipe_folder)
+    split = split_parts(survey.parts, recipe.training.validation_share, seed)
+    extra = defects = Survey()
+    if given.extra:
+        # Generated patches have neither the part's size nor a background.
+        loose = recipe.model_copy(update={"size_px": None, "roi": RoiSpec()})
+        extra = survey_parts(given.extra, loose, maps, recipe_folder, survey.dtypes)
+    if not given.defects:
+        return Sources(survey, split, extra)
+    defects = survey_parts(given.defects, recipe, maps, recipe_folder, survey.dtypes)
+    targets = {part.id: _target(part, next(iter(maps)), given.truth) for part in defects.parts}
+    marked = [part for part in defects.parts if targets[part.id] is None or np.any(targets[part.id])]
+    if not marked:
+        raise NoInputError("--defects: no part has a pixel that --truth marks; check that the names fit")
+    return Sources(
+        survey, split, extra, defects, split_parts(marked, recipe.training.validation_share, seed), targets
+    )
+
+
+def _target(part: Part, name: str, truth: Truth | None) -> Mask | None:
+    if truth is None:
+        return None
+    with open_map(part.files[name]) as reader:
+        height, width = reader.header.height, reader.header.width
+    mask = truth.mask(part.id, height, width)
+    return np.zeros((height, width), bool) if mask is None else mask
+
+
+def good_sampler(sources: Sources, name: str, recipe: Recipe, seed: int, validation: bool = False) -> PatchSampler:
+    """Return a sampler of one map's good patches; those for training include the extra ones."""
+    rois = sources.survey.rois
+    parts = sources.split.validation if validation else sources.split.train
+    images = [SamplerImage(part.files[name], rois[part.id]) for part in parts]
+    if not validation:
+        images += [SamplerImage(part.files[name]) for part in sources.extra.parts]
+    return PatchSampler(images, recipe.tiles.size_px, seed, recipe.training.min_roi_share)
+
+
+def defect_sampler(sources: Sources, name: str, recipe: Recipe, seed: int, validation: bool = False) -> PatchSampler:
+    """Return a sampler of one map's patches that show a labelled defect.
+
+    Raises
+    ------
+    UsageError
+        If no patch shows enough of one.
+    """
+    tile = recipe.tiles.size_px
+    parts = sources.defect_split.validation if validation else sources.defect_split.train
+    marked = any(target is not None for target in sources.targets.values())
+    share = MIN_DEFECT_PX / tile**2 if marked else recipe.training.min_roi_share
+    images = [
+        SamplerImage(part.files[name], sources.defects.rois[part.id], sources.targets[part.id]) for part in parts
+    ]
+    try:
+        return PatchSampler(images, tile, seed, share)
+    except NoInputError as error:
+        raise UsageError(
+            f"--defects: no patch shows {MIN_DEFECT_PX} px of a marked defect inside the ROI ({error})"
+        ) from error

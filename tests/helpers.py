@@ -1,0 +1,20 @@
+"""What several test files share."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def material_of(store: Path, name: str, tile_px: int = 32, method: str = "cae", **settings: Any) -> Path:
+    """Write a recipe of one map of any image file, with a small network, into a store; return its folder."""
+    recipe = {
+        "material": name,
+        "maps": {"image": {"files": "{part}.*"}},
+        "tiles": {"size_px": tile_px, "stride_px": tile_px // 2},
+        "method": {"name": method, "settings": settings},
+        "training": {"batch": 4, "validate_every": 5},
+    }
+    (store / name).mkdir(parents=True, exist_ok=True)
+    (store / name / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return store / name

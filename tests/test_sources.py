@@ -1,0 +1,132 @@
+"""What a training learns from: extra patches, labelled defects, turns, targets of the sampler."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from helpers import material_of
+
+from inspect_cli.cli import run
+from inspect_cli.errors import NoInputError
+from inspect_cli.tiles import PatchSampler, SamplerImage
+from inspect_cli.tiles.turn import turned
+
+
+def _write(path: Path, value: int, size: tuple[int, int] = (64, 80), dtype=np.uint8) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(value).integers(0, 9, size)
+    tifffile.imwrite(path, (value + noise).astype(dtype))
+    return path
+
+
+def test_patches_with_a_target_show_enough_of_it_and_keep_the_roi(tmp_path):
+    path = tmp_path / "a.tif"
+    y, x = np.mgrid[:90, :120]
+    tifffile.imwrite(path, (y * 120 + x).astype(np.uint16))
+    target, roi = np.zeros((90, 120), bool), np.ones((90, 120), bool)
+    target[40:44, 70:74] = True
+    roi[:, 90:] = False
+    sampler = PatchSampler([SamplerImage(path, roi, target)], 16, 0, min_share=9 / 256)
+    patches, masks = sampler.batch(0, 40)
+    corners = patches[:, 0, 0].astype(int)
+    rows, columns = corners // 120, corners % 120
+    for row, column, mask in zip(rows, columns, masks, strict=True):
+        assert target[row : row + 16, column : column + 16].sum() >= 9
+        np.testing.assert_array_equal(mask, roi[row : row + 16, column : column + 16])
+    assert len(set(rows)) > 5
+
+
+def test_a_target_outside_the_roi_is_none(tmp_path):
+    path = _write(tmp_path / "a.tif", 10)
+    target, roi = np.zeros((64, 80), bool), np.zeros((64, 80), bool)
+    target[5:9, 5:9] = True
+    roi[40:, 40:] = True
+    with pytest.raises(NoInputError, match="of a patch lies inside"):
+        PatchSampler([SamplerImage(path, roi, target)], 16, 0, min_share=0.01)
+
+
+@pytest.mark.parametrize(("how", "ways"), [("none", 1), ("flip", 4), ("turn", 8)])
+def test_turns_move_patch_and_mask_alike_and_give_all_ways(how, ways):
+    patch = np.arange(9).reshape(3, 3)
+    patches = np.stack([patch] * 200)
+    moved, masks = turned(patches, patches > 4, np.random.default_rng(0), how)
+    np.testing.assert_array_equal(masks, moved > 4)
+    assert len({one.tobytes() for one in moved}) == ways
+    colours, none = turned(np.stack([patches] * 2, axis=-1), None, np.random.default_rng(0), how)
+    np.testing.assert_array_equal(colours[..., 0], moved)
+    assert none is None
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("a", "b", "c"):
+        _write(tmp_path / "good" / f"{name}.tif", 100)
+    for name in ("d", "e"):
+        _write(tmp_path / "bad" / f"{name}.tif", 180)
+        mask = np.zeros((64, 80), np.uint8)
+        mask[20:40, 20:50] = 1
+        tifffile.imwrite(_write(tmp_path / "masks" / f"{name}_mask.tif", 0), mask)
+    return tmp_path
+
+
+def train(folder: Path, *more: str, method: str = "cnn") -> int:
+    material_of(folder / "models", "stuff", method=method)
+    common = ["train", "-m", "stuff", "--models", str(folder / "models"), "--data", str(folder / "good")]
+    return run([*common, "--method", method, "--budget", "4steps", *more])
+
+
+def _manifest(folder: Path, method: str) -> dict:
+    return json.loads((folder / "models" / "stuff" / method / "manifest.json").read_text())
+
+
+def test_labelled_defects_are_learnt_from_with_and_without_masks(folder):
+    labels = ["--defects", str(folder / "bad")]
+    assert train(folder, *labels, "--truth", str(folder / "masks")) == 0
+    uses = sorted(entry["use"] for entry in _manifest(folder, "cnn")["training_set"])
+    assert uses == ["defect", "defect", "train", "train", "validation"]
+    assert train(folder, *labels) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "method", "code", "words"),
+    [
+        ([], "cnn", 1, "name their folder with --defects"),
+        (["--defects", "bad"], "cae", 1, "learns from good parts alone"),
+        (["--truth", "masks"], "cnn", 1, "name that folder too"),
+        (["--defects", "nowhere"], "cnn", 4, "no such folder"),
+        (["--defects", "bad", "--truth", "good"], "cnn", 4, "check that the names fit"),
+        (["--preview-corruptions"], "cae", 1, "trained on patches as they are"),
+        (["--extra", "nowhere"], "cae", 4, "no such folder"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(folder, capsys, more, method, code, words):
+    arguments = [text if text.startswith("--") else str(folder / text) for text in more]
+    assert train(folder, *arguments, method=method) == code
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert words in errors[0]
+
+
+def test_extra_patches_are_trained_on_and_not_validated_on(folder):
+    for number in range(3):
+        _write(folder / "extra" / f"gan_{number}.tif", 100, (32, 32))
+    assert train(folder, "--extra", str(folder / "extra"), method="cae") == 0
+    entries = _manifest(folder, "cae")["training_set"]
+    assert [e["part"] for e in entries if e["use"] == "extra"] == ["gan_0", "gan_1", "gan_2"]
+    assert sum(e["use"] == "validation" for e in entries) == 1
+
+
+def test_extra_patches_of_another_type_are_left_out_by_name(folder, capsys):
+    _write(folder / "extra" / "x.tif", 100, (32, 32), np.uint16)
+    assert train(folder, "--extra", str(folder / "extra"), method="cae") == 4
+    assert "x.tif" in capsys.readouterr().err
+
+
+def test_preview_of_corruptions_trains_nothing(folder, capsys):
+    assert train(folder, "--preview-corruptions", method="ni-cae") == 0
+    picture = Path(capsys.readouterr().out.strip())
+    assert picture.name == "corruptions_image.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert not (picture.parent / "manifest.json").exists()
