@@ -16,11 +16,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (some minutes the first time)"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[openvino]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --editable '.[openvino,dev]'
 	@touch $@
 
 demo: $(VENV)/installed  ## set up, then the whole job on a generated full-size batch (under 10 minutes)

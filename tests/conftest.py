@@ -27,6 +27,12 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INSPECT_MODELS", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _torch_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same engine whatever is installed; tests of others name them."""
+    monkeypatch.setattr("inspect_cli.engines.choice.fastest_on_cpu", lambda: "torch")
+
+
 @pytest.fixture(scope="session")
 def shared_batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated riblet batch of small parts: 4 good (3 train, 1 test), 3 defective."""

@@ -34,6 +34,8 @@ def test_reruns_are_bit_identical(tiles):
 class _Hungry(torch.nn.Module):
     """Runs out of memory above a batch of ``most`` tiles."""
 
+    size_step_px = 1
+
     def __init__(self, most):
         super().__init__()
         self.most = most

@@ -44,7 +44,7 @@ class Memory(MapReader):
 class Copying:
     """An engine that returns each tile's first channel, and keeps what it was given."""
 
-    device_name = "none"
+    name, device_name, precision, size_step_px = "copying", "none", "f32", 1
     batch = 4
 
     def __init__(self) -> None:

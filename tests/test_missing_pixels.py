@@ -28,8 +28,9 @@ scoring: {min_area_px: 1}
 class Spreading:
     """An engine whose scores are the tile's pixels; one that is no number spoils its tile, as in a network."""
 
-    device_name = "cpu"
+    name, device_name, precision = "spreading", "cpu", "f32"
     batch = 4
+    size_step_px = 1
 
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         with np.errstate(invalid="ignore"):
@@ -71,7 +72,7 @@ def model_with(engine: Spreading, folder: Path) -> ScoringModel:
         method="cae", settings={}, tile_px=16, maps={"height": trained}, warnings=[], calibration=calibration
     )
     recipe = parse_recipe(RECIPE, "recipe.yaml")
-    return ScoringModel(Material(recipe, folder), Bundle(folder, manifest), recipe.tiles, {"height": engine}, "cpu")
+    return ScoringModel(Material(recipe, folder), Bundle(folder, manifest), recipe.tiles, {"height": engine})
 
 
 def verdicts(tmp_path: Path, value: float, engine: Spreading) -> dict[str, str]:

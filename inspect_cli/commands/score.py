@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inspect_cli.commands.options import Batch, Device, Json, Method, Models, Stride, parse_batch
+from inspect_cli.commands.options import (
+    Batch,
+    Device,
+    EngineName,
+    Json,
+    Method,
+    Models,
+    Precision,
+    Stride,
+    parse_batch,
+)
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError
 
 if TYPE_CHECKING:
@@ -39,6 +49,8 @@ def score(
     stride: Stride = None,
     device: Device = "auto",
     batch: Batch = "auto",
+    engine: EngineName = "auto",
+    precision: Precision = "f32",
     force: Annotated[bool, typer.Option("--force", help="Score again what is done already.")] = False,
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help="End with exit code 8 if a part fails (3 goes first).")
@@ -57,6 +69,7 @@ def score(
       inspect score batch/ --material riblet --json | jq .verdict
     """  # noqa: D301
     from inspect_cli import console
+    from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
     from inspect_cli.outputs.finish import score_batch
     from inspect_cli.scoring.model import load_model
@@ -68,7 +81,7 @@ def score(
         raise NoInputError(f"{folder}: no such folder")
     chosen = choose_material(material, folder, models)
     bundle = find_bundle(chosen.folder, method)
-    model = load_model(chosen, bundle, device, parse_batch(batch), stride)
+    model = load_model(chosen, bundle, Hardware(device, parse_batch(batch), engine, precision), stride)
     parts = discover_parts(folder, model.maps)
     run = out or folder / RUN_FOLDER / chosen.name
     _announce(len(parts), run, model)
@@ -91,7 +104,11 @@ def _announce(count: int, run: Path, model: ScoringModel) -> None:
     """Say what is about to happen, and what there is to know about the model."""
     from inspect_cli import console
 
-    console.say(f"{count} part(s); model {model.bundle.folder}; results {run}")
+    engine = model.engine
+    console.say(
+        f"{count} part(s); model {model.bundle.folder}; {engine.name} on {engine.device_name}, {engine.precision}; "
+        f"results {run}"
+    )
     calibration = model.calibration()
     if calibration.provisional:
         console.warn("the limits are provisional; set them from good parts with `inspect threshold`")

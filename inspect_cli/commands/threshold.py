@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inspect_cli.commands.options import Batch, Device, Json, Method, Models, Stride, parse_batch
+from inspect_cli.commands.options import (
+    Batch,
+    Device,
+    EngineName,
+    Json,
+    Method,
+    Models,
+    Precision,
+    Stride,
+    parse_batch,
+)
 from inspect_cli.errors import OutputError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -77,6 +87,8 @@ def threshold(
     stride: Stride = None,
     device: Device = "auto",
     batch: Batch = "auto",
+    engine: EngineName = "auto",
+    precision: Precision = "f32",
     as_json: Json = False,
 ) -> None:
     """Set the limits of a material, with their origin, and apply them.
@@ -92,6 +104,7 @@ def threshold(
       inspect threshold --material riblet --value albedo=0.002 --apply batch/inspection/riblet
     """  # noqa: D301
     from inspect_cli import console
+    from inspect_cli.engines import Hardware
     from inspect_cli.scoring.model import load_model
     from inspect_cli.store.bundle import find_bundle
     from inspect_cli.store.materials import find_material
@@ -100,7 +113,8 @@ def threshold(
     request = _Request(good, labelled, truth, value or [], rule, margin, quantile, sigma)
     _check(request, bool(apply))
     chosen = find_material(material, models)
-    model = load_model(chosen, find_bundle(chosen.folder, method), device, parse_batch(batch), stride)
+    hardware = Hardware(device, parse_batch(batch), engine, precision)
+    model = load_model(chosen, find_bundle(chosen.folder, method), hardware, stride)
     if good or labelled or value:
         if not os.access(model.bundle.folder, os.W_OK):
             raise OutputError(f"{model.bundle.folder}: cannot be written; copy the material into ./models first")

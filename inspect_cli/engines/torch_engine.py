@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,17 +15,6 @@ from inspect_cli.methods.base import Detector
 DEVICES: Final = ("auto", "cuda", "mps", "cpu")
 #: Tiles a batch: a CPU is fastest while the activations of a batch stay in its cache.
 DEFAULT_BATCH: Final = {"cpu": 16, "mps": 64, "cuda": 256}
-
-
-class Engine(Protocol):
-    """Turns prepared tiles into score tiles."""
-
-    device_name: str
-    batch: int
-
-    def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the scores (n, tile_px, tile_px) of tiles (n, channels, tile_px, tile_px)."""
-        ...
 
 
 def choose_device(name: str) -> torch.device:
@@ -66,10 +55,14 @@ class TorchEngine:
     one tile, and stays there; ``backed_off`` tells how often.
     """
 
+    name = "torch"
+    precision = "f32"
+
     def __init__(self, detector: Detector, device: torch.device, batch: int = 0) -> None:
         self.device_name = device.type
         self.batch = batch or DEFAULT_BATCH[device.type]
         self.backed_off = 0
+        self.size_step_px = detector.size_step_px
         self._device = device
         self._detector = detector.placed(device).eval()
 

@@ -141,7 +141,7 @@ def _working_limits(model: ScoringModel) -> Calibration:
         origin="limits in force before the calibration",
         parts=0,
         smooth_sigma_px=recipe.scoring.smooth_sigma_px,
-        blend=recipe.tiles.blend,
+        blend=recipe.tiles.joining,
         stride_px=model.tiles.stride_px,
         false_alarm_rate=None,
         created_utc=utc_now(),

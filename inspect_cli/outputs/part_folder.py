@@ -21,6 +21,7 @@ from inspect_cli.outputs.record import findings
 from inspect_cli.outputs.tiff_stream import TiffRowWriter
 from inspect_cli.report.pictures import save_heatmap, save_overlay, save_png
 from inspect_cli.report.plots import save_patch_histogram
+from inspect_cli.scoring.ahead import ahead
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
@@ -79,7 +80,7 @@ def write_findings(
             name: stack.enter_context(_map_writer(plan, plan.folder / "maps" / f"{name}.tif"))
             for name in (limits if store_raw else ())
         }
-        for block in blocks:
+        for block in ahead(blocks):
             with clock.phase("judge"):
                 fused = judge.push(block)
                 reducer.push(fused)

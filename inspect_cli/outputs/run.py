@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ class Outcome:
         return "failed" if self.record is None else str(self.record["verdict"])
 
 
+#: The last step of a part: writes what is left to write and tells how the part ended.
+Finish = Callable[[], Outcome]
+
+
 @dataclass
 class RunSummary:
     """What a run has done so far, of the ``planned`` parts."""
@@ -90,36 +95,54 @@ def score_parts(
 ) -> None:
     """Score ``parts`` and note their outcomes in ``summary``; one that cannot be read fails and the rest goes on.
 
+    While the pictures of a part are drawn and written, the network works on the next one.
+
     ``on_part`` is told of each part that is done, ``on_rows`` how far the part in hand is (0 to 1).
     ``stop`` is asked before each part; when it says yes the run ends there. The summary stays marked as interrupted
     until every part has its outcome.
     """
     started = time.monotonic()
     sweep_leftovers(summary.run)
-    for part in parts:
-        if stop():
-            return
-        outcome = _score_or_fail(summary.run, part, model, on_rows, force)
+    stopped = False
+
+    def note(outcome: Outcome) -> None:
         summary.outcomes.append(outcome)
         summary.seconds = round(time.monotonic() - started, 3)
         on_part(outcome)
-    summary.interrupted = False
+
+    with ThreadPoolExecutor(1) as finishing:
+        last: Future[Outcome] | None = None
+        try:
+            for part in parts:
+                stopped = stop()
+                if stopped:
+                    break
+                finish = _score_or_fail(summary.run, part, model, on_rows, force)
+                last, previous = finishing.submit(finish), last
+                if previous is not None:
+                    note(previous.result())
+        finally:
+            if last is not None:
+                note(last.result())
+    summary.interrupted = stopped
 
 
 def _score_or_fail(
     run: Path, part: Part, model: ScoringModel, on_rows: Callable[[str, float], None], force: bool
-) -> Outcome:
+) -> Finish:
     folder = part_folder(run, part.id)
     try:
         return _score(folder, part, model, on_rows, force)
     except InputError as error:
         (folder / PART_RECORD).unlink(missing_ok=True)  # an old result must not stand for what cannot be read now
-        return Outcome(part.id, error=str(error))
+        failed = Outcome(part.id, error=str(error))
+        return lambda: failed
 
 
 def _score(
     folder: Path, part: Part, model: ScoringModel, on_rows: Callable[[str, float], None], force: bool
-) -> Outcome:
+) -> Finish:
+    """Score a part; what is returned writes its pictures and record, and tells how it ended."""
     clock = Clock()
     calibration = model.calibration()
     part.require_complete(model.maps)
@@ -128,18 +151,22 @@ def _score(
     key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
     record = None if force else read_record(folder)
     if record is not None and record["key"] == key.as_dict():
-        return Outcome(part.id, record, unchanged=True)
+        same = Outcome(part.id, record, unchanged=True)
+        return lambda: same
     if record is not None and key.same_maps(record["key"]) and has_maps(folder, model):
-        return Outcome(part.id, rejudge(folder, record, model, key))
+        judged = Outcome(part.id, rejudge(folder, record, model, key))
+        return lambda: judged
     (folder / PART_RECORD).unlink(missing_ok=True)
     with PartScan(part, model, clock) as scan:
         scan.on_rows = lambda share: on_rows(part.id, share)
-        return Outcome(part.id, _write_scan(folder, part, model, scan, key, clock))
+        write = _write_scan(folder, part, model, scan, key, clock)
+    return lambda: Outcome(part.id, write())
 
 
 def _write_scan(
     folder: Path, part: Part, model: ScoringModel, scan: PartScan, key: PartKey, clock: Clock
-) -> dict[str, Any]:
+) -> Callable[[], dict[str, Any]]:
+    """Write the maps of a part; return what writes the rest and returns the record."""
     calibration = model.calibration()
     reducers = {}
     for name, stream in scan.streams.items():
@@ -168,7 +195,7 @@ def _write_scan(
         },
     }
     patches = patch_table(part.id, {n: s.patches() for n, s in scan.streams.items()}, calibration)
-    return write_part(plan, content, head, patches, pictures, clock)
+    return lambda: write_part(plan, content, head, patches, pictures, clock)
 
 
 def _plan(folder: Path, model: ScoringModel, height: int, width: int, roi: NDArray[np.bool_] | None) -> PartPlan:
@@ -240,7 +267,9 @@ def write_run_record(
         "pixel_pitch_um": recipe.pixel_pitch_um,
         "tile_px": model.tiles.size_px,
         "stride_px": model.tiles.stride_px,
-        "device": model.device_name,
+        "device": model.engine.device_name,
+        "engine": model.engine.name,
+        "precision": model.engine.precision,
         "started_utc": started_utc,
         "finished_utc": utc_now(),
         "seconds": summary.seconds,

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.engines.torch_engine import Engine
+from inspect_cli.engines import Engine
+from inspect_cli.errors import InputError
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import ScoringSpec, TilesSpec
+from inspect_cli.scoring.ahead import ahead
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.smooth import RowSmoother
@@ -66,6 +68,15 @@ class PixelMoments:
         return float(max(self.squares / max(self.count, 1) - self.mean**2, 0.0) ** 0.5)
 
 
+class _TileRow(NamedTuple):
+    """A row of the grid: its wanted tiles (n, channels, tile, tile) and all tiles' ROI masks, if there is one."""
+
+    y: int
+    tiles: NDArray[np.float32]
+    masks: Mask | None
+    wanted: Mask
+
+
 @dataclass
 class MapStream:
     """Scores one map as a stream of rows; afterwards holds its patches and pixel moments.
@@ -85,15 +96,17 @@ class MapStream:
     _patches: list[PatchScores] = field(default_factory=list)
 
     def rows(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the smoothed residual in blocks of rows (n, width), top to bottom, NaN outside the ROI."""
+        """Yield the smoothed residual in blocks of rows (n, width), top to bottom, NaN outside the ROI.
+
+        Raises
+        ------
+        InputError
+            If the image is to be scored whole and is too large for it, or its pixels cannot be decoded.
+        """
         header = self.reader.header
         grid = Grid(header.height, header.width, self.tiles.size_px, self.tiles.stride_px)
-        stitcher = RowStitcher(grid, self.tiles.blend)
         smoother = RowSmoother(header.height, header.width, self.scoring.smooth_sigma_px, self.roi)
-        for y, band in self._bands(grid):
-            scores = self._score_row(grid, y, band)
-            with self.clock.phase("stitch"):
-                finished = stitcher.add_row(scores)
+        for finished in self._whole(grid) if self.tiles.whole else self._stitched(grid):
             with self.clock.phase("smooth"):
                 smoothed = round_scores(smoother.push(finished))
             if len(smoothed):
@@ -103,43 +116,97 @@ class MapStream:
         if len(last):
             yield last
 
+    def _stitched(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
+        """Yield the raw residual of overlapping tiles, row of tiles by row of tiles."""
+        stitcher = RowStitcher(grid, self.tiles.blend)
+        for row in ahead(self._tile_rows(grid)):
+            scores = np.zeros((len(grid.columns), grid.tile_px, grid.tile_px), np.float32)
+            with self.clock.phase("network"):
+                if len(row.tiles):
+                    scores[row.wanted] = self.engine.score(row.tiles)
+            self._note_patches(grid, row.y, scores, row.masks, row.wanted)
+            with self.clock.phase("stitch"):
+                finished = stitcher.add_row(scores)
+            yield finished
+
+    def _whole(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
+        """Yield the raw residual of the image as one tile; patches are the grid's squares of it."""
+        header = self.reader.header
+        if header.height * header.width > self.tiles.whole_max_mpx * 1e6:
+            raise InputError(
+                f"{header.path}: {header.width}x{header.height} px is above tiles.whole_max_mpx "
+                f"{self.tiles.whole_max_mpx:g}; raise it if memory allows, or score in tiles"
+            )
+        with self.clock.phase("read"):
+            unit = self._prepared(0, header.height)
+            step = self.engine.size_step_px
+            down, right = (-side % step for side in unit.shape[1:])
+            tile = np.pad(unit, [(0, 0), (0, down), (0, right)], mode="symmetric")
+        with self.clock.phase("network"):
+            scores = self.engine.score(tile[None])[0, : header.height, : header.width]
+        for y in grid.rows:
+            inside = self._inside(grid, y)
+            masks = None if inside is None else _cut(inside, grid.columns, grid.tile_px)
+            wanted = np.ones(len(grid.columns), bool) if masks is None else np.any(masks, axis=(1, 2))
+            band = pad_to_tile(scores[y : y + grid.tile_px], grid.tile_px, grid.padded_width_px)
+            self._note_patches(grid, y, _cut(band, grid.columns, grid.tile_px), masks, wanted)
+        yield scores
+
     def patches(self) -> PatchScores:
         """Return the patch scores of all tiles, row by row."""
         return PatchScores(*(np.concatenate(column) for column in zip(*self._patches, strict=True)))
 
-    def _bands(self, grid: Grid) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield each row of tiles as pixels (tile, width[, channels]); every image row is read once."""
-        band: NDArray[Any] | None = None
+    def _tile_rows(self, grid: Grid) -> Iterator[_TileRow]:
+        """Yield the tiles of each row of the grid; every image row is read and prepared once."""
+        window = np.empty((0, 0, 0), np.float32)
         read_to = 0
         for y in grid.rows:
             with self.clock.phase("read"):
                 end = min(y + grid.tile_px, grid.height_px)
-                fresh = self.reader.read_rows(read_to, end)
-                self._measure(fresh, read_to)
-                band = fresh if band is None else np.concatenate([band[len(band) - (read_to - y) :], fresh])
+                fresh = self._prepared(read_to, end)
+                known = read_to - y
+                window = (
+                    fresh if known <= 0 else np.concatenate([window[:, window.shape[1] - known :], fresh], axis=1)
+                )
                 read_to = end
-            yield y, pad_to_tile(band, grid.tile_px, grid.padded_width_px)
+            yield self._tile_row(grid, y, window)
 
-    def _measure(self, fresh: NDArray[Any], y0: int) -> None:
+    def _prepared(self, y0: int, y1: int) -> NDArray[np.float32]:
+        """Read rows: unit range, (channels, rows, width), filled outside the ROI; measured on the way."""
+        unit = self._measured(self.reader.read_rows(y0, y1), y0)
+        planes = unit[..., None] if unit.ndim == 2 else unit
+        if self.roi is not None:
+            planes = np.where(self.roi[y0:y1, :, None], planes, np.asarray(self.preprocess.fill, np.float32))
+        return np.ascontiguousarray(np.moveaxis(planes, 2, 0))
+
+    def _measured(self, fresh: NDArray[Any], y0: int) -> NDArray[np.float32]:
         unit = self.preprocess.range.to_unit(fresh)
         if self.on_pixels is not None:
             self.on_pixels(unit)
         self.moments.add(unit, None if self.roi is None else self.roi[y0 : y0 + len(fresh)])
+        return unit
 
-    def _score_row(self, grid: Grid, y: int, band: NDArray[Any]) -> NDArray[np.float32]:
+    def _tile_row(self, grid: Grid, y: int, window: NDArray[np.float32]) -> _TileRow:
+        """Cut a row of tiles from a window (channels, rows, width); only those with pixels inside the ROI."""
         tile = grid.tile_px
         with self.clock.phase("read"):
             inside = self._inside(grid, y)
             masks = None if inside is None else _cut(inside, grid.columns, tile)
             wanted = np.ones(len(grid.columns), bool) if masks is None else np.any(masks, axis=(1, 2))
-            cut = _cut(band, grid.columns, tile)[wanted]
-            tiles = self.preprocess.to_network(cut, None if masks is None else masks[wanted])
-        scores = np.zeros((len(grid.columns), tile, tile), np.float32)
-        with self.clock.phase("network"):
-            if len(tiles):
-                scores[wanted] = self.engine.score(tiles)
-        self._note_patches(grid, y, scores, masks, wanted)
-        return scores
+            padded = self._padded(window, tile, grid.padded_width_px)
+            columns = [x for x, is_wanted in zip(grid.columns, wanted, strict=True) if is_wanted]
+            tiles = _cut(padded, columns, tile) if columns else np.empty((0, len(window), tile, tile), np.float32)
+        return _TileRow(y, tiles, masks, wanted)
+
+    def _padded(self, window: NDArray[np.float32], height_px: int, width_px: int) -> NDArray[np.float32]:
+        """Fill up a window of an image that is smaller than a tile."""
+        down, right = height_px - window.shape[1], width_px - window.shape[2]
+        if not down and not right:
+            return window
+        fill = np.asarray(self.preprocess.fill, np.float32)[:, None, None]
+        full = np.broadcast_to(fill, (len(window), height_px, width_px)).copy()
+        full[:, : window.shape[1], : window.shape[2]] = window
+        return full
 
     def _inside(self, grid: Grid, y: int) -> Mask | None:
         """Return the ROI of a row of tiles; what was mirrored onto a small image is outside."""
@@ -168,5 +235,5 @@ class MapStream:
 
 
 def _cut(band: NDArray[Any], columns: list[int], tile_px: int) -> NDArray[Any]:
-    """Return the tiles (columns, tile_px, tile_px[, channels]) of a band of pixels."""
-    return np.stack([band[:, x : x + tile_px] for x in columns])
+    """Return the tiles (columns, ..., tile_px, tile_px) of a band of pixels (..., tile_px, width)."""
+    return np.stack([band[..., x : x + tile_px] for x in columns])

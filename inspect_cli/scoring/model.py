@@ -6,16 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from inspect_cli.engines import Engine, TorchEngine, choose_device
+from inspect_cli.engines import Engine, Hardware, make_engine
 from inspect_cli.errors import ModelError, RecipeError, nearest
 from inspect_cli.images.values import ValueRange
+from inspect_cli.methods.registry import check_whole_images
 from inspect_cli.recipe.schema import MapSpec, Recipe, TilesSpec
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import Calibration
 from inspect_cli.store.materials import Material
+
+_ANY: Final = Hardware()
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,6 @@ class ScoringModel:
     bundle: Bundle
     tiles: TilesSpec
     engines: Mapping[str, Engine]
-    device_name: str
 
     @property
     def recipe(self) -> Recipe:
@@ -38,6 +41,11 @@ class ScoringModel:
         """The maps that were trained, with the recipe's description."""
         return {name: self.recipe.maps[name] for name in self.bundle.manifest.maps}
 
+    @property
+    def engine(self) -> Engine:
+        """The engine of the first map; all maps have one of the same kind."""
+        return next(iter(self.engines.values()))
+
     def scoring_digest(self) -> str:
         """Return the sha256 of everything but the input and the limits that decides a raw map."""
         content = {
@@ -47,6 +55,8 @@ class ScoringModel:
             "tiles": self.tiles.model_dump(mode="json"),
             "sigma": self.recipe.scoring.smooth_sigma_px,
         }
+        if self.engine.precision != "f32":  # all engines give the same within their tolerance at full precision
+            content["precision"] = self.engine.precision
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def limits_digest(self, calibration: Calibration) -> str:
@@ -70,7 +80,7 @@ class ScoringModel:
         again = "set them again with `inspect threshold`"
         if set(calibration.limits) != set(self.bundle.manifest.maps):
             raise ModelError(f"{self.bundle.folder}: limits are for {sorted(calibration.limits)}; {again}")
-        sigma, blend = self.recipe.scoring.smooth_sigma_px, self.recipe.tiles.blend
+        sigma, blend = self.recipe.scoring.smooth_sigma_px, self.recipe.tiles.joining
         if (calibration.smooth_sigma_px, calibration.blend) != (sigma, blend):
             raise ModelError(
                 f"{self.bundle.folder}: limits were set with smoothing {calibration.smooth_sigma_px} px and "
@@ -98,9 +108,9 @@ def _check_map(bundle: Bundle, name: str, spec: MapSpec) -> None:
 
 
 def load_model(
-    material: Material, bundle: Bundle, device: str = "auto", batch: int = 0, stride_px: int | None = None
+    material: Material, bundle: Bundle, hardware: Hardware = _ANY, stride_px: int | None = None
 ) -> ScoringModel:
-    """Load the networks of a bundle onto a device.
+    """Load the networks of a bundle into engines.
 
     Raises
     ------
@@ -122,6 +132,7 @@ def load_model(
         if not 1 <= stride_px <= tiles.size_px:
             raise RecipeError(f"stride {stride_px} px: must be 1 to the tile's {tiles.size_px} px")
         tiles = tiles.model_copy(update={"stride_px": stride_px})
-    chosen = choose_device(device)
-    engines = {name: TorchEngine(bundle.detector(name), chosen, batch) for name in manifest.maps}
-    return ScoringModel(material, bundle, tiles, engines, chosen.type)
+    if tiles.whole:
+        check_whole_images(manifest.method)
+    engines = {name: make_engine(bundle.detector(name), hardware) for name in manifest.maps}
+    return ScoringModel(material, bundle, tiles, engines)

@@ -1,0 +1,103 @@
+"""The OpenVINO engine: the same network compiled for the CPU, residual included.
+
+The graph is traced from the detector's ``score`` at one fixed batch size, so that only the score map leaves it. Two
+requests are in flight: while one runs, the next one's tiles are copied in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Final
+
+import numpy as np
+import openvino
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inspect_cli.errors import UsageError
+from inspect_cli.methods.base import Detector
+
+PRECISIONS: Final = ("f32", "bf16", "f16")
+DEFAULT_BATCH: Final = 16
+
+
+class _Scoring(nn.Module):
+    """A detector as a plain function from tiles to scores, which is what can be traced."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        return self.detector.score(tiles)
+
+
+def convert(detector: Detector, shape: tuple[int, int, int, int]) -> Any:
+    """Return the OpenVINO model of a detector's score for tiles of ``shape`` (n, channels, height, width)."""
+    example = torch.rand(shape)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about shapes that are fixed here on purpose
+        traced = torch.jit.trace(_Scoring(detector).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+        return openvino.convert_model(traced, example_input=example, input=[list(shape)])
+
+
+class OpenVinoEngine:
+    """Runs a detector through OpenVINO on the CPU.
+
+    ``batch`` 0 picks the default; every call is cut into such batches, the last one filled up with zeros.
+    """
+
+    name = "openvino"
+    device_name = "cpu"
+
+    def __init__(self, detector: Detector, batch: int = 0, precision: str = "f32", threads: int = 0) -> None:
+        if precision not in PRECISIONS:
+            raise UsageError(f"--precision {precision}: valid with openvino: {', '.join(PRECISIONS)}")
+        self.batch = batch or DEFAULT_BATCH
+        self.precision = precision
+        self.size_step_px = detector.size_step_px
+        self._detector = detector.eval()
+        self._threads = threads
+        self._requests: dict[tuple[int, ...], Any] = {}
+
+    def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the scores (n, height, width) of tiles (n, channels, height, width)."""
+        scores = np.empty((len(tiles), *tiles.shape[2:]), np.float32)
+        batch = min(self.batch, len(tiles)) if tiles.shape[2:] != (self._detector.tile_px,) * 2 else self.batch
+        queue = self._queue((batch, *tiles.shape[1:]))
+
+        def store(request: Any, span: tuple[int, int]) -> None:
+            start, end = span
+            scores[start:end] = request.get_output_tensor().data[: end - start]
+
+        queue.set_callback(store)
+        for start in range(0, len(tiles), batch):
+            end = min(start + batch, len(tiles))
+            queue.start_async({0: _filled(tiles[start:end], batch)}, (start, end))
+        queue.wait_all()
+        return scores
+
+    def _queue(self, shape: tuple[int, ...]) -> Any:
+        """Return the requests for tiles of ``shape``; compiled when first asked for."""
+        if shape not in self._requests:
+            options = {
+                "PERFORMANCE_HINT": "THROUGHPUT",
+                "INFERENCE_PRECISION_HINT": self.precision,
+                "ENABLE_CPU_PINNING": False,
+            }
+            if self._threads:
+                options["INFERENCE_NUM_THREADS"] = self._threads
+            n, channels, height, width = shape
+            model = convert(self._detector, (n, channels, height, width))
+            compiled = openvino.Core().compile_model(model, "CPU", options)
+            self._requests[shape] = openvino.AsyncInferQueue(compiled)
+        return self._requests[shape]
+
+
+def _filled(tiles: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
+    if len(tiles) == batch:
+        return np.ascontiguousarray(tiles)
+    full = np.zeros((batch, *tiles.shape[1:]), np.float32)
+    full[: len(tiles)] = tiles
+    return full

@@ -1,0 +1,61 @@
+"""An engine must give what the trained network gives: checked on the first tiles it is handed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inspect_cli.engines.base import Engine
+from inspect_cli.errors import ModelError
+from inspect_cli.methods.base import Detector
+
+#: Largest difference that is accepted, as a share of the largest score of the tiles.
+TOLERANCE: Final = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
+CHECKED_TILES: Final = 4
+
+
+class CheckedEngine:
+    """Hands tiles to an engine, after comparing its scores of the first ones with float32 torch on the CPU.
+
+    ``difference`` is what was found, None before the first tiles.
+    """
+
+    def __init__(self, engine: Engine, detector: Detector) -> None:
+        self._engine = engine
+        self._reference: Detector | None = detector.eval()
+        self.difference: float | None = None
+        self.name, self.device_name, self.precision = engine.name, engine.device_name, engine.precision
+        self.size_step_px = engine.size_step_px
+
+    @property
+    def batch(self) -> int:
+        """Tiles a batch."""
+        return self._engine.batch
+
+    def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the engine's scores.
+
+        Raises
+        ------
+        ModelError
+            If they differ from the trained network's by more than the precision's tolerance.
+        """
+        scores = self._engine.score(tiles)
+        if self._reference is not None and len(tiles):
+            self._check(tiles[:CHECKED_TILES], scores[:CHECKED_TILES], self._reference)
+            self._reference = None
+        return scores
+
+    @torch.inference_mode()
+    def _check(self, tiles: NDArray[np.float32], scores: NDArray[np.float32], reference: Detector) -> None:
+        expected = reference.score(torch.from_numpy(np.ascontiguousarray(tiles))).float().numpy()
+        scale = max(float(np.abs(expected).max()), 1e-12)
+        self.difference = float(np.abs(scores - expected).max()) / scale
+        if not self.difference <= TOLERANCE[self.precision]:
+            raise ModelError(
+                f"engine {self.name} ({self.precision}) differs from the trained network by {self.difference:.2g} of "
+                f"its largest score, more than {TOLERANCE[self.precision]:g}; use --engine torch"
+            )

@@ -1,0 +1,117 @@
+"""The OpenVINO engine against torch, and which engine runs where."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from inspect_cli.cli import run
+from inspect_cli.engines import Hardware, TorchEngine, choose_engine, make_engine
+from inspect_cli.engines.parity import CheckedEngine
+from inspect_cli.errors import ModelError, UsageError
+from inspect_cli.methods import build_detector
+
+openvino = pytest.importorskip("openvino")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    return build_detector("cae", 2, 32, {"hidden": 32, "latent": 8}).eval()
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    return np.random.default_rng(0).random((23, 2, 32, 32), dtype=np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_scores_are_those_of_torch_whatever_the_batch(detector, tiles, batch):
+    expected = TorchEngine(detector, CPU).score(tiles)
+    engine = make_engine(detector, Hardware(engine="openvino", batch=batch))
+    found = engine.score(tiles)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=2e-5 * expected.max())
+    assert np.array_equal(engine.score(tiles), found)
+    assert engine.batch == batch
+    assert engine.difference < 1e-5
+
+
+def test_lower_precision_is_near(detector, tiles):
+    expected = TorchEngine(detector, CPU).score(tiles)
+    engine = make_engine(detector, Hardware(engine="openvino", precision="bf16"))
+    np.testing.assert_allclose(engine.score(tiles), expected, atol=0.05 * expected.max())
+
+
+class _Wrong:
+    name, device_name, precision, batch, size_step_px = "openvino", "cpu", "f32", 4, 1
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def score(self, tiles):
+        return tiles.mean(axis=1) * np.float32(self.factor)
+
+
+class _Mean(torch.nn.Module):
+    def score(self, tiles):
+        return tiles.mean(dim=1)
+
+
+def test_an_engine_that_differs_is_refused_and_a_faithful_one_is_checked_once(tiles):
+    with pytest.raises(ModelError, match=r"differs from the trained network by .*use --engine torch"):
+        CheckedEngine(_Wrong(1.001), _Mean()).score(tiles)
+    with pytest.raises(ModelError, match="nan"):
+        CheckedEngine(_Wrong(np.nan), _Mean()).score(tiles)
+    inner = _Wrong(1.00001)
+    engine = CheckedEngine(inner, _Mean())
+    assert engine.score(tiles[:0]).shape == (0, 32, 32)
+    assert engine.difference is None
+    engine.score(tiles)
+    assert engine.difference == pytest.approx(1e-5, rel=0.2)
+    inner.factor = 2
+    engine.score(tiles)
+
+
+def test_engines_go_where_they_can():
+    assert choose_engine("openvino", CPU) == "openvino"
+    assert choose_engine("torch", CPU) == "torch"
+    assert choose_engine("auto", torch.device("cuda")) == "torch"
+    with pytest.raises(UsageError, match="runs on the CPU"):
+        choose_engine("openvino", torch.device("cuda"))
+    with pytest.raises(UsageError, match="valid: auto, torch, openvino"):
+        choose_engine("onnx", CPU)
+    with pytest.raises(UsageError, match="needs --engine openvino"):
+        choose_engine("torch", CPU, "bf16")
+    with pytest.raises(UsageError, match="valid with openvino: f32, bf16, f16"):
+        make_engine(_Mean(), Hardware(engine="openvino", precision="int4"))
+
+
+def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
+    monkeypatch.undo()
+    assert choose_engine("auto", CPU) == "openvino"
+    monkeypatch.setattr("inspect_cli.engines.choice.openvino_installed", lambda: False)
+    assert choose_engine("auto", CPU) == "torch"
+    with pytest.raises(UsageError, match="pip install"):
+        choose_engine("openvino", CPU)
+
+
+def test_a_batch_scored_with_either_engine_is_the_same_batch(batch, models, tmp_path, capsys):
+    common = ["score", str(batch / "test"), "--material", "foil", "--models", str(models)]
+    for engine in ("torch", "openvino"):
+        assert run([*common, "--engine", engine, "--out", str(tmp_path / engine)]) == 0
+    record = json.loads((tmp_path / "openvino" / "run.json").read_text())
+    assert (record["engine"], record["precision"]) == ("openvino", "f32")
+    paths = sorted((tmp_path / "torch").rglob("maps/*.tif"))
+    assert len(paths) == 8
+    for path in paths:
+        other = tmp_path / "openvino" / path.relative_to(tmp_path / "torch")
+        np.testing.assert_allclose(tifffile.imread(other), tifffile.imread(path), rtol=2e-3, atol=1e-7)
+    capsys.readouterr()
+    assert run([*common, "--engine", "openvino", "--out", str(tmp_path / "torch")]) == 0
+    assert capsys.readouterr().out.count("(done before)") == 4
+    assert run([*common, "--engine", "openvino", "--precision", "bf16", "--out", str(tmp_path / "torch")]) == 0
+    assert "(done before)" not in capsys.readouterr().out
