@@ -1,16 +1,20 @@
-"""One method on one synthetic data set: four normal images to learn from, four anomalous ones to measure on."""
+"""IND Table 1: one method on generated images, four normal ones to learn from, anomalous ones to measure on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.images import discover_parts
 from inspect_cli.outputs.calibrate import limits_from_labelled_folder
 from inspect_cli.outputs.finish import apply_limits
 from inspect_cli.outputs.run import Outcome
-from inspect_cli.sample.batch import write_batch
+from inspect_cli.reproduce import papers
+from inspect_cli.reproduce.experiment import Case, Cost, Row, make_row
+from inspect_cli.sample.batch import PROVENANCE, write_batch
 from inspect_cli.sample.plan import plan_batch
 from inspect_cli.scoring.model import load_model
 from inspect_cli.store.layout import RUN_FOLDER
@@ -18,44 +22,50 @@ from inspect_cli.store.materials import adopt, find_material
 from inspect_cli.training.train import Teller, TrainingOrder, train_material
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Recall (A, IND eq. 7) and IoU (eq. 8) at the limit of best IoU, with the cost of the training."""
+class SyntheticImages:
+    """Recall (A, IND eq. 7) and IoU (eq. 8) at the limit of best IoU (IND 3.1).
 
-    recall: float
-    iou: float
-    train_s: float
-    steps: int
-
-
-def measure_synthetic(out: Path, data: str, method: str, budget: str, seed: int, teller: Teller) -> Measured:
-    """Train ``method`` on ``data`` (chess or noise) and measure it at the limit that maximises IoU (IND 3.1).
-
-    The images are generated once into ``out`` and shared by all methods.
+    Methods share the images, the steps and the step size.
     """
-    batch = out / data
-    if not (batch / "sample.json").is_file():
-        write_batch(plan_batch(data, seed=seed), batch)
-    material = adopt(find_material(data, out / "models"), out / "models")
-    maps = dict(material.recipe.maps)
-    order = TrainingOrder(
-        material=material,
-        parts=discover_parts(batch / "train", maps),
-        method=method,
-        maps=maps,
-        budget=budget,
-        seed=seed,
-        device="auto",
-    )
-    bundle = train_material(order, teller)
-    model = load_model(material, bundle)
-    calibration = limits_from_labelled_folder(model, batch / "test", batch / "ground_truth", "iou", teller)
-    model = replace(model, bundle=bundle.with_calibration(calibration))
-    run = batch / "test" / RUN_FOLDER / data
-    apply_limits(run, model, _silent)
-    found = evaluate_run(run, batch / "ground_truth")
-    trained = next(iter(bundle.manifest.maps.values()))
-    return Measured(found["recall"], found["iou"], trained.seconds, trained.steps)
+
+    def inputs(self, data: Path | None) -> dict[str, Path | None]:  # noqa: ARG002
+        """Return the two materials, which are generated."""
+        return {name: None for name, _ in papers.CHESS_NOISE}
+
+    def measure(self, case: Case, teller: Teller) -> list[Row]:
+        """Train a method on a material of ``case.out / "models"`` and measure it; see :class:`Experiment`."""
+        batch = _generated(case.out / case.data, case.data, case.seed)
+        models = case.out / "models"
+        material = adopt(find_material(case.data, models), models)
+        maps = dict(material.recipe.maps)
+        parts = discover_parts(batch / "train", maps)
+        order = TrainingOrder(material, parts, case.method, maps, case.budget, case.seed, device="auto")
+        bundle = train_material(order, teller)
+        model = load_model(material, bundle)
+        calibration = limits_from_labelled_folder(model, batch / "test", batch / "ground_truth", "iou", teller)
+        run = batch / "test" / RUN_FOLDER / case.data
+        summary = apply_limits(run, replace(model, bundle=bundle.with_calibration(calibration)), _silent)
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        found = evaluate_run(run, batch / "ground_truth")
+        trained = next(iter(bundle.manifest.maps.values()))
+        metrics = {name: found[name] for name in ("recall", "iou")}
+        paper = papers.CHESS_NOISE[case.data, case.method]
+        return [make_row(case, metrics, paper, Cost(trained.seconds, trained.steps))]
+
+
+CHESS_NOISE: Final = SyntheticImages()
+
+
+def _generated(folder: Path, material: str, seed: int) -> Path:
+    """Return the folder with the images of a material and a seed; they are generated once and shared."""
+    try:
+        made = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        made = {}
+    if (made.get("seed"), made.get("complete")) != (seed, True):
+        write_batch(plan_batch(material, seed=seed), folder, force=True)
+    return folder
 
 
 def _silent(_outcome: Outcome) -> None:
