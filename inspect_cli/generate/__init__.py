@@ -1,0 +1,1 @@
+"""More good patches from a generative network, written as parts to train on."""
