@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from inspect_cli import __version__
+from inspect_cli.commands.augment import augment
 from inspect_cli.commands.evaluate import evaluate
 from inspect_cli.commands.recipe import app as recipe_app
 from inspect_cli.commands.report import report
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, score, threshold, evaluate, report, tile, sample, reproduce):
+for command in (train, augment, score, threshold, evaluate, report, tile, sample, reproduce):
     app.command()(command)
 app.add_typer(recipe_app, name="recipe")
 

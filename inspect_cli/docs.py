@@ -10,7 +10,7 @@ import typer
 
 from inspect_cli.cli import app
 from inspect_cli.errors import EXIT_CODES
-from inspect_cli.methods.registry import method_class, method_summaries
+from inspect_cli.methods.docs import methods_markdown
 from inspect_cli.recipe.docs import recipe_markdown, recipe_schema_json
 
 
@@ -41,26 +41,6 @@ def _leaves(command: Any, path: list[str]) -> list[tuple[list[str], Any]]:
     if inner is None:
         return [(path, command)]
     return [leaf for name, sub in inner.items() for leaf in _leaves(sub, [*path, name])]
-
-
-def methods_markdown() -> str:
-    """Return the methods and their settings as a Markdown page."""
-    lines = [
-        "# Methods\n\nA method is chosen by `method.name` in the recipe or by `inspect train --method`; its settings "
-        "stand under `method.settings`. This page is generated from the code (`make docs`).\n"
-    ]
-    for name, summary in method_summaries().items():
-        lines.append(f"## `{name}`\n\n{summary}\n\n{settings_table(name)}")
-    return "\n".join(lines)
-
-
-def settings_table(name: str) -> str:
-    """Return a method's settings as a Markdown table."""
-    rows = [
-        f"| `{key}` | `{field.default}` | {field.description or ''} |"
-        for key, field in method_class(name).Settings.model_fields.items()
-    ]
-    return "| setting | default | meaning |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"
 
 
 PAGES = {

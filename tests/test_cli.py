@@ -301,7 +301,7 @@ def test_what_is_done_is_listed_whatever_ends_the_run(batch, models, monkeypatch
     honest = TorchEngine.score
 
     def breaking(self, tiles):
-        if (batch / "test/inspection/foil/parts/good/g003/part.json").exists():
+        if (batch / "test/inspection/foil/parts/good/g003/maps/albedo.tif").exists():
             raise RuntimeError("a fault in the program")
         return honest(self, tiles)
 
