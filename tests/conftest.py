@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,14 @@ def models(shared_models: Path, tmp_path: Path) -> Path:
     """A copy of the store that a test may change."""
     shutil.copytree(shared_models, tmp_path / "models")
     return tmp_path / "models"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks are slower on several threads, much slower where the machine is busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,5 +1,7 @@
 """What several test files share."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +20,14 @@ def material_of(store: Path, name: str, tile_px: int = 32, method: str = "cae", 
     (store / name).mkdir(parents=True, exist_ok=True)
     (store / name / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return store / name
+
+
+class Quiet:
+    """Progress that nobody watches."""
+
+    def say(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def progress(self, label: str) -> AbstractContextManager[Callable[[float, str], None]]:
+        return nullcontext(lambda share, text: None)

@@ -14,14 +14,7 @@ from inspect_cli.methods.base import Batch
 from inspect_cli.methods.cnn import SupervisedCnn
 from inspect_cli.training.budget import step_size
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small are slower on several threads, much slower where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def build(channels: int = 1, tile_px: int = 32, seed: int = 0, **settings: int) -> SupervisedCnn:

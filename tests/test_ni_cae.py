@@ -12,14 +12,7 @@ from inspect_cli.errors import RecipeError
 from inspect_cli.methods.base import Batch
 from inspect_cli.methods.ni_cae import NoiseInjectedAutoencoder
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small are slower on several threads, much slower where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def build(channels: int = 1, tile_px: int = 32, **settings: float) -> NoiseInjectedAutoencoder:

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
+from helpers import Quiet
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from inspect_cli.cli import run
@@ -18,27 +18,7 @@ from inspect_cli.reproduce.ledger import data_sha256
 from inspect_cli.reproduce.ranking import average_precision, best_f1
 from inspect_cli.reproduce.run import Request, reproduce
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small are slower on several threads, much slower where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Quiet:
-    def say(self, text):
-        pass
-
-    def warn(self, text):
-        pass
-
-    def progress(self, label):
-        from contextlib import nullcontext
-
-        return nullcontext(lambda share, text: None)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Toy:

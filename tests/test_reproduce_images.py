@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import Quiet
 
 from inspect_cli.cli import run
 from inspect_cli.corruptions.filters import FAMILIES
@@ -27,27 +28,7 @@ from inspect_cli.reproduce.recognition import plan_for as recognition_plan
 from inspect_cli.reproduce.small_data import Source, read_digits, read_pictures
 from inspect_cli.reproduce.small_images import CIFAR10, MNIST, SIDE_PX, SmallImages, _padded
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small are slower on several threads, much slower where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Quiet:
-    def say(self, text):
-        pass
-
-    def warn(self, text):
-        pass
-
-    def progress(self, label):
-        from contextlib import nullcontext
-
-        return nullcontext(lambda share, text: None)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def case(out, path, table="mvtec-f1", method="cae", data="foil", budget="2steps"):
