@@ -56,17 +56,18 @@ def measured_markdown() -> str:
             "-" if row is None else f"{_short(row['pixel_auroc'])} / {_short(row['image_auroc'])}" for row in reached
         ]
         cost = [float(row["score_s_per_mpx"]) for row in reached if row is not None]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {min(cost):.1f} |" if cost else f"| `{name}` | - |")
+        cells.append(f"{min(cost):.1f}" if cost else "-")
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _conditions(rows: list[dict[str, str]]) -> str:
     first = rows[0]
     narrow = {row["method"]: json.loads(row["settings"]) for row in rows if row["settings"] != "{}"}
-    widths = ", ".join(f"`{name}` with width {settings['width']}" for name, settings in sorted(narrow.items()))
+    widths = "".join(f", `{name}` with width {settings['width']}" for name, settings in sorted(narrow.items()))
     return (
         f"Each trained for {first['budget']} (all maps together) on {first['threads']} core of a server CPU, seed "
-        f"{first['seed']}, tiles of 128 px, stride 64, smoothing 4 px, defaults otherwise ({widths}). fabric_00 "
+        f"{first['seed']}, tiles of 128 px, stride 64, smoothing 4 px, default settings{widths}. fabric_00 "
         "with the ROI rule `saturated`. `cnn` learns from every second defective part and is measured on the "
         "others. .5 is chance. A short training on one core says what to expect for little time, not what a method "
         "can reach. "
