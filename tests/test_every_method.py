@@ -37,6 +37,10 @@ SMALL = {
 }
 
 
+#: Share of the loss that 60 steps must take off, where it is not 3 %: `direct` begins by saying nothing at all.
+LEAST_FALL = {"direct": 0.01}
+
+
 def build(name: str, channels: int = 1) -> Detector:
     torch.manual_seed(0)
     return build_detector(name, channels, TILE, SMALL.get(name, {}))
@@ -105,7 +109,7 @@ def test_a_few_steps_lower_the_loss(name, folder):
     for step in range(60):
         losses = training.detector.train_step(training_batch(training, step, TILE), optimizers, autocast)
         assert np.isfinite(list(losses.values())).all()
-    assert measured() < before - 0.01 * abs(before)
+    assert measured() < before - LEAST_FALL.get(name, 0.03) * abs(before)
 
 
 def test_scores_are_one_value_a_pixel_and_none_below_0(name):
