@@ -38,6 +38,7 @@ COLUMNS = (
 )  # fmt: skip
 #: Settings that let a method make enough steps on a CPU.
 NARROW = {
+    "ni-cae": {"width": 32},
     "ssae": {"width": 16},
     "ssae-contrast": {"width": 16},
     "ssae-ensemble": {"width": 16},

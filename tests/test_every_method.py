@@ -21,7 +21,7 @@ from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training.batches import MapTraining, training_batch
 from inspect_cli.training.budget import Budget
 
-TILE = 32
+TILE = 64
 #: Settings that make a method small enough for a test.
 SMALL = {
     "aae": {"hidden": 64, "latent": 16},
@@ -37,8 +37,9 @@ SMALL = {
 }
 
 
-#: Share of the loss that 60 steps must take off, where it is not 3 %: `direct` begins by saying nothing at all.
-LEAST_FALL = {"direct": 0.01}
+#: Share of the loss that 60 steps must take off, where it is not 20 %: `direct` begins by saying nothing at all, and
+#: `ni-cae` has four values for each 32x32 px to begin with.
+LEAST_FALL = {"direct": 0.03, "ni-cae": 0.1}
 
 
 def build(name: str, channels: int = 1) -> Detector:
@@ -109,7 +110,7 @@ def test_a_few_steps_lower_the_loss(name, folder):
     for step in range(60):
         losses = training.detector.train_step(training_batch(training, step, TILE), optimizers, autocast)
         assert np.isfinite(list(losses.values())).all()
-    assert measured() < before - LEAST_FALL.get(name, 0.03) * abs(before)
+    assert measured() < before - LEAST_FALL.get(name, 0.2) * abs(before)
 
 
 def test_scores_are_one_value_a_pixel_and_none_below_0(name):

@@ -7,7 +7,7 @@ import torch
 from inspect_cli.errors import RecipeError
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Batch
-from inspect_cli.methods.networks import ARCHITECTURES, encoder
+from inspect_cli.methods.networks import ARCHITECTURES, encoder, start_at_mean
 from inspect_cli.methods.vae import kl_divergence
 from inspect_cli.training.health import explained_variance
 
@@ -93,6 +93,16 @@ def test_signal_keeps_its_size_through_a_fresh_network():
     detector = build_detector("cae", 1, 128, {})
     code = detector.bottleneck.encode(detector.encoder(torch.randn(8, 1, 128, 128)))
     assert 0.2 < float(code.detach().std()) < 5
+
+
+def test_network_that_adds_nothing_copies_the_mean_of_each_channel_from_the_start():
+    layers = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, 1, 1), torch.nn.Sigmoid())
+    torch.nn.init.zeros_(layers[0].weight)
+    tiles = torch.stack([torch.full((3, 8, 8), 0.3), torch.zeros(3, 8, 8)], dim=1)
+    start_at_mean(layers, tiles)
+    copy = layers(tiles).detach()
+    torch.testing.assert_close(copy[:, 0], tiles[:, 0])
+    torch.testing.assert_close(copy[:, 1], torch.full((3, 8, 8), 0.02))  # black itself has no gradient
 
 
 def test_kl_term_is_that_of_two_normal_distributions():

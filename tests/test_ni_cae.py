@@ -15,7 +15,7 @@ from inspect_cli.methods.ni_cae import NoiseInjectedAutoencoder
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def build(channels: int = 1, tile_px: int = 32, **settings: float) -> NoiseInjectedAutoencoder:
+def build(channels: int = 1, tile_px: int = 64, **settings: float) -> NoiseInjectedAutoencoder:
     torch.manual_seed(0)
     settings = {"width": 16, "latent": 64} | settings
     return NoiseInjectedAutoencoder(channels, tile_px, NoiseInjectedAutoencoder.Settings(**settings)).eval()
@@ -111,10 +111,10 @@ def test_layers_are_the_papers():
     [(32, [32, 16, 4, 4, 4]), (64, [64, 32, 8, 4, 4]), (4, [4] * 5), (256, [256, 128, 32, 16, 8])],
 )
 def test_other_widths_keep_the_proportions_down_to_4_filters(width, filters):
-    assert [found for found, *_ in convolutions(build(width=width).encoder, torch.zeros(1, 1, 32, 32))] == filters
+    assert [found for found, *_ in convolutions(build(width=width).encoder, torch.zeros(1, 1, 64, 64))] == filters
 
 
-@pytest.mark.parametrize(("channels", "tile_px"), [(1, 32), (3, 64), (2, 96)])
+@pytest.mark.parametrize(("channels", "tile_px"), [(1, 128), (3, 64), (2, 96)])
 def test_copy_has_the_tiles_shape_and_lies_between_0_and_1(channels, tile_px):
     tiles = torch.rand(2, channels, tile_px, tile_px)
     copy = build(channels, tile_px).reconstruct(tiles).detach()
@@ -122,9 +122,9 @@ def test_copy_has_the_tiles_shape_and_lies_between_0_and_1(channels, tile_px):
     assert 0 < float(copy.min()) < float(copy.max()) < 1
 
 
-@pytest.mark.parametrize("tile_px", [0, 16, 48, 127, 200])
-def test_tiles_that_32_does_not_divide_are_refused_with_the_sizes_that_fit(tile_px):
-    with pytest.raises(RecipeError, match=f"{tile_px} does not fit this network: sizes that fit are 32, 64, 128"):
+@pytest.mark.parametrize("tile_px", [0, 16, 32, 48, 127, 200])
+def test_tiles_that_do_not_fit_are_refused_with_the_sizes_that_fit(tile_px):
+    with pytest.raises(RecipeError, match=f"{tile_px} does not fit this network: sizes that fit are 64, 128, 256"):
         build(1, tile_px)
 
 
@@ -137,7 +137,7 @@ def test_settings_without_sense_are_refused(settings):
 
 
 def test_corruption_follows_the_settings():
-    assert NoiseInjectedAutoencoder(1, 32, NoiseInjectedAutoencoder.Settings(width=4)).corruption() == (
+    assert NoiseInjectedAutoencoder(1, 64, NoiseInjectedAutoencoder.Settings(width=4)).corruption() == (
         GaussianInjection(variance=0.001, share=0.1)
     )
     assert build(noise_variance=0.02, noise_share=0.5).corruption() == GaussianInjection(0.02, 0.5)
@@ -145,11 +145,11 @@ def test_corruption_follows_the_settings():
 
 def test_loss_compares_the_copy_of_the_noisy_patch_with_the_clean_one_inside_the_roi():
     detector = build(2)
-    clean, noisy = torch.rand(3, 2, 32, 32), torch.rand(3, 2, 32, 32)
-    roi = torch.zeros(3, 1, 32, 32)
+    clean, noisy = torch.rand(3, 2, 64, 64), torch.rand(3, 2, 64, 64)
+    roi = torch.zeros(3, 1, 64, 64)
     roi[:, :, 5:12] = 1
     squares = ((detector.reconstruct(noisy) - clean) ** 2).detach().numpy()
-    batch = Batch(clean, None, noisy, torch.ones(3, 1, 32, 32))
+    batch = Batch(clean, None, noisy, torch.ones(3, 1, 64, 64))
     assert float(detector.loss(batch).detach()) == pytest.approx(squares.mean(), rel=1e-5)
     inside = float(detector.loss(batch._replace(roi=roi)).detach())
     assert inside == pytest.approx(squares[:, :, 5:12].mean(), rel=1e-5)
@@ -159,7 +159,7 @@ def test_loss_compares_the_copy_of_the_noisy_patch_with_the_clean_one_inside_the
 
 def test_score_is_the_squared_residual_averaged_over_channels():
     detector = build(3)
-    tiles = torch.rand(2, 3, 32, 32)
+    tiles = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         by_hand = ((tiles.numpy() - detector.reconstruct(tiles).numpy()) ** 2).sum(axis=1) / 3
         np.testing.assert_allclose(detector.score(tiles).numpy(), by_hand, rtol=1e-5)
@@ -173,7 +173,7 @@ def trained(steps: int) -> tuple[NoiseInjectedAutoencoder, list[float]]:
     losses = []
     for _ in range(steps):
         tops = rng.uniform(0.2, 0.9, (8, 1, 1, 1))
-        tiles = np.broadcast_to(tops * np.linspace(0, 1, 32), (8, 1, 32, 32)).astype(np.float32)
+        tiles = np.broadcast_to(tops * np.linspace(0, 1, 64), (8, 1, 64, 64)).astype(np.float32)
         damaged = detector.corruption()(tiles, rng)
         batch = Batch(torch.from_numpy(tiles), None, *map(torch.from_numpy, damaged))
         losses.append(detector.train_step(batch, optimizers, torch.autocast("cpu", enabled=False))["loss"])
@@ -183,7 +183,7 @@ def trained(steps: int) -> tuple[NoiseInjectedAutoencoder, list[float]]:
 def test_a_few_steps_lower_the_loss_and_a_blot_sticks_out():
     detector, losses = trained(120)
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:10])
-    tile = torch.linspace(0, 0.5, 32).expand(1, 1, 32, 32).clone()
+    tile = torch.linspace(0, 0.5, 64).expand(1, 1, 64, 64).clone()
     tile[:, :, 10:16, 4:10] = 1
     with torch.no_grad():
         score = detector.score(tile)[0]

@@ -62,6 +62,16 @@ def test_loss_falls_and_the_best_weights_are_kept(image, tmp_path):
     assert state.step == 60
 
 
+def test_dark_material_is_learnt_and_not_copied_as_black(tmp_path):
+    """Bright lines on black: without a start at the mean, the sigmoid's gradient is gone before it learns them."""
+    lines = np.clip(np.sin(np.arange(120)[:, None] * 0.4 + np.zeros(140)) - 0.85, 0, None) * 4
+    path = tmp_path / "dark.tif"
+    tifffile.imwrite(path, (lines * 65535).astype(np.uint16))
+    job = _job(path, tmp_path / "c", 120)
+    state = train_map(job, _quiet)
+    assert state.best_loss < 0.6 * np.mean(lines**2)
+
+
 def test_interrupted_and_resumed_training_ends_with_the_same_weights(image, tmp_path):
     whole = _job(image, tmp_path / "whole", 40)
     train_map(whole, _quiet)

@@ -91,6 +91,10 @@ class Detector(nn.Module, abc.ABC):
         """Return the side of the training patches at ``progress`` (0 to 1), at most ``tile_px``."""
         return self.tile_px
 
+    def begin(self, tiles: Tensor) -> None:  # noqa: ARG002
+        """Set, before the first step, what can be set from some good ``tiles`` (n, channels, side, side)."""
+        return
+
     def fit(self, tiles: Tensor) -> None:  # noqa: ARG002
         """Learn what follows the training: statistics of ``fit_patches`` good patches, kept in buffers."""
         return

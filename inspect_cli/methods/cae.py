@@ -8,7 +8,15 @@ from pydantic import Field
 from torch import Tensor
 
 from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
-from inspect_cli.methods.networks import ARCHITECTURES, Bottleneck, check_tile, decoder, encoder, initialise
+from inspect_cli.methods.networks import (
+    ARCHITECTURES,
+    Bottleneck,
+    check_tile,
+    decoder,
+    encoder,
+    initialise,
+    start_at_mean,
+)
 
 
 class CaeSettings(MethodSettings):
@@ -42,6 +50,10 @@ class ConvolutionalAutoencoder(Detector):
         self.bottleneck = Bottleneck((architecture.channels[-1], side, side), self.hidden, self.latent)
         self.decoder = decoder(channels, architecture)
         initialise(self)
+
+    def begin(self, tiles: Tensor) -> None:
+        """Start from the mean value of good tiles."""
+        start_at_mean(self.decoder, tiles)
 
     def encode(self, tiles: Tensor) -> Tensor:
         """Return the latent code E(x), shape (n, latent)."""

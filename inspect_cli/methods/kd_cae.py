@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
 from inspect_cli.methods.density import KernelDensity
-from inspect_cli.methods.networks import Architecture, check_tile, decoder, encoder, initialise
+from inspect_cli.methods.networks import Architecture, check_tile, decoder, encoder, initialise, start_at_mean
 
 #: Six layers each way, 32 up to 128 filters, 128x128 down to 8x8; what lies between follows the industrial network.
 ARCHITECTURE: Final = Architecture(
@@ -80,6 +80,10 @@ class KernelDensityAutoencoder(Detector):
         # Infinite until there is a density: no code is rarer, and the score is the residual alone.
         self.register_buffer("usual_rarity", torch.full((), math.inf))
         self.register_buffer("rarity_spread", torch.ones(()))
+
+    def begin(self, tiles: Tensor) -> None:
+        """Start from the mean value of good tiles."""
+        start_at_mean(self.decoder, tiles)
 
     def reconstruct(self, tiles: Tensor) -> Tensor:
         """Return the copy, values in (0, 1)."""

@@ -10,12 +10,15 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from inspect_cli.errors import RecipeError
 
 #: Slope of LeakyReLU; the paper does not give one, this is the usual value.
 LEAKY_SLOPE: Final = 0.01
+#: A copy starts at least this far from black and white, where a sigmoid's gradient has not vanished.
+_LEAST_MEAN: Final = 0.02
 
 
 class Architecture(NamedTuple):
@@ -145,3 +148,16 @@ def initialise(network: nn.Module) -> None:
             continue
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def start_at_mean(layers: nn.Module, tiles: Tensor) -> None:
+    """Set the bias of the last convolution, before a sigmoid, so that copies start at the mean of good ``tiles``.
+
+    Without it the first hundreds of steps go into finding the mean, and on dark images some networks never come
+    back from all-zero copies: the gradient of a sigmoid vanishes there.
+    """
+    mean = tiles.float().mean(dim=(0, 2, 3)).clamp(_LEAST_MEAN, 1 - _LEAST_MEAN)
+    output = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)][-1]
+    assert output.bias is not None
+    output.bias.copy_(torch.logit(mean))

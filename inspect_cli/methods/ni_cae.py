@@ -12,7 +12,7 @@ from inspect_cli.corruptions import Corruption
 from inspect_cli.corruptions.injection import GaussianInjection
 from inspect_cli.errors import RecipeError
 from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
-from inspect_cli.methods.networks import LEAKY_SLOPE, initialise
+from inspect_cli.methods.networks import LEAKY_SLOPE, initialise, start_at_mean
 
 #: Filters of the first encoder layer over those of each (paper: 128, 64, 16, 8, 4).
 _DIVISORS: Final = (1, 2, 8, 16, 32)
@@ -51,8 +51,8 @@ class NoiseInjectedAutoencoder(Detector):
 
     def __init__(self, channels: int, tile_px: int, settings: NiCaeSettings) -> None:
         super().__init__(channels, tile_px, settings)
-        if tile_px % _REDUCTION or tile_px < _REDUCTION:
-            fits = ", ".join(str(_REDUCTION * n) for n in (1, 2, 4, 8))
+        if tile_px % _REDUCTION or tile_px < 2 * _REDUCTION:
+            fits = ", ".join(str(_REDUCTION * n) for n in (2, 4, 8, 16))
             raise RecipeError(f"tiles.size_px {tile_px} does not fit this network: sizes that fit are {fits}, ...")
         widths = [max(_LEAST_FILTERS, settings.width // divisor) for divisor in _DIVISORS]
         code_shape = (widths[-1], tile_px // _REDUCTION, tile_px // _REDUCTION)
@@ -69,6 +69,10 @@ class NoiseInjectedAutoencoder(Detector):
     def corruption(self) -> Corruption:
         """Return the noise injection."""
         return self._corruption
+
+    def begin(self, tiles: Tensor) -> None:
+        """Start from the mean value of good tiles."""
+        start_at_mean(self.decoder, tiles)
 
     def encode(self, tiles: Tensor) -> Tensor:
         """Return the dense code, (n, latent)."""

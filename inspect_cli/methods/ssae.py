@@ -12,6 +12,7 @@ from inspect_cli.corruptions import Corruption
 from inspect_cli.corruptions.patches import Kind, PatchCorruption
 from inspect_cli.methods.base import Batch, Detector, MethodSettings
 from inspect_cli.methods.dilated import REDUCTION, DilatedAutoencoder
+from inspect_cli.methods.networks import start_at_mean
 
 #: Progressive training starts no smaller than this.
 SMALLEST_SIDE_PX: Final = 32
@@ -159,6 +160,10 @@ class SelfSupervisedAutoencoder(Detector):
         side = int(share * self.tile_px) // REDUCTION * REDUCTION
         return min(self.tile_px, max(SMALLEST_SIDE_PX, side))
 
+    def begin(self, tiles: Tensor) -> None:
+        """Start from the mean value of good tiles."""
+        start_at_mean(self.network, tiles)
+
     def reconstruct(self, tiles: Tensor) -> Tensor:
         """Return F(x), values in (0, 1): the tile with its irregular regions replaced."""
         return self.network(tiles)  # type: ignore[no-any-return]
@@ -209,6 +214,11 @@ class SelfSupervisedEnsemble(SelfSupervisedAutoencoder):
         # Root mean square residuals of the two networks: a root keeps small means apart in half precision.
         self.good_residuals: Tensor
         self.register_buffer("good_residuals", torch.ones(2))
+
+    def begin(self, tiles: Tensor) -> None:
+        """Start both networks from the mean value of good tiles."""
+        super().begin(tiles)
+        start_at_mean(self.contrast_network, tiles)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the sum of objectives (1) and (2); each concerns one network."""

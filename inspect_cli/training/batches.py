@@ -23,6 +23,8 @@ VALIDATION_PATCHES = 128
 VALIDATION_STEP = 2**31
 #: The same for the patches that :meth:`Detector.fit` looks at.
 FIT_STEP = 2**32
+#: The same for those that :meth:`Detector.begin` looks at.
+BEGIN_STEP = 2**33
 
 
 @dataclass

@@ -17,7 +17,14 @@ from torch import Tensor
 from inspect_cli.engines.torch_engine import training_autocast
 from inspect_cli.errors import ModelError
 from inspect_cli.methods.base import Batch, Detector
-from inspect_cli.training.batches import FIT_STEP, MapTraining, plain_batches, training_batch, validation_batches
+from inspect_cli.training.batches import (
+    BEGIN_STEP,
+    FIT_STEP,
+    MapTraining,
+    plain_batches,
+    training_batch,
+    validation_batches,
+)
 from inspect_cli.training.budget import step_size
 from inspect_cli.training.checkpoint import Optimizers, TrainingState, load_checkpoint, save_checkpoint
 
@@ -52,6 +59,8 @@ def train_map(
     detector = job.detector.placed(job.device)
     optimizers = detector.optimizers(job.spec.learning_rate)
     restored = load_checkpoint(job.checkpoint, job.fingerprint, detector, optimizers) if resume else None
+    if restored is None:
+        detector.begin(plain_batches(job, job.train, BEGIN_STEP, 1)[0].tiles)
     state, best = restored or (TrainingState(job.fingerprint), _copy(detector))
     job.budget.start(state.spent_s)
     if not state.finished:
