@@ -10,6 +10,7 @@ import typer
 
 from inspect_cli import __version__
 from inspect_cli.commands.augment import augment
+from inspect_cli.commands.bench import app as bench_app
 from inspect_cli.commands.evaluate import evaluate
 from inspect_cli.commands.recipe import app as recipe_app
 from inspect_cli.commands.report import report
@@ -34,6 +35,7 @@ app = typer.Typer(
 for command in (train, augment, score, threshold, evaluate, report, tile, sample, reproduce):
     app.command()(command)
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(bench_app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

@@ -125,7 +125,7 @@ def test_extra_patches_of_another_type_are_left_out_by_name(folder, capsys):
 
 
 def test_preview_of_corruptions_trains_nothing(folder, capsys):
-    assert train(folder, "--preview-corruptions", method="ni-cae") == 0
+    assert train(folder, "--preview-corruptions", method="ssae") == 0
     picture = Path(capsys.readouterr().out.strip())
     assert picture.name == "corruptions_image.png"
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -122,6 +122,19 @@ def save_threshold_histogram(
     _save(path, figure)
 
 
+def save_bars(path: Path, values: Mapping[str, float], x_name: str) -> None:
+    """Write one bar a name, the first on top, with its value at the end."""
+    figure = _figure(1)
+    figure.set_size_inches(7.2, 1.0 + 0.32 * len(values))
+    axes = figure.add_subplot()
+    bars = axes.barh([_plain(name) for name in values], list(values.values()), color=_SERIES[0])
+    axes.bar_label(bars, fmt=" %.2f", fontsize=9)
+    axes.invert_yaxis()
+    _finish(axes, x_name, "", None)
+    axes.grid(visible=False, axis="y")
+    _save(path, figure)
+
+
 def _threshold_panel(
     axes: Axes, good: NDArray[np.float64], defect: NDArray[np.float64], threshold: float | None
 ) -> None:
