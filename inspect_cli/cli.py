@@ -11,7 +11,9 @@ import typer
 from inspect_cli import __version__
 from inspect_cli.commands.augment import augment
 from inspect_cli.commands.bench import app as bench_app
+from inspect_cli.commands.doctor import doctor
 from inspect_cli.commands.evaluate import evaluate
+from inspect_cli.commands.export import export
 from inspect_cli.commands.recipe import app as recipe_app
 from inspect_cli.commands.report import report
 from inspect_cli.commands.reproduce import reproduce
@@ -32,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, augment, score, threshold, evaluate, report, tile, sample, reproduce):
+for command in (train, augment, score, threshold, evaluate, report, export, tile, sample, reproduce, doctor):
     app.command()(command)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(bench_app, name="bench")

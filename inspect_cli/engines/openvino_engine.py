@@ -6,40 +6,18 @@ requests are in flight: while one runs, the next one's tiles are copied in.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Final
 
 import numpy as np
 import openvino
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from inspect_cli.engines.graph import to_openvino
 from inspect_cli.errors import UsageError
 from inspect_cli.methods.base import Detector
 
 PRECISIONS: Final = ("f32", "bf16", "f16")
 DEFAULT_BATCH: Final = 16
-
-
-class _Scoring(nn.Module):
-    """A detector as a plain function from tiles to scores, which is what can be traced."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, tiles: Tensor) -> Tensor:
-        return self.detector.score(tiles)
-
-
-def convert(detector: Detector, shape: tuple[int, int, int, int]) -> Any:
-    """Return the OpenVINO model of a detector's score for tiles of ``shape`` (n, channels, height, width)."""
-    example = torch.rand(shape)
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about shapes that are fixed here on purpose
-        traced = torch.jit.trace(_Scoring(detector).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
-        return openvino.convert_model(traced, example_input=example, input=[list(shape)])
 
 
 class OpenVinoEngine:
@@ -89,7 +67,7 @@ class OpenVinoEngine:
             if self._threads:
                 options["INFERENCE_NUM_THREADS"] = self._threads
             n, channels, height, width = shape
-            model = convert(self._detector, (n, channels, height, width))
+            model = to_openvino(self._detector, (n, channels, height, width))
             compiled = openvino.Core().compile_model(model, "CPU", options)
             self._requests[shape] = openvino.AsyncInferQueue(compiled)
         return self._requests[shape]

@@ -17,6 +17,12 @@ TOLERANCE: Final = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
 CHECKED_TILES: Final = 4
 
 
+def relative_difference(scores: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Return the largest difference of two score arrays of one shape, as a share of the largest expected score."""
+    scale = max(float(np.abs(expected).max()), 1e-12)
+    return float(np.abs(scores - expected).max()) / scale
+
+
 class CheckedEngine:
     """Hands tiles to an engine, after comparing its scores of the first ones with float32 torch on the CPU.
 
@@ -52,8 +58,7 @@ class CheckedEngine:
     @torch.inference_mode()
     def _check(self, tiles: NDArray[np.float32], scores: NDArray[np.float32], reference: Detector) -> None:
         expected = reference.score(torch.from_numpy(np.ascontiguousarray(tiles))).float().numpy()
-        scale = max(float(np.abs(expected).max()), 1e-12)
-        self.difference = float(np.abs(scores - expected).max()) / scale
+        self.difference = relative_difference(scores, expected)
         if not self.difference <= TOLERANCE[self.precision]:
             raise ModelError(
                 f"engine {self.name} ({self.precision}) differs from the trained network by {self.difference:.2g} of "

@@ -1,0 +1,83 @@
+"""A detector as a graph for other runtimes: traced for OpenVINO, exported as ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from inspect_cli.errors import ModelError
+from inspect_cli.methods.base import Detector
+
+INPUT, OUTPUT = "tiles", "score"
+ONNX_OPSET: Final = 18
+MOST_TILES: Final = 4096
+
+
+class _Scoring(nn.Module):
+    """A detector as a plain function from tiles to scores: the residual is part of the graph."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        return self.detector.score(tiles)
+
+
+def to_openvino(detector: Detector, shape: tuple[int, int, int, int], any_number: bool = False) -> Any:
+    """Return the OpenVINO model of a detector's score for tiles of ``shape`` (n, channels, height, width).
+
+    With ``any_number`` the model takes any number of tiles, otherwise n only.
+    """
+    import openvino  # noqa: PLC0415  (an optional package)
+
+    example = torch.rand(shape)
+    wanted = [-1 if any_number else shape[0], *shape[1:]]
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about shapes that are fixed here on purpose
+        traced = torch.jit.trace(_Scoring(detector).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+        return openvino.convert_model(traced, example_input=example, input=[wanted])
+
+
+def write_onnx(detector: Detector, path: Path) -> None:
+    """Write a detector's score as ONNX: ``tiles`` (n, channels, tile_px, tile_px) -> ``score`` (n, tile_px, tile_px).
+
+    Raises
+    ------
+    ModelError
+        If an operation of the network has no counterpart in ONNX.
+    """
+    example = torch.rand(2, detector.channels, detector.tile_px, detector.tile_px)
+    number = torch.export.Dim("n", min=1, max=MOST_TILES)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it reports its steps
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _Scoring(detector).eval(),
+                (example,),
+                path,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: number},),
+                opset_version=ONNX_OPSET,
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"method {detector.name!r} cannot be written as ONNX ({reason}); use --format openvino"
+        ) from None
+    finally:
+        logger.setLevel(level)

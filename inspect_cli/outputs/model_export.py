@@ -1,0 +1,129 @@
+"""``inspect export``: a bundle's networks as ONNX and OpenVINO files, compared with the networks themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inspect_cli.engines.graph import INPUT, OUTPUT, to_openvino, write_onnx
+from inspect_cli.engines.parity import TOLERANCE, relative_difference
+from inspect_cli.errors import ModelError
+from inspect_cli.images import Part
+from inspect_cli.methods.base import Detector
+from inspect_cli.store.atomic import output_error, write_json
+from inspect_cli.store.bundle import Bundle
+from inspect_cli.store.manifest import TrainedMap
+from inspect_cli.tiles import PatchSampler, SamplerImage
+
+FORMATS: Final = ("onnx", "openvino")
+REPORT: Final = "export.json"
+CHECKED_TILES: Final = 32
+_SUFFIX: Final = {"onnx": ".onnx", "openvino": ".xml"}
+
+Tiles = NDArray[np.float32]
+
+
+def export_model(
+    bundle: Bundle, out: Path, formats: Sequence[str], parts: Sequence[Part], on_file: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write each map's network in ``formats`` into ``out`` and ``export.json``, which is returned.
+
+    The report tells for each map what the network takes (shape, stored values at 0 and 1, fill outside the ROI),
+    the limits, and for each file its sha256 and how far its scores are from the network's, on random tiles of
+    ``parts`` or, without parts, on noise of the material's brightness. ``on_file`` gets a line a file.
+
+    Raises
+    ------
+    ModelError
+        If a network cannot be written in a format, or the file's scores are not the network's.
+    OutputError
+        If a file cannot be written.
+    """
+    calibration = bundle.manifest.calibration
+    report: dict[str, Any] = {
+        "material": bundle.manifest.material,
+        "method": bundle.manifest.method,
+        "model_sha256": bundle.manifest.digest(),
+        "tolerance": TOLERANCE["f32"],
+        "smooth_sigma_px": None if calibration is None else calibration.smooth_sigma_px,
+        "maps": {},
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as scratch:
+            for name, trained in bundle.manifest.maps.items():
+                detector = bundle.detector(name)
+                tiles = _tiles(name, trained, detector.tile_px, parts)
+                files = {}
+                for kind in formats:
+                    files[kind] = _export(detector, tiles, kind, Path(scratch), name)
+                    on_file(f"{name}{_SUFFIX[kind]}: differs by {files[kind]['difference']:.1g} of the largest score")
+                limit = None if calibration is None else calibration.limits[name].model_dump()
+                report["maps"][name] = _described(trained, detector.tile_px, limit, files, bool(parts))
+            for path in sorted(Path(scratch).iterdir()):
+                path.replace(out / path.name)
+        write_json(out / REPORT, report)
+    except OSError as error:
+        raise output_error(out, error) from error
+    return report
+
+
+def _described(
+    trained: TrainedMap, tile_px: int, limit: dict[str, Any] | None, files: dict[str, Any], real: bool
+) -> dict[str, Any]:
+    return {
+        "input": {"name": INPUT, "shape": ["n", trained.channels, tile_px, tile_px], "type": "float32"},
+        "output": {"name": OUTPUT, "shape": ["n", tile_px, tile_px], "type": "float32"},
+        "stored_type": trained.dtype,
+        "low": trained.low,
+        "high": trained.high,
+        "fill": list(trained.fill),
+        "limit": limit,
+        "checked_on": f"{CHECKED_TILES} tiles of {'parts' if real else 'noise'}",
+        "files": files,
+    }
+
+
+def _tiles(name: str, trained: TrainedMap, tile_px: int, parts: Sequence[Part]) -> Tiles:
+    """Return tiles (n, channels, tile_px, tile_px) to compare scores on."""
+    if parts:
+        sampler = PatchSampler([SamplerImage(part.files[name], None, None) for part in parts], tile_px, 0, cache_mb=0)
+        return trained.preprocess.to_network(sampler.batch(0, CHECKED_TILES)[0])
+    seen = trained.acquisition
+    mean, spread = (seen.mean_low + seen.mean_high) / 2, (seen.spread_low + seen.spread_high) / 2
+    noise = np.random.default_rng(0).standard_normal((CHECKED_TILES, trained.channels, tile_px, tile_px))
+    return (mean + spread * noise).astype(np.float32)
+
+
+def _export(detector: Detector, tiles: Tiles, kind: str, scratch: Path, name: str) -> dict[str, Any]:
+    """Write one file (OpenVINO: a pair), read it back, and return its name, hash and difference."""
+    import openvino  # noqa: PLC0415  (an optional package)
+
+    path = scratch / f"{name}{_SUFFIX[kind]}"
+    if kind == "onnx":
+        write_onnx(detector, path)
+    else:
+        shape = (2, *tiles.shape[1:])
+        openvino.save_model(to_openvino(detector, shape, any_number=True), path, compress_to_fp16=False)
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with torch.inference_mode():
+        expected = detector.score(torch.from_numpy(tiles)).numpy()
+    difference = relative_difference(compiled(tiles)[0], expected)
+    if not difference <= TOLERANCE["f32"]:
+        raise ModelError(
+            f"{name}, {kind}: the file's scores differ from the network's by {difference:.2g} of the largest, more "
+            f"than {TOLERANCE['f32']:g}; nothing was written"
+        )
+    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(scratch.glob(f"{name}.*"))}
+    wanted = (path.suffix, ".bin") if kind == "openvino" else (path.suffix,)
+    return {
+        "sha256": {file: digest for file, digest in hashes.items() if Path(file).suffix in wanted},
+        "difference": difference,
+    }

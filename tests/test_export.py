@@ -1,0 +1,69 @@
+"""Exported files give the network's scores, and a file that does not is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from inspect_cli.cli import run
+from inspect_cli.engines import graph
+from inspect_cli.errors import ModelError, UsageError
+from inspect_cli.outputs import model_export
+from inspect_cli.store.bundle import read_bundle
+from inspect_cli.store.materials import find_material
+
+openvino = pytest.importorskip("openvino")
+
+
+def exported(models, out, *more: str) -> int:
+    return run(["export", "-m", "foil", "--models", str(models), "--out", str(out), *more])
+
+
+def test_files_score_any_number_of_tiles_as_the_network_does(models, shared_batch, tmp_path, capsys):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    data = ["--data", str(shared_batch / "train"), "--json"]
+    assert exported(models, tmp_path / "out", *data) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((tmp_path / "out" / "export.json").read_text())
+    bundle = read_bundle(find_material("foil", models).folder / "cae")
+    for name, entry in report["maps"].items():
+        assert entry["limit"] == bundle.manifest.calibration.limits[name].model_dump()
+        tiles = np.random.default_rng(0).random((5, *entry["input"]["shape"][1:]), np.float32)
+        expected = bundle.detector(name).score(torch.from_numpy(tiles)).detach().numpy()
+        for suffix in ("onnx", "xml"):
+            path = tmp_path / "out" / f"{name}.{suffix}"
+            exactly = {"INFERENCE_PRECISION_HINT": "f32"}  # by itself it takes bfloat16 where the processor has it
+            found = openvino.Core().compile_model(path, "CPU", exactly)(tiles)[0]
+            np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
+    names = {file for entry in report["maps"].values() for kind in entry["files"].values() for file in kind["sha256"]}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"export.json"}
+
+
+def test_a_file_that_scores_otherwise_is_not_written(models, tmp_path, capsys, monkeypatch):
+    class Other(graph._Scoring):
+        def forward(self, tiles):
+            return super().forward(tiles) * 1.01
+
+    monkeypatch.setattr(graph, "_Scoring", Other)
+    assert exported(models, tmp_path / "out", "--format", "openvino") == ModelError.exit_code
+    assert "differ from the network's by 0.01" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_packages_that_are_missing_are_named(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name.startswith("onnx") else object())
+    assert exported(models, tmp_path / "out") == UsageError.exit_code
+    assert "needs onnx, onnxscript; pip install 'inspect-cli[export]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["onx", ","])
+def test_format_must_be_known(text, models, tmp_path, capsys):
+    assert exported(models, tmp_path / "out", "--format", text) == UsageError.exit_code
+    assert "onnx" in capsys.readouterr().err
+
+
+def test_report_names_every_format():
+    assert set(model_export.FORMATS) == set(model_export._SUFFIX)
