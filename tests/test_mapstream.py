@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images.reader import ImageHeader, MapReader, open_map
 from inspect_cli.images.values import Preprocess, ValueRange
 from inspect_cli.recipe.schema import ScoringSpec, TilesSpec
@@ -47,8 +49,14 @@ class Copying:
     name, device_name, precision, size_step_px = "copying", "none", "f32", 1
     batch = 4
 
-    def __init__(self) -> None:
+    def __init__(self, resident: bool = False) -> None:
         self.tiles: list[NDArray[np.float32]] = []
+        self._resident = resident
+
+    def rows_on_device(self, grid: Grid, preprocess: Preprocess, blend: str) -> ResidentRows | None:
+        if not self._resident:
+            return None
+        return ResidentRows(lambda tiles: tiles[:, 0], torch.device("cpu"), grid, preprocess, blend)
 
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         assert tiles.dtype == np.float32
@@ -58,9 +66,15 @@ class Copying:
 
 
 def stream_of(
-    pixels: NDArray[Any], tile: int, stride: int, roi: Mask | None = None, sigma: float = 0, blend: str = "average"
+    pixels: NDArray[Any],
+    tile: int,
+    stride: int,
+    roi: Mask | None = None,
+    sigma: float = 0,
+    blend: str = "average",
+    resident: bool = False,
 ) -> tuple[MapStream, Memory, Copying]:
-    reader, engine = Memory(pixels), Copying()
+    reader, engine = Memory(pixels), Copying(resident)
     channels = reader.header.channels
     return (
         MapStream(
@@ -100,12 +114,12 @@ def first_channel(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 @QUICK
-@given(cases(), st.sampled_from(["average", "hann"]))
+@given(cases(), st.sampled_from(["average", "hann"]), st.booleans())
 def test_copying_engine_gives_the_first_channel_back(
-    case: tuple[NDArray[Any], int, int, Mask | None], blend: str
+    case: tuple[NDArray[Any], int, int, Mask | None], blend: str, resident: bool
 ) -> None:
     pixels, tile, stride, roi = case
-    stream, reader, _ = stream_of(pixels, tile, stride, roi, blend=blend)
+    stream, reader, _ = stream_of(pixels, tile, stride, roi, blend=blend, resident=resident)
     found = np.concatenate(list(stream.rows()))
     expected = round_scores(first_channel(pixels))
     if roi is not None:

@@ -84,8 +84,8 @@ def test_engines_go_where_they_can():
         choose_engine("openvino", torch.device("cuda"))
     with pytest.raises(UsageError, match="valid: auto, torch, openvino"):
         choose_engine("onnx", CPU)
-    with pytest.raises(UsageError, match="needs --engine openvino"):
-        choose_engine("torch", CPU, "bf16")
+    with pytest.raises(UsageError, match="valid with torch on cpu: f32, bf16"):
+        make_engine(_Mean(), Hardware("cpu", engine="torch", precision="f16"))
     with pytest.raises(UsageError, match="valid with openvino: f32, bf16, f16"):
         make_engine(_Mean(), Hardware(engine="openvino", precision="int4"))
 

@@ -24,7 +24,11 @@ EngineName = Annotated[
     str, typer.Option("--engine", help="auto, torch or openvino; auto takes openvino on a CPU if it is installed.")
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", help="f32, bf16 or f16; below f32 is faster and approximate (openvino).")
+    str,
+    typer.Option(
+        "--precision",
+        help="f32; faster, approximate: bf16 or f16 (openvino, cuda), tf32 (cuda). See inspect doctor.",
+    ),
 ]
 Method = Annotated[
     str | None,

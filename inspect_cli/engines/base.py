@@ -7,6 +7,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.engines.resident import ResidentRows
+from inspect_cli.images.values import Preprocess
+from inspect_cli.tiles.grid import Grid
+
 
 class Engine(Protocol):
     """Turns prepared tiles into score tiles.
@@ -34,4 +38,8 @@ class Engine(Protocol):
 
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the scores (n, height, width) of tiles (n, channels, height, width), unit range."""
+        ...
+
+    def rows_on_device(self, grid: Grid, preprocess: Preprocess, blend: str) -> ResidentRows | None:
+        """Return what scores an image without its tiles leaving the device, None if the host is to cut them."""
         ...

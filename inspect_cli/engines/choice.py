@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from dataclasses import dataclass
 from typing import Final
@@ -37,13 +38,13 @@ def fastest_on_cpu() -> str:
     return "openvino" if openvino_installed() else "torch"
 
 
-def choose_engine(name: str, device: torch.device, precision: str = "f32") -> str:
+def choose_engine(name: str, device: torch.device) -> str:
     """Return ``torch`` or ``openvino`` for what was asked: OpenVINO on a CPU where it is installed.
 
     Raises
     ------
     UsageError
-        If the engine is unknown, not installed, or cannot run there or at that precision.
+        If the engine is unknown, not installed, or cannot run there.
     """
     if name not in ENGINES:
         raise UsageError(f"--engine {name!r} is unknown; valid: {', '.join(ENGINES)}")
@@ -54,8 +55,6 @@ def choose_engine(name: str, device: torch.device, precision: str = "f32") -> st
     chosen = name
     if name == "auto":
         chosen = fastest_on_cpu() if device.type == "cpu" else "torch"
-    if chosen == "torch" and precision != "f32":
-        raise UsageError(f"--precision {precision} needs --engine openvino; torch scores in f32")
     return chosen
 
 
@@ -68,8 +67,11 @@ def make_engine(detector: Detector, hardware: Hardware) -> Engine:
         As :func:`choose_engine` and :func:`choose_device`.
     """
     device = choose_device(hardware.device)
-    if choose_engine(hardware.engine, device, hardware.precision) == "torch":
-        return TorchEngine(detector, device, hardware.batch)
+    if choose_engine(hardware.engine, device) == "torch":
+        if device.type == "cpu" and hardware.precision == "f32":
+            return TorchEngine(detector, device, hardware.batch)
+        reference = copy.deepcopy(detector)  # stays on the CPU
+        return CheckedEngine(TorchEngine(detector, device, hardware.batch, hardware.precision), reference)
     from inspect_cli.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415  (an optional package)
 
     return CheckedEngine(OpenVinoEngine(detector, hardware.batch, hardware.precision), detector)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from inspect_cli.engines.graph import to_openvino
 from inspect_cli.errors import UsageError
+from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Detector
+from inspect_cli.tiles.grid import Grid
 
 PRECISIONS: Final = ("f32", "bf16", "f16")
 DEFAULT_BATCH: Final = 16
@@ -55,6 +57,10 @@ class OpenVinoEngine:
             queue.start_async({0: _filled(tiles[start:end], batch)}, (start, end))
         queue.wait_all()
         return scores
+
+    def rows_on_device(self, grid: Grid, preprocess: Preprocess, blend: str) -> None:  # noqa: ARG002
+        """Return None: host and device share their memory."""
+        return
 
     def _queue(self, shape: tuple[int, ...]) -> Any:
         """Return the requests for tiles of ``shape``; compiled when first asked for."""

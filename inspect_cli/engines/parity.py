@@ -9,11 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from inspect_cli.engines.base import Engine
+from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.errors import ModelError
+from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Detector
+from inspect_cli.tiles.grid import Grid
 
 #: Largest difference that is accepted, as a share of the largest score of the tiles.
-TOLERANCE: Final = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
+TOLERANCE: Final = {"f32": 1e-4, "tf32": 2e-2, "f16": 2e-2, "bf16": 1e-1}
 CHECKED_TILES: Final = 4
 
 
@@ -50,13 +53,23 @@ class CheckedEngine:
             If they differ from the trained network's by more than the precision's tolerance.
         """
         scores = self._engine.score(tiles)
-        if self._reference is not None and len(tiles):
-            self._check(tiles[:CHECKED_TILES], scores[:CHECKED_TILES], self._reference)
-            self._reference = None
+        self._check(tiles, scores)
         return scores
 
+    def rows_on_device(self, grid: Grid, preprocess: Preprocess, blend: str) -> ResidentRows | None:
+        """Return the engine's own, its first tiles checked too."""
+        rows = self._engine.rows_on_device(grid, preprocess, blend)
+        if rows is not None and self._reference is not None:
+            rows.on_scored = lambda tiles, scores: self._check(tiles.cpu().numpy(), scores.cpu().numpy())
+        return rows
+
     @torch.inference_mode()
-    def _check(self, tiles: NDArray[np.float32], scores: NDArray[np.float32], reference: Detector) -> None:
+    def _check(self, tiles: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
+        """Compare the first tiles with the reference, once."""
+        if self._reference is None or not len(tiles):
+            return
+        reference, self._reference = self._reference, None
+        tiles, scores = tiles[:CHECKED_TILES], scores[:CHECKED_TILES]
         expected = reference.score(torch.from_numpy(np.ascontiguousarray(tiles))).float().numpy()
         self.difference = relative_difference(scores, expected)
         if not self.difference <= TOLERANCE[self.precision]:

@@ -8,13 +8,19 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.errors import UsageError, WorkerError
+from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Detector
+from inspect_cli.tiles.grid import Grid
 
 DEVICES: Final = ("auto", "cuda", "mps", "cpu")
 #: Tiles a batch: a CPU is fastest while the activations of a batch stay in its cache.
 DEFAULT_BATCH: Final = {"cpu": 16, "mps": 64, "cuda": 256}
+
+PRECISIONS: Final = {"cpu": ("f32", "bf16"), "mps": ("f32",), "cuda": ("f32", "tf32", "bf16", "f16")}
 
 
 def choose_device(name: str) -> torch.device:
@@ -48,17 +54,38 @@ def training_autocast(device: torch.device) -> Any:
     return contextlib.nullcontext()
 
 
+def autocast(device: torch.device, precision: str) -> Any:
+    """Return the context in which a network runs at ``precision``."""
+    if precision in ("f32", "tf32"):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "f16": torch.float16}[precision])
+
+
 class TorchEngine:
-    """Runs a detector in float32 on a torch device.
+    """Runs a detector on a torch device.
 
     ``batch`` 0 picks the device's default. When the device's memory runs out the batch is halved, down to
-    one tile, and stays there; ``backed_off`` tells how often.
+    one tile, and stays there; ``backed_off`` tells how often. Below float32 the network runs under autocast.
+    ``resident`` keeps an image's tiles on the device (:mod:`inspect_cli.engines.resident`), by default on a GPU.
     """
 
     name = "torch"
-    precision = "f32"
 
-    def __init__(self, detector: Detector, device: torch.device, batch: int = 0) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        device: torch.device,
+        batch: int = 0,
+        precision: str = "f32",
+        resident: bool | None = None,
+    ) -> None:
+        if precision not in PRECISIONS[device.type]:
+            valid = ", ".join(PRECISIONS[device.type])
+            raise UsageError(f"--precision {precision}: valid with torch on {device.type}: {valid}")
+        if device.type == "cuda":  # torch rounds the inputs of convolutions to 10 bits there unless told otherwise
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        self.precision = precision
+        self.resident = device.type == "cuda" if resident is None else resident
         self.device_name = device.type
         self.batch = batch or DEFAULT_BATCH[device.type]
         self.backed_off = 0
@@ -74,25 +101,46 @@ class TorchEngine:
         WorkerError
             If a single tile does not fit into the device's memory.
         """
+        if self._device.type == "cpu":
+            return np.asarray(self.score_there(torch.from_numpy(tiles)).numpy())
         scores = np.empty((tiles.shape[0], *tiles.shape[2:]), np.float32)
         at = 0
+        while at < len(tiles):  # no more than a batch is uploaded at once
+            tensor = torch.from_numpy(tiles[at : at + self.batch])
+            if self._device.type == "cuda":
+                tensor = tensor.pin_memory()
+            found = self.score_there(tensor.to(self._device, non_blocking=True))
+            scores[at : at + len(found)] = found.cpu().numpy()
+            at += len(found)
+        return scores
+
+    @torch.inference_mode()
+    def score_there(self, tiles: Tensor) -> Tensor:
+        """Return the scores of tiles that are on the device, as float32 on the device.
+
+        Raises
+        ------
+        WorkerError
+            If a single tile does not fit into the device's memory.
+        """
+        scores = torch.empty((len(tiles), *tiles.shape[2:]), device=tiles.device)
+        at = 0
         while at < len(tiles):
-            batch = tiles[at : at + self.batch]
+            batch = tiles[at : at + self.batch].contiguous(memory_format=torch.channels_last)
             try:
-                scores[at : at + len(batch)] = self._run(batch)
+                with autocast(self._device, self.precision):
+                    scores[at : at + len(batch)] = self._detector.score(batch)
             except torch.OutOfMemoryError as error:
                 self._back_off(error)
                 continue
             at += len(batch)
         return scores
 
-    @torch.inference_mode()
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        tensor = torch.from_numpy(batch)
-        if self._device.type == "cuda":
-            tensor = tensor.pin_memory()
-        tensor = tensor.to(self._device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        return np.asarray(self._detector.score(tensor).cpu().numpy())
+    def rows_on_device(self, grid: Grid, preprocess: Preprocess, blend: str) -> ResidentRows | None:
+        """Return what scores an image without its tiles leaving the device, None on a CPU."""
+        if not self.resident:
+            return None
+        return ResidentRows(self.score_there, self._device, grid, preprocess, blend)
 
     def _back_off(self, error: Exception) -> None:
         if self.batch == 1:

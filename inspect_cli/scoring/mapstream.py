@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.engines import Engine
+from inspect_cli.engines.resident import Band, Finished, ResidentRows
 from inspect_cli.errors import InputError
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import Preprocess
@@ -69,10 +71,9 @@ class PixelMoments:
 
 
 class _TileRow(NamedTuple):
-    """A row of the grid: its wanted tiles (n, channels, tile, tile) and all tiles' ROI masks, if there is one."""
+    """A row of the grid: its tiles' ROI masks (columns, tile, tile), if any, and which tiles have pixels inside."""
 
     y: int
-    tiles: NDArray[np.float32]
     masks: Mask | None
     wanted: Mask
 
@@ -106,7 +107,7 @@ class MapStream:
         header = self.reader.header
         grid = Grid(header.height, header.width, self.tiles.size_px, self.tiles.stride_px)
         smoother = RowSmoother(header.height, header.width, self.scoring.smooth_sigma_px, self.roi)
-        for finished in self._whole(grid) if self.tiles.whole else self._stitched(grid):
+        for finished in self._residual(grid):
             with self.clock.phase("smooth"):
                 smoothed = round_scores(smoother.push(finished))
             if len(smoothed):
@@ -116,15 +117,49 @@ class MapStream:
         if len(last):
             yield last
 
+    def _residual(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
+        """Yield the raw residual in blocks of rows, in the way that fits the settings and the engine."""
+        if self.tiles.whole:
+            return self._whole(grid)
+        resident = self.engine.rows_on_device(grid, self.preprocess, self.tiles.blend)
+        return self._stitched(grid) if resident is None else self._resident(grid, resident)
+
+    def _resident(self, grid: Grid, resident: ResidentRows) -> Iterator[NDArray[np.float32]]:
+        """Yield the raw residual as it comes back from the device, one row of tiles behind what is in work there."""
+        in_work: list[tuple[_TileRow, Callable[[], Finished]]] = []
+        for step in chain(ahead(self._bands(grid)), [None]):
+            with self.clock.phase("network"):
+                if step is not None:
+                    in_work.append((step[0], resident.push(step[1])))
+                if len(in_work) <= (step is not None):
+                    continue
+                row, wait = in_work.pop(0)
+                finished = wait()
+            self._note_patches(grid, row, finished.means)
+            yield finished.rows
+
+    def _bands(self, grid: Grid) -> Iterator[tuple[_TileRow, Band]]:
+        """Yield each row of tiles with the pixels that are new in it; every image row is read once."""
+        read_to = 0
+        for y in grid.rows:
+            with self.clock.phase("read"):
+                end = min(y + grid.tile_px, grid.height_px)
+                fresh = self.reader.read_rows(read_to, end)
+                self._measured(fresh, read_to)
+                row = self._tile_row(grid, y)
+                roi = None if self.roi is None else self.roi[read_to:end]
+                read_to = end
+            yield row, Band(fresh, roi, row.masks, row.wanted)
+
     def _stitched(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
         """Yield the raw residual of overlapping tiles, row of tiles by row of tiles."""
         stitcher = RowStitcher(grid, self.tiles.blend)
-        for row in ahead(self._tile_rows(grid)):
+        for row, tiles in ahead(self._cut_rows(grid)):
             scores = np.zeros((len(grid.columns), grid.tile_px, grid.tile_px), np.float32)
             with self.clock.phase("network"):
-                if len(row.tiles):
-                    scores[row.wanted] = self.engine.score(row.tiles)
-            self._note_patches(grid, row.y, scores, row.masks, row.wanted)
+                if len(tiles):
+                    scores[row.wanted] = self.engine.score(tiles)
+            self._note_patches(grid, row, _means(scores, row))
             with self.clock.phase("stitch"):
                 finished = stitcher.add_row(scores)
             yield finished
@@ -145,19 +180,17 @@ class MapStream:
         with self.clock.phase("network"):
             scores = self.engine.score(tile[None])[0, : header.height, : header.width]
         for y in grid.rows:
-            inside = self._inside(grid, y)
-            masks = None if inside is None else _cut(inside, grid.columns, grid.tile_px)
-            wanted = np.ones(len(grid.columns), bool) if masks is None else np.any(masks, axis=(1, 2))
+            row = self._tile_row(grid, y)
             band = pad_to_tile(scores[y : y + grid.tile_px], grid.tile_px, grid.padded_width_px)
-            self._note_patches(grid, y, _cut(band, grid.columns, grid.tile_px), masks, wanted)
+            self._note_patches(grid, row, _means(_cut(band, grid.columns, grid.tile_px), row))
         yield scores
 
     def patches(self) -> PatchScores:
         """Return the patch scores of all tiles, row by row."""
         return PatchScores(*(np.concatenate(column) for column in zip(*self._patches, strict=True)))
 
-    def _tile_rows(self, grid: Grid) -> Iterator[_TileRow]:
-        """Yield the tiles of each row of the grid; every image row is read and prepared once."""
+    def _cut_rows(self, grid: Grid) -> Iterator[tuple[_TileRow, NDArray[np.float32]]]:
+        """Yield each row of tiles with its wanted tiles (n, channels, tile, tile); image rows are read once."""
         window = np.empty((0, 0, 0), np.float32)
         read_to = 0
         for y in grid.rows:
@@ -169,7 +202,9 @@ class MapStream:
                     fresh if known <= 0 else np.concatenate([window[:, window.shape[1] - known :], fresh], axis=1)
                 )
                 read_to = end
-            yield self._tile_row(grid, y, window)
+                row = self._tile_row(grid, y)
+                tiles = self._cut_row(grid, row, window)
+            yield row, tiles
 
     def _prepared(self, y0: int, y1: int) -> NDArray[np.float32]:
         """Read rows: unit range, (channels, rows, width), filled outside the ROI; measured on the way."""
@@ -186,17 +221,19 @@ class MapStream:
         self.moments.add(unit, None if self.roi is None else self.roi[y0 : y0 + len(fresh)])
         return unit
 
-    def _tile_row(self, grid: Grid, y: int, window: NDArray[np.float32]) -> _TileRow:
-        """Cut a row of tiles from a window (channels, rows, width); only those with pixels inside the ROI."""
-        tile = grid.tile_px
-        with self.clock.phase("read"):
-            inside = self._inside(grid, y)
-            masks = None if inside is None else _cut(inside, grid.columns, tile)
-            wanted = np.ones(len(grid.columns), bool) if masks is None else np.any(masks, axis=(1, 2))
-            padded = self._padded(window, tile, grid.padded_width_px)
-            columns = [x for x, is_wanted in zip(grid.columns, wanted, strict=True) if is_wanted]
-            tiles = _cut(padded, columns, tile) if columns else np.empty((0, len(window), tile, tile), np.float32)
-        return _TileRow(y, tiles, masks, wanted)
+    def _tile_row(self, grid: Grid, y: int) -> _TileRow:
+        inside = self._inside(grid, y)
+        if inside is None:
+            return _TileRow(y, None, np.ones(len(grid.columns), bool))
+        masks = _cut(inside, grid.columns, grid.tile_px)
+        return _TileRow(y, masks, np.any(masks, axis=(1, 2)))
+
+    def _cut_row(self, grid: Grid, row: _TileRow, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Cut the wanted tiles of a row from a window (channels, rows, width)."""
+        columns = [x for x, is_wanted in zip(grid.columns, row.wanted, strict=True) if is_wanted]
+        if not columns:
+            return np.empty((0, len(window), grid.tile_px, grid.tile_px), np.float32)
+        return _cut(self._padded(window, grid.tile_px, grid.padded_width_px), columns, grid.tile_px)
 
     def _padded(self, window: NDArray[np.float32], height_px: int, width_px: int) -> NDArray[np.float32]:
         """Fill up a window of an image that is smaller than a tile."""
@@ -218,20 +255,22 @@ class MapStream:
         inside[:height, :width] = True if self.roi is None else self.roi[y : y + height]
         return inside
 
-    def _note_patches(
-        self, grid: Grid, y: int, scores: NDArray[np.float32], masks: Mask | None, wanted: Mask
-    ) -> None:
-        columns = np.asarray(grid.columns, np.int32)[wanted]
-        if masks is None:
-            means = scores.mean(axis=(1, 2), dtype=np.float64)
-            share = np.ones(len(columns), np.float32)
-        else:
-            inside = masks[wanted]
-            area = inside.sum(axis=(1, 2))
-            means = (scores[wanted] * inside).sum(axis=(1, 2), dtype=np.float64) / area
-            share = (area / grid.tile_px**2).astype(np.float32)
-        rows = np.full(len(columns), y, np.int32)
+    def _note_patches(self, grid: Grid, row: _TileRow, means: NDArray[np.float64]) -> None:
+        columns = np.asarray(grid.columns, np.int32)[row.wanted]
+        share = np.ones(len(columns), np.float32)
+        if row.masks is not None:
+            share = (row.masks[row.wanted].sum(axis=(1, 2)) / grid.tile_px**2).astype(np.float32)
+        rows = np.full(len(columns), row.y, np.int32)
         self._patches.append(PatchScores(columns, rows, round_scores(means.astype(np.float32)), share))
+
+
+def _means(scores: NDArray[np.float32], row: _TileRow) -> NDArray[np.float64]:
+    """Return the mean inside the ROI of each wanted tile of scores (columns, tile, tile)."""
+    if row.masks is None:
+        return np.asarray(scores.mean(axis=(1, 2), dtype=np.float64))
+    inside = row.masks[row.wanted]
+    total = (scores[row.wanted] * inside).sum(axis=(1, 2), dtype=np.float64)
+    return np.asarray(total / inside.sum(axis=(1, 2)))
 
 
 def _cut(band: NDArray[Any], columns: list[int], tile_px: int) -> NDArray[Any]:

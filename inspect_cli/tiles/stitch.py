@@ -25,6 +25,15 @@ def blend_window(kind: str, tile_px: int) -> NDArray[np.float64]:
     raise ValueError(f"unknown blend {kind!r}; valid: average, hann")
 
 
+def axis_weight(starts: list[int], length_px: int, tile_px: int, blend: str = "average") -> NDArray[np.float64]:
+    """Return the sum of the tiles' weights at each pixel of an axis, shape (length_px,)."""
+    window = blend_window(blend, tile_px)
+    weight = np.zeros(length_px)
+    for start in starts:
+        weight[start : start + tile_px] += window
+    return weight
+
+
 class RowStitcher:
     """Accumulates the tiles of one grid row after the other and gives out finished image rows.
 
@@ -36,16 +45,10 @@ class RowStitcher:
         self._grid = grid
         self._window = blend_window(blend, grid.tile_px)
         self._flat = blend == "average"
-        self._weight_y = self._axis_weight(grid.rows, grid.padded_height_px)
-        self._weight_x = self._axis_weight(grid.columns, grid.padded_width_px)
+        self._weight_y = axis_weight(grid.rows, grid.padded_height_px, grid.tile_px, blend)
+        self._weight_x = axis_weight(grid.columns, grid.padded_width_px, grid.tile_px, blend)
         self._sum = np.zeros((grid.tile_px, grid.padded_width_px))
         self._row = 0
-
-    def _axis_weight(self, starts: list[int], length_px: int) -> NDArray[np.float64]:
-        weight = np.zeros(length_px)
-        for start in starts:
-            weight[start : start + self._grid.tile_px] += self._window
-        return weight
 
     def add_row(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Add the score tiles of the next grid row and return the image rows that are now final.

@@ -1,0 +1,160 @@
+"""Rows of tiles that never leave the device: each image row is uploaded once, as it is stored.
+
+Conversion to the unit range, cutting, the network, the stitching and the patch means run on the device; what comes
+back is finished rows. Uploads and downloads go through pinned memory on a GPU and are not waited for: while a row of
+tiles is in work, the one before it is handed on and the one after it is read. Sums are those of ``tiles/stitch.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inspect_cli.images.values import Preprocess
+from inspect_cli.tiles.grid import Grid
+from inspect_cli.tiles.stitch import axis_weight, blend_window
+
+Mask = NDArray[np.bool_]
+SHOWN = 4
+
+
+class Band(NamedTuple):
+    """What is new in a row of the grid.
+
+    Attributes
+    ----------
+    fresh
+        Stored pixels (rows, width[, channels]) below what was handed over before.
+    roi
+        (rows, width), True inside, for the fresh rows; None if everything is.
+    masks
+        (columns, tile_px, tile_px), True inside the image and its ROI, for each tile; None if everything is.
+    wanted
+        (columns,): tiles with pixels inside.
+    """
+
+    fresh: NDArray[Any]
+    roi: Mask | None
+    masks: Mask | None
+    wanted: Mask
+
+
+class Finished(NamedTuple):
+    """Rows that are final (rows, width), and the mean score inside the ROI of each wanted tile (n,), float64."""
+
+    rows: NDArray[np.float32]
+    means: NDArray[np.float64]
+
+
+class ResidentRows:
+    """Scores an image row of tiles by row of tiles, top to bottom.
+
+    ``score`` takes tiles on the device (n, channels, tile_px, tile_px) and returns their scores there. ``on_scored``
+    is handed the first tiles that are scored, and their scores, once.
+    """
+
+    on_scored: Callable[[Tensor, Tensor], None] | None = None
+
+    def __init__(
+        self,
+        score: Callable[[Tensor], Tensor],
+        device: torch.device,
+        grid: Grid,
+        preprocess: Preprocess,
+        blend: str = "average",
+    ) -> None:
+        self._score, self._device, self._grid, self._preprocess = score, device, grid, preprocess
+        tile = grid.tile_px
+        window = torch.from_numpy(blend_window(blend, tile)).to(device)
+        self._window = torch.outer(window, window)
+        self._weight_y = torch.from_numpy(axis_weight(grid.rows, grid.padded_height_px, tile, blend)).to(device)
+        self._weight_x = torch.from_numpy(axis_weight(grid.columns, grid.padded_width_px, tile, blend)).to(device)
+        self._sum = torch.zeros((tile, grid.padded_width_px), dtype=torch.float64, device=device)
+        channels = len(preprocess.fill)
+        self._fill = torch.tensor(preprocess.fill, dtype=torch.float32, device=device)[:, None, None]
+        self._pixels = torch.empty((channels, 0, grid.padded_width_px), device=device)
+        self._row = 0
+
+    @torch.inference_mode()
+    def push(self, band: Band) -> Callable[[], Finished]:
+        """Start the next row of the grid and return a function that waits for what it finishes."""
+        grid = self._grid
+        y0 = grid.rows[self._row]
+        self._row += 1
+        last = self._row == len(grid.rows)
+        tiles = self._tiles(self._window_of(band))
+        wanted = self._upload(band.wanted)
+        scores = torch.zeros((len(grid.columns), grid.tile_px, grid.tile_px), device=self._device)
+        if band.wanted.any():
+            scores[wanted] = self._score(tiles[wanted])
+            self._show_first(tiles[wanted], scores[wanted])
+        for x, one in zip(grid.columns, scores * self._window, strict=True):
+            self._sum[:, x : x + grid.tile_px] += one
+        done = (grid.height_px if last else grid.rows[self._row]) - y0
+        weight = self._weight_y[y0 : y0 + done, None] * self._weight_x[None, : grid.width_px]
+        rows = (self._sum[:done, : grid.width_px] / weight).float()
+        self._sum = torch.cat([self._sum[done:], torch.zeros_like(self._sum[:done])])
+        return self._download(rows, self._means(scores[wanted], band, wanted))
+
+    def _show_first(self, tiles: Tensor, scores: Tensor) -> None:
+        if self.on_scored is not None:
+            shown, self.on_scored = self.on_scored, None
+            shown(tiles[:SHOWN], scores[:SHOWN])
+
+    def _window_of(self, band: Band) -> Tensor:
+        """Return the pixels (channels, tile_px, padded width) of the row of tiles, in the unit range."""
+        grid, limits = self._grid, self._preprocess.range
+        stored = self._upload(band.fresh)
+        planes = (stored[None] if stored.ndim == 2 else stored.movedim(2, 0)).float()
+        unit = (planes - limits.low) * (1.0 / (limits.high - limits.low))
+        if band.roi is not None:
+            unit = torch.where(self._upload(band.roi), unit, self._fill)
+        keep = min(grid.tile_px, grid.height_px) - unit.shape[1]
+        known = self._pixels[:, self._pixels.shape[1] - keep :, : grid.width_px]
+        unit = torch.cat([known, unit], dim=1)
+        down, right = grid.tile_px - unit.shape[1], grid.padded_width_px - grid.width_px
+        if down or right:  # an image smaller than a tile
+            full = self._fill.expand(-1, grid.tile_px, grid.padded_width_px).clone()
+            full[:, : unit.shape[1], : unit.shape[2]] = unit
+            unit = full
+        self._pixels = unit
+        return unit
+
+    def _tiles(self, pixels: Tensor) -> Tensor:
+        """Return the tiles (columns, channels, tile_px, tile_px), channels last in memory."""
+        tiles = torch.stack([pixels[..., x : x + self._grid.tile_px] for x in self._grid.columns])
+        return tiles.contiguous(memory_format=torch.channels_last)
+
+    def _means(self, scores: Tensor, band: Band, wanted: Tensor) -> Tensor:
+        if band.masks is None:
+            return scores.mean(dim=(1, 2), dtype=torch.float64)
+        masks = self._upload(band.masks)[wanted]
+        return (scores * masks).sum(dim=(1, 2), dtype=torch.float64) / masks.sum(dim=(1, 2))
+
+    def _upload(self, values: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(values, values.dtype.newbyteorder("=")))
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+    def _download(self, *values: Tensor) -> Callable[[], Finished]:
+        """Start copying to the host; the function that is returned waits for it."""
+        if self._device.type != "cuda":
+            there = [value.cpu().numpy() for value in values]
+            return lambda: Finished(there[0], there[1])
+        hosts = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in values]
+        for host, value in zip(hosts, values, strict=True):
+            host.copy_(value, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+
+        def wait() -> Finished:
+            copied.synchronize()
+            return Finished(hosts[0].numpy(), hosts[1].numpy())
+
+        return wait
