@@ -5,9 +5,9 @@ them and writes one row a method and data set to ``bench/methods.csv``, from whi
 table. Rows that are there already are kept, so the run can be interrupted. Nothing is tuned on these sets: the
 settings are each method's defaults, except that wide networks get a width that a CPU can train.
 
-Usage: ``python bench/methods_table.py [--budget 90s] [--threads 1] [--data FOLDER] [--only METHOD,...]``
+Usage: ``python bench/methods_table.py [--budget 90s] [--threads 1] [--only METHOD,...] --data FOLDER``
 
-``--data`` holds ``aitex/fabric_00`` and ``dagm_class1`` in the MVTec layout; the riblet set is the shipped sample.
+``--data`` holds ``aitex/fabric_00`` and ``dagm_class1`` in the MVTec layout.
 A supervised method learns from every second defective part of each kind and is measured on the others.
 """
 
@@ -44,23 +44,16 @@ NARROW = {
     "ssae-ensemble": {"width": 16},
     "direct": {"width": 32},
 }
-SETS = {
+SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "aitex fabric_00": ("aitex/fabric_00", {"roi": {"rule": "saturated"}}),
     "dagm_class1": ("dagm_class1", {}),
-    "riblet sample": (None, {}),
 }
 
 
-def recipe_of(folder: Path, method: str, more: dict[str, Any]) -> dict[str, Any]:
-    maps: dict[str, Any] = {"image": {"files": "{part}.*"}}
-    if (folder / "sample.json").is_file():
-        maps = {
-            "albedo": {"files": "{part}_albedo.tif"},
-            "normal": {"files": "{part}_normal.tif", "channels": 3, "range": "type"},
-        }
+def recipe_of(method: str, more: dict[str, Any]) -> dict[str, Any]:
     return {
         "material": "bench",
-        "maps": maps,
+        "maps": {"image": {"files": "{part}.*"}},
         "tiles": {"size_px": 128, "stride_px": 64},
         "method": {"name": method, "settings": NARROW.get(method, {})},
         "training": {"patience": 1000},
@@ -74,7 +67,7 @@ def halves(folder: Path, out: Path) -> tuple[Path, Path]:
     for kind in sorted((folder / "test").iterdir()):
         parts: dict[str, list[Path]] = {}
         for path in sorted(kind.iterdir()):
-            parts.setdefault(path.stem.replace("_albedo", "").replace("_normal", ""), []).append(path)
+            parts.setdefault(path.stem, []).append(path)
         for number, files in enumerate(parts.values()):
             side = "defects" if kind.name != "good" and number % 2 else "test"
             for path in files:
@@ -94,13 +87,13 @@ def megapixels(run: Path) -> float:
     return sum(width * height for width, height in sizes) / 1e6
 
 
-def measure(name: str, method: str, data: Path | None, options: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
     place, more = SETS[name]
-    folder = ROOT / "sample_data" / "riblet" if place is None else data / place  # type: ignore[operator]
+    folder = options.data / place
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         (work / "models" / "bench").mkdir(parents=True)
-        recipe = recipe_of(folder, method, more)
+        recipe = recipe_of(method, more)
         (work / "models" / "bench" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         common = ["--material", "bench", "--models", str(work / "models")]
         test, defects = folder / "test", []
@@ -139,19 +132,16 @@ def main() -> None:
     parser.add_argument("--budget", default="90s")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", default=",".join(method_names()))
     options = parser.parse_args()
     rows: list[dict[str, Any]] = list(csv.DictReader(TABLE.open())) if TABLE.is_file() else []
     done = {(row["data"], row["method"]) for row in rows}
-    for name, (place, _) in SETS.items():
-        if place is not None and options.data is None:
-            print(f"{name}: left out; name its folder with --data")
-            continue
+    for name in SETS:
         for method in options.only.split(","):
             if (name, method) in done:
                 continue
-            rows.append(measure(name, method, options.data, options))
+            rows.append(measure(name, method, options))
             print("  ".join(f"{key} {rows[-1][key]}" for key in COLUMNS), flush=True)
             with TABLE.open("w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

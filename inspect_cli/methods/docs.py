@@ -70,8 +70,7 @@ def _conditions(rows: list[dict[str, str]]) -> str:
         f"{first['seed']}, tiles of 128 px, stride 64, smoothing 4 px, default settings{widths}. fabric_00 "
         "with the ROI rule `saturated`. `cnn` learns from every second defective part and is measured on the "
         "others. .5 is chance. A short training on one core says what to expect for little time, not what a method "
-        "can reach. Other work ran on the machine, more during some rows than others; `bench/methods.csv` has the "
-        "steps. "
+        "can reach; other work ran on the other core. "
         "`python bench/methods_table.py` makes the figures again.\n"
     )
 
