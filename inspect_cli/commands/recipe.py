@@ -61,6 +61,7 @@ def check(
       inspect recipe check riblet
     """  # noqa: D301
     from inspect_cli.methods import build_detector
+    from inspect_cli.methods.registry import AUTO
     from inspect_cli.recipe import load_recipe
     from inspect_cli.store.materials import RECIPE, find_material, known_materials
 
@@ -70,7 +71,7 @@ def check(
             raise UsageError(f"{recipe}: no such file; materials: {nearest(recipe, list(known_materials(models)))}")
         path = find_material(recipe, models).folder / RECIPE
     loaded = load_recipe(path)
-    for spec in loaded.maps.values():
+    for spec in loaded.maps.values() if loaded.method.name != AUTO else ():
         build_detector(loaded.method.name, spec.channels, loaded.tiles.size_px, loaded.method.settings)
     typer.echo(
         f"{path}: valid; material {loaded.material}, maps {', '.join(loaded.maps)}, method {loaded.method.name}"

@@ -9,7 +9,7 @@ import typer
 
 from inspect_cli.commands.options import Device, Json, Models, check_name, parse_names
 from inspect_cli.errors import UsageError, nearest
-from inspect_cli.methods.registry import method_names
+from inspect_cli.methods.registry import AUTO, method_names
 
 if TYPE_CHECKING:
     from inspect_cli.evaluation.truth import Truth
@@ -28,7 +28,7 @@ def train(
         str | None,
         typer.Option(
             "--method",
-            help=f"Detector: {', '.join(method_names())}; see docs/methods.md.",
+            help=f"Detector: auto (tries some, takes the best), {', '.join(method_names())}; see docs/methods.md.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -87,8 +87,9 @@ def train(
     from inspect_cli.stopping import graceful_stop
     from inspect_cli.store.materials import RECIPE, training_folder
     from inspect_cli.training.loop import Interrupted
-    from inspect_cli.training.train import TrainingOrder, train_material
+    from inspect_cli.training.order import TrainingOrder
     from inspect_cli.training.train import preview_corruptions as write_previews
+    from inspect_cli.training.train import train_material
 
     chosen = _material(material, data, models)
     folder = training_root(data) if data is not None else training_folder(chosen)
@@ -110,6 +111,8 @@ def train(
         defects=() if defects is None else discover_parts(defects, wanted),
         truth=_truth(truth, defects),
     )
+    if preview_corruptions and order.method == AUTO:
+        raise UsageError(f"--preview-corruptions: method {AUTO} tries several; name one with --method")
     if preview_corruptions:
         for picture in write_previews(order, console):
             console.out(str(picture))
@@ -160,8 +163,9 @@ def _truth(truth: Path | None, defects: Path | None) -> Truth | None:
 
 
 def _method(name: str) -> str:
-    if name not in method_names():
-        raise UsageError(f"--method {name!r} is unknown: {nearest(name, method_names())}")
+    known = [AUTO, *method_names()]
+    if name not in known:
+        raise UsageError(f"--method {name!r} is unknown: {nearest(name, known)}")
     return name
 
 

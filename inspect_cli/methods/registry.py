@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from inspect_cli.methods.base import Detector
 
 
+#: In place of a method's name: try some and train the best.
+AUTO: Final = "auto"
+
+
 class Entry(NamedTuple):
     """Where a method is, and what people should know of it."""
 
@@ -49,6 +53,13 @@ _METHODS: Final[dict[str, Entry]] = {
         "DIR",
         "network outputs the anomaly itself, trained to repair noised tiles",
         "irregular texture that no narrow code can copy; defects that stand out locally",
+    ),
+    "feature-ae": Entry(
+        "inspect_cli.methods.feature_ae",
+        "FeatureAutoencoder",
+        "after IND and DIR section IV-E",
+        "autoencoder over features of a pretrained network: residual of what the pixels mean",
+        "real photographs of any material, few good images, short training",
     ),
     "kd-cae": Entry(
         "inspect_cli.methods.kd_cae",

@@ -131,7 +131,12 @@ class TilesSpec(Section):
 class MethodSpec(Section):
     """Which detector is trained."""
 
-    name: str = Field("cae", pattern=NAME_PATTERN, description="Method; `inspect train --help` lists them.")
+    name: str = Field(
+        "auto",
+        pattern=NAME_PATTERN,
+        description="Method; `inspect train --help` lists them. `auto` tries some and trains the one that finds "
+        "artificial defects best.",
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the method; see docs/methods.md for each one's keys."
     )

@@ -13,7 +13,7 @@ from inspect_cli.reproduce.localisation import DIRECT_PLAN, measure_maps
 from inspect_cli.reproduce.mvtec import Preparation, find_categories
 from inspect_cli.reproduce.pipeline import Plan
 from inspect_cli.reproduce.registry import FAMILIES
-from inspect_cli.training.train import Teller
+from inspect_cli.training.order import Teller
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from inspect_cli.reproduce.experiment import Case, Row, make_row
 from inspect_cli.reproduce.mvtec import MASKS, Preparation, find_categories
 from inspect_cli.reproduce.papers import Numbers
 from inspect_cli.reproduce.pipeline import Plan, train_and_score
-from inspect_cli.training.train import Teller
+from inspect_cli.training.order import Teller
 
 #: No early stop: training lasts the whole budget.
 NEVER: Final = 10**6

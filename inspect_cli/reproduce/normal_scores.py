@@ -18,7 +18,7 @@ from inspect_cli.reproduce.experiment import Case, Row, make_row
 from inspect_cli.reproduce.mvtec import GOOD, find_categories
 from inspect_cli.reproduce.pipeline import train_and_score
 from inspect_cli.store.atomic import write_text
-from inspect_cli.training.train import Teller
+from inspect_cli.training.order import Teller
 
 #: Below this lie almost all scores of good pixels in the paper.
 QUIET: Final = 0.03

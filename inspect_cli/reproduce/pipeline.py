@@ -22,7 +22,8 @@ from inspect_cli.scoring.model import load_model
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.layout import PART_RECORD
 from inspect_cli.store.materials import RECIPE, Material
-from inspect_cli.training.train import Teller, TrainingOrder, train_material
+from inspect_cli.training.order import Teller, TrainingOrder
+from inspect_cli.training.train import train_material
 
 
 @dataclass(frozen=True)

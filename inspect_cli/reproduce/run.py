@@ -14,7 +14,7 @@ from inspect_cli.reproduce.ledger import Ledger, data_sha256
 from inspect_cli.reproduce.registry import TABLES, Table
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.training.budget import Budget
-from inspect_cli.training.train import Teller
+from inspect_cli.training.order import Teller
 
 
 @dataclass(frozen=True)

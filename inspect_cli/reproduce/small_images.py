@@ -34,7 +34,7 @@ from inspect_cli.reproduce.small_data import (
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import Budget
 from inspect_cli.training.loop import StepReport, train_map
-from inspect_cli.training.train import Teller
+from inspect_cli.training.order import Teller
 
 #: Side of the networks' input; smaller images get a black border.
 SIDE_PX: Final = 32

@@ -19,7 +19,8 @@ from inspect_cli.sample.plan import plan_batch
 from inspect_cli.scoring.model import load_model
 from inspect_cli.store.layout import RUN_FOLDER
 from inspect_cli.store.materials import adopt, find_material
-from inspect_cli.training.train import Teller, TrainingOrder, train_material
+from inspect_cli.training.order import Teller, TrainingOrder
+from inspect_cli.training.train import train_material
 
 
 class SyntheticImages:

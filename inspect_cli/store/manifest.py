@@ -92,6 +92,20 @@ class TrainingFile(_Strict):
     use: Literal["train", "validation", "extra", "defect"]
 
 
+class Trial(_Strict):
+    """How a method did in the trial that chose one: area under the ROC curve of pixels with artificial defects.
+
+    ``pixel_auroc`` is the mean over kinds and maps, None where the method could not be tried; ``note`` says why.
+    """
+
+    method: str
+    pixel_auroc: float | None
+    by_kind: dict[str, float] = Field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+
 class Manifest(_Strict):
     """A trained model of one material."""
 
@@ -108,6 +122,7 @@ class Manifest(_Strict):
     training_set: list[TrainingFile]
     warnings: list[str] = Field(default_factory=list)
     calibration: Calibration | None = None
+    trials: list[Trial] = Field(default_factory=list)
 
     def digest(self) -> str:
         """Return the sha256 of what decides a raw score: networks and preprocessing, not the limits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.bundle import Bundle
+from inspect_cli.store.manifest import Trial
 
 CARD = "model_card.md"
 
@@ -34,11 +35,31 @@ def card_markdown(bundle: Bundle) -> str:
             f"| {name} | {trained.channels} | {trained.steps}{stopped} | {trained.seconds:.0f} | "
             f"{trained.validation_loss:.6f} | {explained} | {trained.dtype}: {trained.low:g} to {trained.high:g} |"
         )
+    if manifest.trials:
+        lines += ["", "## Why this method", "", *_trials(manifest.trials)]
     lines += ["", "## Warnings", "", *([f"- {w}" for w in manifest.warnings] or ["None."])]
     lines += ["", "## Limits", "", *_limits(bundle)]
     lines += ["", "## Training set", "", "| part | map | use | sha256 |", "| --- | --- | --- | --- |"]
     lines += [f"| {f.part} | {f.map} | {f.use} | `{f.sha256[:16]}` |" for f in manifest.training_set]
     return "\n".join(lines) + "\n"
+
+
+def _trials(trials: list[Trial]) -> list[str]:
+    kinds = sorted({kind for trial in trials for kind in trial.by_kind})
+    lines = [
+        "Each method was trained briefly and shown artificial defects in held-out good parts. Area under the ROC "
+        "curve of the pixels, in all and by kind of defect:",
+        "",
+        f"| method | mean | {' | '.join(kinds)} | steps | seconds |",
+        "| --- |" + " ---: |" * (len(kinds) + 3),
+    ]
+    for trial in trials:
+        if trial.pixel_auroc is None:
+            lines.append(f"| {trial.method} | not tried: {trial.note} |" + " |" * (len(kinds) + 2))
+            continue
+        cells = [f"{value:.3f}" for value in (trial.pixel_auroc, *(trial.by_kind[kind] for kind in kinds))]
+        lines.append(f"| {trial.method} | {' | '.join(cells)} | {trial.steps} | {trial.seconds:.0f} |")
+    return lines
 
 
 def _limits(bundle: Bundle) -> list[str]:

@@ -2,102 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from inspect_cli import __version__
 from inspect_cli.engines import choose_device
 from inspect_cli.errors import UsageError
-from inspect_cli.evaluation.truth import Truth
-from inspect_cli.images import Part
-from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Detector
-from inspect_cli.methods.registry import check_whole_images, method_class
-from inspect_cli.recipe import MapSpec
+from inspect_cli.methods.registry import AUTO, check_whole_images
 from inspect_cli.report.pictures import save_reconstructions
 from inspect_cli.report.plots import save_loss_curve
 from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, write_weights
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.manifest import Manifest, TrainedMap, TrainingFile
-from inspect_cli.store.materials import Material
+from inspect_cli.store.manifest import Manifest, TrainedMap, TrainingFile, Trial
 from inspect_cli.store.timestamps import utc_now
+from inspect_cli.training.auto import CHOICE, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
-from inspect_cli.training.budget import Budget
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import explained_variance, training_warnings
 from inspect_cli.training.joining import joined, kept_maps
 from inspect_cli.training.loop import train_map
+from inspect_cli.training.order import (
+    CHECKPOINTS,
+    Shown,
+    Teller,
+    TrainingOrder,
+    closing,
+    open_job,
+    open_order,
+    settings_of,
+)
 from inspect_cli.training.prepare import (
     Survey,
     learn_acquisition,
-    learn_preprocess,
     preview_range,
 )
 from inspect_cli.training.preview import preview_corruption
 from inspect_cli.training.provisional import provisional_calibration
-from inspect_cli.training.sources import Parts, Sources, defect_sampler, good_sampler, open_sources
+from inspect_cli.training.sources import Sources
 
-CHECKPOINTS = ".checkpoint"
 _PICTURES = 4
-
-Progress = Callable[[float, str], None]
-
-
-class Teller(Protocol):
-    """How training talks: lines, warnings, and a progress bar for each map."""
-
-    def say(self, text: str) -> None:
-        """Tell a line."""
-
-    def warn(self, text: str) -> None:
-        """Tell a warning."""
-
-    def progress(self, label: str) -> AbstractContextManager[Progress]:
-        """Show progress while the context is open."""
-        ...
-
-
-class _Shown:
-    """Shows each step on a progress bar, with the last validation loss."""
-
-    def __init__(self, update: Progress) -> None:
-        self._update = update
-        self._validation = "-"
-
-    def __call__(self, progress: float, step: int, loss: float, val_loss: float | None, steps_per_s: float) -> None:
-        if val_loss is not None:
-            self._validation = f"{val_loss:.5f}"
-        text = f"step {step}  loss {loss:.5f}  validation {self._validation}  {steps_per_s:.1f} steps/s"
-        self._update(progress, text)
-
-
-@dataclass(frozen=True)
-class TrainingOrder:
-    """What to train, on what, for how long."""
-
-    material: Material
-    parts: Sequence[Part]
-    method: str
-    maps: dict[str, MapSpec]
-    budget: str
-    seed: int
-    device: str
-    half: bool = False
-    resume: bool = False
-    #: Patches or parts that are added to the good ones for training only.
-    extra: Sequence[Part] = ()
-    #: Parts with defects, where ``truth`` marks them or anywhere, for supervised methods.
-    defects: Sequence[Part] = ()
-    truth: Truth | None = None
 
 
 def train_material(order: TrainingOrder, teller: Teller, stop: Callable[[], bool] = lambda: False) -> Bundle:
@@ -114,24 +63,30 @@ def train_material(order: TrainingOrder, teller: Teller, stop: Callable[[], bool
     Interrupted
         If ``stop`` said so; the checkpoint is saved.
     """
+    trials: list[Trial] = []
+    if order.method == AUTO:
+        order, trials = choose_method(order, teller, stop)
     folder = order.material.folder / order.method
     busy = f"{folder}: is being trained or calibrated by another process; wait for it"
     with lock_folder(folder, busy):
-        bundle = _train_locked(order, folder, teller, stop)
+        bundle = _train_locked(order, folder, trials, teller, stop)
         prune_weights(folder, bundle.manifest)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        (order.material.folder / CHOICE).unlink(missing_ok=True)
     return bundle
 
 
-def _train_locked(order: TrainingOrder, folder: Path, teller: Teller, stop: Callable[[], bool]) -> Bundle:
+def _train_locked(
+    order: TrainingOrder, folder: Path, trials: list[Trial], teller: Teller, stop: Callable[[], bool]
+) -> Bundle:
     recipe = order.material.recipe
     if order.resume and not (folder / CHECKPOINTS).is_dir():
         raise UsageError(f"--resume: {folder} holds no checkpoint; train without it")
-    settings = _settings(order)
+    settings = settings_of(order)
     kept = kept_maps(folder, order.maps, recipe.maps, settings, recipe.tiles.size_px)
     if recipe.tiles.whole:
         check_whole_images(order.method)
-    sources = _sources(order, teller)
+    sources = open_order(order, teller)
     files = sources.files(list(order.maps))
     teller.say(
         f"training {order.method} on {_described_parts(sources)}; "
@@ -157,6 +112,7 @@ def _train_locked(order: TrainingOrder, folder: Path, teller: Teller, stop: Call
         training_set=files,
         warnings=[warning for found in trained.values() for warning in found.warnings],
         calibration=calibration,
+        trials=trials,
     )
     if kept is not None:
         old, names = kept
@@ -170,15 +126,6 @@ def _train_locked(order: TrainingOrder, folder: Path, teller: Teller, stop: Call
     return bundle
 
 
-def _settings(order: TrainingOrder) -> dict[str, object]:
-    """Return the recipe's method settings; of another method's, those that both methods have."""
-    spec = order.material.recipe.method
-    if spec.name == order.method:
-        return dict(spec.settings)
-    known = method_class(order.method).Settings.model_fields
-    return {key: value for key, value in spec.settings.items() if key in known}
-
-
 def preview_corruptions(order: TrainingOrder, teller: Teller) -> list[Path]:
     """Write a picture of each map's corruptions beside the bundle, train nothing, and return the pictures.
 
@@ -189,34 +136,14 @@ def preview_corruptions(order: TrainingOrder, teller: Teller) -> list[Path]:
     UsageError
         If the method corrupts nothing.
     """
-    sources = _sources(order, teller)
+    sources = open_order(order, teller)
     pictures = []
     for name in order.maps:
-        job = _job(order, name, sources, [])
-        with _closing(job):
+        job = open_job(order, name, sources, [])
+        with closing(job):
             pictures.append(order.material.folder / order.method / f"corruptions_{name}.png")
             preview_corruption(job, pictures[-1])
     return pictures
-
-
-def _sources(order: TrainingOrder, teller: Teller) -> Sources:
-    """Open what is learnt from, and tell what was left out.
-
-    Raises
-    ------
-    UsageError
-        If labelled defects are missing, or given to a method that cannot use them.
-    """
-    supervised = method_class(order.method).supervised
-    if supervised and not order.defects:
-        raise UsageError(f"method {order.method} learns from labelled defects: name their folder with --defects")
-    if order.defects and not supervised:
-        raise UsageError(f"--defects: method {order.method} learns from good parts alone; leave it out")
-    parts = Parts(order.parts, order.extra, order.defects, order.truth)
-    sources = open_sources(parts, order.material.recipe, order.maps, order.material.folder, order.seed)
-    for fault in sources.faults:
-        teller.warn(f"left out: {fault}")
-    return sources
 
 
 def _described_parts(sources: Sources) -> str:
@@ -245,23 +172,13 @@ def _train_one(
     teller: Teller,
     stop: Callable[[], bool],
 ) -> _Trained:
-    job = _job(order, name, sources, files)
-    with _closing(job):
+    job = open_job(order, name, sources, files)
+    with closing(job):
         with teller.progress(f"{name:>10}") as update:
-            state = train_map(job, _Shown(update), order.resume, stop)
+            state = train_map(job, Shown(update), order.resume, stop)
         if order.half:  # what is measured and calibrated from here on is what will be stored
             job.detector.half().float()
         return _described(order, name, job, state, sources.survey, teller)
-
-
-@contextmanager
-def _closing(job: MapTraining) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for source in (job.train, job.validation, job.defects, job.validation_defects):
-            if source is not None:
-                source.close()
 
 
 def _described(
@@ -302,43 +219,6 @@ def _described(
     )
     warnings = training_warnings(name, explained, len(survey.parts), state.stopped_early, state.step)
     return _Trained(entry, job.detector, warnings)
-
-
-def _job(order: TrainingOrder, name: str, sources: Sources, files: list[TrainingFile]) -> MapTraining:
-    recipe, spec, seed = order.material.recipe, order.maps[name], order.seed
-    torch.manual_seed(seed)
-    train = good_sampler(sources, name, recipe, seed)
-    detector = build_detector(order.method, spec.channels, recipe.tiles.size_px, _settings(order))
-    labelled = detector.supervised
-    return MapTraining(
-        detector=detector,
-        preprocess=learn_preprocess(train, spec),
-        train=train,
-        validation=good_sampler(sources, name, recipe, seed + 1, validation=True),
-        defects=defect_sampler(sources, name, recipe, seed) if labelled else None,
-        validation_defects=defect_sampler(sources, name, recipe, seed + 1, validation=True) if labelled else None,
-        spec=recipe.training,
-        budget=Budget.parse(order.budget, len(order.maps)),
-        seed=order.seed,
-        device=choose_device(order.device),
-        checkpoint=order.material.folder / order.method / CHECKPOINTS / name,
-        fingerprint=_fingerprint(order, name, files, sources.labels_sha256()),
-    )
-
-
-def _fingerprint(order: TrainingOrder, name: str, files: list[TrainingFile], labels_sha256: str) -> str:
-    recipe = order.material.recipe
-    content = {
-        "method": [order.method, _settings(order)],
-        "map": [name, order.maps[name].model_dump(mode="json")],
-        "tiles": recipe.tiles.size_px,
-        "roi": recipe.roi.model_dump(mode="json"),
-        "training": recipe.training.model_dump(mode="json", exclude={"budget", "data"}),
-        "seed": order.seed,
-        "files": [(f.sha256, f.use) for f in files if f.map == name],
-        "labels": labels_sha256,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()

@@ -1,0 +1,202 @@
+"""Autoencoder over the features of a pretrained network: what is copied is not grey values but what they mean."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from inspect_cli.methods.base import Batch, Detector, MethodSettings
+from inspect_cli.methods.efficientnet import BLOCK_COUNT, DEVIATION, MEAN, EfficientNetLite0Features
+from inspect_cli.methods.networks import LEAKY_SLOPE
+
+#: Standard deviations below this are those of features that never fire.
+_LEAST_DEVIATION: Final = 1e-3
+#: Standard deviations a feature may lie from its mean: one wild feature must not drown all others.
+_MOST: Final = 8.0
+_FIT_PATCHES: Final = 384
+_FIT_BATCH: Final = 32
+#: Added to the variance along each direction, in units of a feature's own: directions that hardly vary on good
+#: patches count, but not without bounds.
+_LEAST_VARIANCE: Final = 0.01
+
+
+class FeatureAeSettings(MethodSettings):
+    """Settings of the autoencoder over features."""
+
+    depths: tuple[int, ...] = Field(
+        (8, 10),
+        min_length=1,
+        description="Blocks of EfficientNet-Lite0, 0 to 15, whose features are copied: 2 at a quarter of the tile's "
+        "size, 4 at an eighth, 8 and 10 at a sixteenth.",
+    )
+    code: int = Field(16, ge=1, description="Channels of the code.")
+    noise: float = Field(
+        0.5, ge=0, allow_inf_nan=False, description="Standard deviation of the noise on the features in training."
+    )
+    rarity_weight: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of how rare the features themselves are, against the error of their copy.",
+    )
+
+    @field_validator("depths")
+    @classmethod
+    def _exist(cls, depths: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(0 <= depth < BLOCK_COUNT for depth in depths) or list(depths) != sorted(set(depths)):
+            raise ValueError(f"give different blocks from 0 to {BLOCK_COUNT - 1}, ascending")
+        return depths
+
+
+class _Depth(nn.Module):
+    """The features of one depth: how they usually are, and an autoencoder of 3x3 convolutions that copies them.
+
+    The buffers are statistics of good patches: mean and standard deviation of each feature, the directions in which
+    the standardised features vary (columns of a matrix, scaled so that good patches have variance 1 along each), and
+    the usual size of both parts of the score.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    whitening: Tensor
+    usual_error: Tensor
+    usual_rarity: Tensor
+
+    def __init__(self, channels: int, code: int) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(channels, 2 * code, 3, padding=1, padding_mode="replicate")
+        self.narrow = nn.Conv2d(2 * code, code, 1)
+        self.wide = nn.Conv2d(code, 2 * code, 3, padding=1, padding_mode="replicate")
+        self.decoder = nn.Conv2d(2 * code, channels, 1)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+        self.register_buffer("whitening", torch.eye(channels))
+        self.register_buffer("usual_error", torch.ones(()))
+        self.register_buffer("usual_rarity", torch.ones(()))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the copy of standardised features (n, channels, h, w)."""
+        code = self.narrow(functional.leaky_relu(self.encoder(values), LEAKY_SLOPE))
+        return cast(Tensor, self.decoder(functional.leaky_relu(self.wide(code), LEAKY_SLOPE)))
+
+    def standardised(self, values: Tensor) -> Tensor:
+        """Return features in standard deviations from their mean."""
+        return ((values - self.mean[:, None, None]) / self.deviation[:, None, None]).clamp(-_MOST, _MOST)
+
+    def error(self, values: Tensor) -> Tensor:
+        """Return the squared error of the copy, (n, 1, h, w), mean over features."""
+        return cast(Tensor, (self(values) - values).square().mean(dim=1, keepdim=True))
+
+    def rarity(self, values: Tensor) -> Tensor:
+        """Return the squared Mahalanobis distance from the mean over the number of features, (n, 1, h, w)."""
+        turned = torch.einsum("nchw,cd->ndhw", values, self.whitening)
+        return turned.square().mean(dim=1, keepdim=True)
+
+    def learn_scale(self, values: Tensor) -> None:
+        """Take mean and standard deviation from the features of good patches."""
+        self.mean.copy_(values.mean(dim=(0, 2, 3)))
+        self.deviation.copy_(values.std(dim=(0, 2, 3)).clamp(min=_LEAST_DEVIATION))
+
+    def learn_usual(self, values: Tensor) -> None:
+        """Take directions and usual sizes from standardised features of good patches."""
+        rows = values.movedim(1, 3).flatten(0, 2).double()
+        spread, directions = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
+        self.whitening.copy_(directions / (spread.clamp(min=0) + _LEAST_VARIANCE).sqrt())
+        for usual, found in ((self.usual_error, self.error(values)), (self.usual_rarity, self.rarity(values))):
+            usual.copy_(found.mean().clamp(min=_LEAST_DEVIATION))
+
+    def score(self, values: Tensor, rarity_weight: float) -> Tensor:
+        """Return error and rarity, each in units of the usual one, as a weighted mean, (n, 1, h, w)."""
+        error: Tensor = self.error(values) / self.usual_error
+        if not rarity_weight:
+            return error
+        return (error + rarity_weight * self.rarity(values) / self.usual_rarity) / (1 + rarity_weight)
+
+
+class FeatureAutoencoder(Detector):
+    """Features of EfficientNet-Lite0 at some depths, standardised, each depth copied through a narrow code.
+
+    A pixel's score is the mean over depths of the copy's squared error and of how rare the features are (their
+    Mahalanobis distance from those of good patches), each in units of what is usual on good patches. The pretrained
+    weights are stored with the model.
+    """
+
+    name = "feature-ae"
+    Settings = FeatureAeSettings
+    fit_patches = _FIT_PATCHES
+    fully_convolutional = True
+    size_step_px = 32
+
+    def __init__(self, channels: int, tile_px: int, settings: FeatureAeSettings) -> None:
+        super().__init__(channels, tile_px, settings)
+        self.features = EfficientNetLite0Features(settings.depths, pretrained=False)
+        images = 1 if channels == len(MEAN) else channels
+        self.depths = nn.ModuleList(_Depth(images * size, settings.code) for size in self.features.channels)
+        self._noise, self._rarity_weight = settings.noise, settings.rarity_weight
+
+    def _known(self) -> list[_Depth]:
+        return [cast(_Depth, depth) for depth in self.depths]
+
+    @torch.no_grad()
+    def begin(self, tiles: Tensor) -> None:
+        """Load the pretrained weights and standardise the features by those of good tiles.
+
+        Raises
+        ------
+        ModelError
+            If the package with the weights is not installed.
+        """
+        self.features.load_pretrained()
+        for depth, values in zip(self._known(), self._raw(tiles), strict=True):
+            depth.learn_scale(values)
+
+    def _raw(self, tiles: Tensor) -> list[Tensor]:
+        """Return the features (n, channels, h, w) at each depth; channels that are no colours are images alone."""
+        images = tiles
+        if self.channels != len(MEAN):
+            images = tiles.reshape(-1, 1, *tiles.shape[2:]).expand(-1, len(MEAN), -1, -1)
+        mean, deviation = (torch.tensor(v, device=tiles.device)[:, None, None] for v in (MEAN, DEVIATION))
+        found = self.features((images - mean) / deviation)
+        return [values.reshape(len(tiles), -1, *values.shape[2:]).float() for values in found]
+
+    @torch.no_grad()
+    def _standardised(self, tiles: Tensor) -> list[Tensor]:
+        return [depth.standardised(v) for depth, v in zip(self._known(), self._raw(tiles), strict=True)]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean squared error of the copies, averaged over depths, inside the ROI."""
+        losses = []
+        for depth, values in zip(self._known(), self._standardised(batch.inputs), strict=True):
+            noised = values + self._noise * torch.randn_like(values) if self.training else values
+            error = (depth(noised).float() - values).square().mean(dim=1, keepdim=True)
+            if batch.roi is None:
+                losses.append(error.mean())
+            else:
+                weight = functional.adaptive_avg_pool2d(batch.roi, error.shape[2:])
+                losses.append((error * weight).sum() / weight.sum().clamp(min=1))
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def fit(self, tiles: Tensor) -> None:
+        """Learn how features vary on good ``tiles``, and the usual size of both parts of the score."""
+        parts = [self._standardised(some) for some in torch.split(tiles, _FIT_BATCH)]
+        for depth, values in zip(self._known(), zip(*parts, strict=True), strict=True):
+            depth.learn_usual(torch.cat(values))
+
+    def score(self, tiles: Tensor) -> Tensor:
+        """Return error and rarity of the features, 1 where they are as usual, (n, height, width)."""
+        maps = [
+            functional.interpolate(
+                depth.score(values, self._rarity_weight), tiles.shape[2:], mode="bilinear", align_corners=False
+            )
+            for depth, values in zip(self._known(), self._standardised(tiles), strict=True)
+        ]
+        return torch.stack(maps).mean(dim=0)[:, 0]
+
+    def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
+        """Return Adam on the autoencoders alone; the pretrained network stays as it is."""
+        return [torch.optim.Adam(self.depths.parameters(), lr=learning_rate)]

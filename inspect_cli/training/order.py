@@ -1,0 +1,159 @@
+"""What is to be trained, and one map's job made from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from inspect_cli.engines import choose_device
+from inspect_cli.errors import UsageError
+from inspect_cli.evaluation.truth import Truth
+from inspect_cli.images import Part
+from inspect_cli.methods import build_detector
+from inspect_cli.methods.registry import method_class
+from inspect_cli.recipe import MapSpec
+from inspect_cli.store.manifest import TrainingFile
+from inspect_cli.store.materials import Material
+from inspect_cli.training.batches import MapTraining
+from inspect_cli.training.budget import Budget
+from inspect_cli.training.prepare import learn_preprocess
+from inspect_cli.training.sources import Parts, Sources, defect_sampler, good_sampler, open_sources
+
+CHECKPOINTS = ".checkpoint"
+
+Progress = Callable[[float, str], None]
+
+
+class Teller(Protocol):
+    """How training talks: lines, warnings, and a progress bar for each map."""
+
+    def say(self, text: str) -> None:
+        """Tell a line."""
+
+    def warn(self, text: str) -> None:
+        """Tell a warning."""
+
+    def progress(self, label: str) -> AbstractContextManager[Progress]:
+        """Show progress while the context is open."""
+        ...
+
+
+class Shown:
+    """Shows each step on a progress bar, with the last validation loss."""
+
+    def __init__(self, update: Progress) -> None:
+        self._update = update
+        self._validation = "-"
+
+    def __call__(self, progress: float, step: int, loss: float, val_loss: float | None, steps_per_s: float) -> None:
+        """Show a step."""
+        if val_loss is not None:
+            self._validation = f"{val_loss:.5f}"
+        text = f"step {step}  loss {loss:.5f}  validation {self._validation}  {steps_per_s:.1f} steps/s"
+        self._update(progress, text)
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """What to train, on what, for how long."""
+
+    material: Material
+    parts: Sequence[Part]
+    method: str
+    maps: dict[str, MapSpec]
+    budget: str
+    seed: int
+    device: str
+    half: bool = False
+    resume: bool = False
+    #: Settings of the method where the recipe has none.
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    #: Patches or parts that are added to the good ones for training only.
+    extra: Sequence[Part] = ()
+    #: Parts with defects, where ``truth`` marks them or anywhere, for supervised methods.
+    defects: Sequence[Part] = ()
+    truth: Truth | None = None
+
+
+def settings_of(order: TrainingOrder) -> dict[str, object]:
+    """Return the recipe's method settings; of another method's, those that both methods have."""
+    spec = order.material.recipe.method
+    if spec.name == order.method:
+        return dict(spec.settings)
+    known = method_class(order.method).Settings.model_fields
+    return {**order.defaults, **{key: value for key, value in spec.settings.items() if key in known}}
+
+
+def open_order(order: TrainingOrder, teller: Teller) -> Sources:
+    """Open what is learnt from, and tell what was left out.
+
+    Raises
+    ------
+    UsageError
+        If labelled defects are missing, or given to a method that cannot use them.
+    """
+    supervised = method_class(order.method).supervised
+    if supervised and not order.defects:
+        raise UsageError(f"method {order.method} learns from labelled defects: name their folder with --defects")
+    if order.defects and not supervised:
+        raise UsageError(f"--defects: method {order.method} learns from good parts alone; leave it out")
+    parts = Parts(order.parts, order.extra, order.defects, order.truth)
+    sources = open_sources(parts, order.material.recipe, order.maps, order.material.folder, order.seed)
+    for fault in sources.faults:
+        teller.warn(f"left out: {fault}")
+    return sources
+
+
+def open_job(order: TrainingOrder, name: str, sources: Sources, files: list[TrainingFile]) -> MapTraining:
+    """Return the training of one map; ``files`` are what a checkpoint must have been trained on."""
+    recipe, spec, seed = order.material.recipe, order.maps[name], order.seed
+    torch.manual_seed(seed)
+    train = good_sampler(sources, name, recipe, seed)
+    detector = build_detector(order.method, spec.channels, recipe.tiles.size_px, settings_of(order))
+    labelled = detector.supervised
+    return MapTraining(
+        detector=detector,
+        preprocess=learn_preprocess(train, spec),
+        train=train,
+        validation=good_sampler(sources, name, recipe, seed + 1, validation=True),
+        defects=defect_sampler(sources, name, recipe, seed) if labelled else None,
+        validation_defects=defect_sampler(sources, name, recipe, seed + 1, validation=True) if labelled else None,
+        spec=recipe.training,
+        budget=Budget.parse(order.budget, len(order.maps)),
+        seed=order.seed,
+        device=choose_device(order.device),
+        checkpoint=order.material.folder / order.method / CHECKPOINTS / name,
+        fingerprint=_fingerprint(order, name, files, sources.labels_sha256()),
+    )
+
+
+@contextmanager
+def closing(job: MapTraining) -> Iterator[None]:
+    """Close a job's patch sources at the end."""
+    try:
+        yield
+    finally:
+        for source in (job.train, job.validation, job.defects, job.validation_defects):
+            if source is not None:
+                source.close()
+
+
+def _fingerprint(order: TrainingOrder, name: str, files: list[TrainingFile], labels_sha256: str) -> str:
+    recipe = order.material.recipe
+    content = {
+        "method": [order.method, settings_of(order)],
+        "map": [name, order.maps[name].model_dump(mode="json")],
+        "tiles": recipe.tiles.size_px,
+        "roi": recipe.roi.model_dump(mode="json"),
+        "training": recipe.training.model_dump(mode="json", exclude={"budget", "data"}),
+        "seed": order.seed,
+        "files": [(f.sha256, f.use) for f in files if f.map == name],
+        "labels": labels_sha256,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

