@@ -63,7 +63,7 @@ def test_best_is_the_largest_area_and_the_first_of_equal_ones():
 
 
 def test_the_best_candidate_is_trained_and_the_table_kept(stripes, capsys, monkeypatch):
-    marks = {"cae": 0.6, "feature-ae": 0.9, "direct": 0.7}
+    marks = {"cae": 0.6, "feature-ae": 0.9, "patchcore": 0.8, "direct": 0.7}
     monkeypatch.setattr(
         auto, "measure_trial", lambda job, sigma: auto.Kinds(dict.fromkeys(KINDS, marks[job.detector.name]))
     )
@@ -74,7 +74,7 @@ def test_the_best_candidate_is_trained_and_the_table_kept(stripes, capsys, monke
     assert told.out.strip() == str(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {trial["method"]: trial["pixel_auroc"] for trial in manifest["trials"]} == marks
-    assert [trial["steps"] for trial in manifest["trials"]] == [4, 4, 4]
+    assert [trial["steps"] for trial in manifest["trials"]] == [3, 3, 0, 3]
     assert manifest["maps"]["image"]["steps"] == 18
     assert "## Why this method" in (folder / "model_card.md").read_text()
     assert not (stripes / "models" / "stuff" / CHOICE).exists()
@@ -126,7 +126,7 @@ def test_candidates_that_cannot_be_tried_are_named_and_left_out(stripes, capsys,
     assert train(stripes) == 0
     assert "not installed" in capsys.readouterr().err
     trials = json.loads((stripes / "models/stuff/cae/manifest.json").read_text())["trials"]
-    assert [trial["pixel_auroc"] is None for trial in trials] == [False, True, True]
+    assert [trial["pixel_auroc"] is None for trial in trials] == [False, True, True, True]
     monkeypatch.setattr(auto, "CANDIDATES", {"direct": {}})
     assert train(stripes) == ModelError.exit_code
 

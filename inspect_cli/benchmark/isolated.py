@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,11 +50,20 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Ended:
 
 
 def _answer(channel: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer: Any = (function(*arguments), peak_mb())
     except InspectError as error:
         answer = error
     channel.send(answer)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def peak_mb() -> float | None:

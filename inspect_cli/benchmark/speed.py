@@ -22,7 +22,7 @@ from inspect_cli.errors import UsageError, nearest
 from inspect_cli.report.plots import save_bars
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.bundle import Bundle
-from inspect_cli.store.manifest import TrainedMap
+from inspect_cli.store.manifest import MapLimit, TrainedMap
 from inspect_cli.store.materials import Material
 from inspect_cli.tiles.grid import Grid
 
@@ -31,6 +31,7 @@ COLUMNS: Final = (
     "peak_mb", "mpx_per_s", "runs",
 )  # fmt: skip
 _BLOCK_ROWS: Final = 256
+_HIGH: Final = 1e6
 
 Row = dict[str, Any]
 
@@ -65,7 +66,9 @@ def check_contenders(names: Sequence[str]) -> None:
 
 
 def one_map(bundle: Bundle, name: str) -> Bundle:
-    """Return the bundle as if it had been trained on one map only.
+    """Return the bundle as if it had been trained on one map only, with limits that nothing reaches.
+
+    What is measured is a part without findings, whatever the network thinks of the generated map.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def one_map(bundle: Bundle, name: str) -> Bundle:
         raise UsageError(f"--map: {nearest(name, list(manifest.maps))}")
     kept = {
         "maps": {name: manifest.maps[name]},
-        "calibration": calibration.model_copy(update={"limits": {name: calibration.limits[name]}}),
+        "calibration": calibration.model_copy(update={"limits": {name: MapLimit(pixel=_HIGH, patch=_HIGH)}}),
     }
     return replace(bundle, manifest=manifest.model_copy(update=kept))
 

@@ -15,11 +15,6 @@ from inspect_cli.errors import UsageError
 app = typer.Typer(help="Measure this installation.", no_args_is_help=True)
 
 
-@app.callback()
-def _root() -> None:
-    """Keep ``speed`` a subcommand."""
-
-
 @app.command()
 def speed(
     material: Annotated[str, typer.Option("--material", "-m", help="Material whose network is run.")] = "riblet",
@@ -92,6 +87,50 @@ def speed(
     if out is not None:
         write_results(out, result, f"seconds, {material} {order.map_name}")
         console.say(f"written: {out}/speed.csv, {out}/speed.png")
+
+
+@app.command()
+def detect(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DATA...", help="Folders with train, test and ground_truth.")
+    ],
+    methods: Annotated[
+        str, typer.Option("--methods", help="Methods, separated by commas.")
+    ] = "auto,feature-ae,direct,cae,patchcore",
+    budget: Annotated[str, typer.Option("--budget", help="Time (90s, 8m) or steps of each training.")] = "8m",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of split, patches and network.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, counted up from --seed.")] = 1,
+    roi: Annotated[str, typer.Option("--roi", help="Rule of the ROI: none, saturated or dark.")] = "none",
+    out: Annotated[Path, typer.Option("--out", help="Folder for detect.csv; rows in it are kept.")] = Path("detect"),
+    as_json: Json = False,
+) -> None:
+    """Train and measure methods on data sets in the MVTec layout (train/good, test/KIND, ground_truth/KIND).
+
+    Every method gets the same budget, default settings, and the same way to its scores; patchcore is there to
+    compare with and uses up no budget. A run that was ended goes on where it stopped.
+
+    
+    Examples:
+      inspect bench detect mvtec/carpet mvtec/grid --budget 2m
+      inspect bench detect fabric --methods auto,patchcore --seeds 3 --roi saturated --json
+    """
+    from inspect_cli import console
+    from inspect_cli.benchmark.detect import DetectOrder, as_line, check_order, means, measure_detection
+    from inspect_cli.outputs.calibrate import Stopped
+
+    names = parse_names(methods) or []
+    order = DetectOrder(folders, names, range(seed, seed + seeds), budget, roi, out)
+    check_order(order)
+    try:
+        rows = measure_detection(
+            order, console, lambda row: console.out(json.dumps(row) if as_json else as_line(row))
+        )
+    except Stopped as stopped:
+        console.say("interrupted; the same command goes on with the row in hand")
+        raise typer.Exit(stopped.exit_code) from None
+    for row in means(rows):
+        console.say(f"mean of {row['rows']}: {as_line(row)}")
+    console.say(f"written: {out}/detect.csv")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -60,6 +60,8 @@ class Detector(nn.Module, abc.ABC):
     fully_convolutional: ClassVar[bool] = False
     #: What a side must be divisible by when it is not ``tile_px``.
     size_step_px: ClassVar[int] = 1
+    #: Takes optimisation steps; without, :meth:`begin` and :meth:`fit` are the whole training.
+    trains: ClassVar[bool] = True
     #: Learns from labelled defects too; ``Batch.defective`` is set.
     supervised: ClassVar[bool] = False
     #: Good patches that :meth:`fit` looks at after training; 0 if there is nothing to fit.

@@ -75,6 +75,13 @@ _METHODS: Final[dict[str, Entry]] = {
         "autoencoder trained with noise injected into a share of the images",
         "as `cae`, with noisy cameras",
     ),
+    "patchcore": Entry(
+        "inspect_cli.methods.patchcore",
+        "PatchCore",
+        "Roth et al. 2022",
+        "distance to the nearest feature of a pretrained network in a memory of good ones",
+        "to compare with; some seconds of training",
+    ),
     "ssae": Entry(
         "inspect_cli.methods.ssae",
         "SelfSupervisedAutoencoder",

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from inspect_cli.recipe.schema import MapSpec, Recipe
+from inspect_cli.recipe.schema import MapSpec, Recipe, TilesSpec
 
 #: Ending of the file name -> what the map usually is.
 KNOWN_MAPS: dict[str, MapSpec] = {
@@ -20,8 +20,8 @@ KNOWN_MAPS: dict[str, MapSpec] = {
 
 
 def new_recipe(name: str, maps: dict[str, MapSpec]) -> Recipe:
-    """Return a recipe with default settings for ``name``."""
-    return Recipe(material=name, maps=maps)
+    """Return a recipe with default settings for ``name``, tiles joined by a window that trusts their middle."""
+    return Recipe(material=name, maps=maps, tiles=TilesSpec(blend="hann"))
 
 
 def commented_yaml(recipe: Recipe) -> str:

@@ -22,7 +22,7 @@ from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
 from inspect_cli.engines import TorchEngine
 from inspect_cli.errors import ModelError, RecipeError, UsageError
 from inspect_cli.evaluation.metrics import ScoreHistogram
-from inspect_cli.methods.registry import AUTO
+from inspect_cli.methods.registry import AUTO, check_whole_images
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.manifest import Trial
@@ -33,7 +33,12 @@ from inspect_cli.training.sources import Sources
 
 #: What is tried, simplest first: of equally good ones the first is taken. Settings go behind the recipe's; a narrow
 #: `direct` makes enough steps in a trial, on a CPU too.
-CANDIDATES: Final[dict[str, dict[str, object]]] = {"cae": {}, "feature-ae": {}, "direct": {"width": 32}}
+CANDIDATES: Final[dict[str, dict[str, object]]] = {
+    "cae": {},
+    "feature-ae": {},
+    "patchcore": {},
+    "direct": {"width": 32},
+}
 #: Share of a budget in time that all trials together take.
 TRIAL_SHARE: Final = 0.4
 #: Patches of each kind of defect, and as many without.
@@ -91,6 +96,8 @@ def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[
     measured, steps, seconds = [], 0, 0.0
     with tempfile.TemporaryDirectory(prefix="inspect-auto-") as scratch:
         try:
+            if order.material.recipe.tiles.whole:
+                check_whole_images(order.method)
             for name in order.maps:
                 job = replace(open_job(order, name, sources, []), checkpoint=Path(scratch) / name)
                 with closing(job):

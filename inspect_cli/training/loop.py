@@ -6,6 +6,7 @@ ends with the same weights as one that was not (with a budget in steps; a budget
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +64,7 @@ def train_map(
         detector.begin(plain_batches(job, job.train, BEGIN_STEP, 1)[0].tiles)
     state, best = restored or (TrainingState(job.fingerprint), _copy(detector))
     job.budget.start(state.spent_s)
-    if not state.finished:
+    if not state.finished and detector.trains:
         best = _run(job, optimizers, state, best, report, stop)
         if not state.best_loss < float("inf"):
             raise ModelError("training failed: the validation loss is no number; look for NaN in the images")
@@ -74,6 +75,9 @@ def train_map(
     if detector.fit_patches:
         batches = plain_batches(job, job.train, FIT_STEP, detector.fit_patches)
         detector.fit(torch.cat([batch.tiles for batch in batches])[: detector.fit_patches])
+    if not detector.trains:
+        state.best_loss = validation_loss(detector, validation_batches(job), contextlib.nullcontext())
+        state.spent_s = job.budget.elapsed_s()
     return state
 
 

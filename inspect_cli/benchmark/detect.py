@@ -1,0 +1,187 @@
+"""``inspect bench detect``: methods trained for the same time on folders in the MVTec layout, and what they find."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from inspect_cli.errors import NoInputError, RecipeError, UsageError, nearest
+from inspect_cli.evaluation.evaluate import evaluate_run, find_parts
+from inspect_cli.images import discover_parts
+from inspect_cli.images.infer import infer_maps
+from inspect_cli.methods.registry import AUTO, method_class, method_names
+from inspect_cli.outputs.calibrate import Stopped
+from inspect_cli.outputs.finish import score_batch
+from inspect_cli.recipe import Recipe
+from inspect_cli.recipe.schema import RoiSpec
+from inspect_cli.recipe.template import commented_yaml, new_recipe
+from inspect_cli.scoring.model import load_model
+from inspect_cli.store.atomic import write_text
+from inspect_cli.store.cells import safe_cell
+from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.materials import RECIPE, Material
+from inspect_cli.training.order import Teller, TrainingOrder
+from inspect_cli.training.train import train_material
+
+METRICS: Final = ("image_auroc", "pixel_auroc", "pixel_aupr", "au_pro", "f1_max")
+COLUMNS: Final = ("data", "method", "seed", "budget", "chosen", *METRICS, "train_s", "score_s_per_mpx", "steps")
+FOLDERS: Final = ("train", "test", "ground_truth")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DetectOrder:
+    """What to train on what, for how long; ``out`` holds the table and keeps rows that are measured."""
+
+    folders: Sequence[Path]
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    budget: str
+    roi: str
+    out: Path
+
+
+def check_order(order: DetectOrder) -> None:
+    """Raise UsageError for an unknown or supervised method, NoInputError for a folder in another layout."""
+    known = [AUTO, *(name for name in method_names() if not method_class(name).supervised)]
+    for method in order.methods:
+        if method not in known:
+            raise UsageError(f"--methods: {method}: {nearest(method, known)}")
+    for folder in order.folders:
+        for name in FOLDERS:
+            if not (folder / name).is_dir():
+                raise NoInputError(f"{folder}: no folder {name}; {', '.join(FOLDERS)} are needed")
+    names = [folder.resolve().name for folder in order.folders]
+    if len(set(names)) < len(names):
+        raise UsageError("two of the folders have the same name, which tells rows apart; rename one")
+
+
+def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row], None]) -> list[Row]:
+    """Return one row a folder, method and seed; ``on_row`` gets each when it is there, and the table is rewritten.
+
+    Raises
+    ------
+    Stopped
+        If a signal ended the scoring; rows that are done are kept.
+    """
+    path = order.out / "detect.csv"
+    kept = _read(path)
+    rows = []
+    for folder in order.folders:
+        for method in order.methods:
+            for seed in order.seeds:
+                key = {"data": folder.resolve().name, "method": method, "seed": str(seed), "budget": order.budget}
+                row = next((old for old in kept if all(old[name] == value for name, value in key.items())), None)
+                if row is None:
+                    teller.say(f"{key['data']}, {method}, seed {seed}")
+                    row = {**key, **_measure(folder, method, seed, order, teller)}
+                    kept.append(row)
+                    _write(path, kept)
+                rows.append(row)
+                on_row(row)
+    return rows
+
+
+def means(rows: Sequence[Row]) -> list[Row]:
+    """Return the mean metrics of each method over folders and seeds, best pixel AUROC first."""
+    found = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        columns = {}
+        for name in (*METRICS, "train_s", "score_s_per_mpx"):
+            values = [float(row[name]) for row in own if row[name] not in ("", None)]
+            columns[name] = round(sum(values) / len(values), 4) if values else None
+        found.append({"method": method, "rows": len(own), **columns})
+    return sorted(found, key=lambda row: -(row["pixel_auroc"] or 0.0))
+
+
+def as_line(row: Row) -> str:
+    """Return a row, or a mean over rows, for people."""
+    labels = [str(row[name]) for name in ("data", "method") if name in row]
+    if row.get("chosen") not in (None, row["method"]):
+        labels.append(f"({row['chosen']})")
+    if "seed" in row:
+        labels.append(f"seed {row['seed']}")
+    values = [f"{name} {float(row[name]):.3f}" for name in METRICS if row[name] not in ("", None)]
+    return "  ".join([*labels, *values, f"{row['train_s']} s training", f"{row['score_s_per_mpx']} s/Mpx"])
+
+
+def _measure(folder: Path, method: str, seed: int, order: DetectOrder, teller: Teller) -> Row:
+    with tempfile.TemporaryDirectory(prefix="inspect-detect-") as scratch:
+        work = Path(scratch)
+        recipe = _recipe(folder, order.roi)
+        write_text(work / "model" / RECIPE, commented_yaml(recipe))
+        material = Material(recipe, work / "model")
+        maps = dict(recipe.maps)
+        training = TrainingOrder(
+            material=material,
+            parts=discover_parts(folder / "train", maps),
+            method=method,
+            maps=maps,
+            budget=order.budget,
+            seed=seed,
+            device="auto",
+        )
+        bundle = train_material(training, teller)
+        parts = discover_parts(folder / "test", maps)
+        with teller.progress("scoring") as update:
+            done: list[str] = []
+
+            def tell(outcome: Any) -> None:
+                done.append(outcome.part)
+                update(len(done) / len(parts), outcome.part)
+
+            run = work / "run"
+            summary, code = score_batch(run, folder / "test", parts, load_model(material, bundle), tell)
+        if summary.interrupted:
+            raise Stopped(code)
+        found = evaluate_run(run, folder / "ground_truth")
+        trained, tried = bundle.manifest.maps.values(), bundle.manifest.trials
+        return {
+            "chosen": bundle.manifest.method,
+            **{name: None if found[name] is None else round(found[name], 4) for name in METRICS},
+            "train_s": round(sum(m.seconds for m in trained) + sum(trial.seconds for trial in tried), 1),
+            "score_s_per_mpx": round(_score_s_per_mpx(run, len(maps)), 3),
+            "steps": sum(m.steps for m in trained),
+        }
+
+
+def _recipe(folder: Path, roi: str) -> Recipe:
+    recipe = new_recipe("bench", infer_maps(folder / "train"))
+    try:
+        return recipe.model_copy(update={"roi": RoiSpec.model_validate({"rule": roi})})
+    except ValueError as error:
+        raise RecipeError(f"--roi {roi}: valid: none, saturated, dark") from error
+
+
+def _score_s_per_mpx(run: Path, maps: int) -> float:
+    """Return the seconds of scoring a megapixel of one map, hashing to writing, without start-up."""
+    seconds = megapixels = 0.0
+    for part in find_parts(run)[0]:
+        record = json.loads((part / PART_RECORD).read_text(encoding="utf-8"))
+        width, height = record["size_px"]
+        seconds += record["timing_s"]["total"]
+        megapixels += width * height / 1e6
+    return seconds / (megapixels * maps) if megapixels else 0.0
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if set(COLUMNS) <= set(row)]
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,117 @@
+"""PatchCore (Roth et al., CVPR 2022) on EfficientNet-Lite0: the distance to the nearest feature of good material.
+
+None of the five papers: it is what others would take instead, so that it can be compared within the same tool.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
+from inspect_cli.methods.efficientnet import DEVIATION, MEAN, EfficientNetLite0Features
+
+#: Blocks whose features make a vector: details at an eighth of the tile's size, and what lies around them.
+_DEPTHS: Final = (4, 10)
+#: Features are averaged over so many neighbours each way (section 3.1 of the paper: 3).
+_NEIGHBOURHOOD: Final = 3
+_FIT_BATCH: Final = 32
+#: Vectors that the memory is chosen from; more take time and change little.
+_MOST_VECTORS: Final = 60_000
+#: Dimensions of the random projection in which the memory is chosen.
+_PROJECTION: Final = 48
+
+
+class PatchCoreSettings(MethodSettings):
+    """Settings of the nearest neighbour in a memory of features."""
+
+    memory: int = Field(2000, ge=1, le=50_000, description="Features of good material that are kept.")
+    patches: int = Field(384, ge=1, le=4096, description="Good patches that they are chosen from.")
+    greedy: bool = Field(True, description="Keep features that are far from each other; else random ones.")
+
+
+class PatchCore(Detector):
+    """Features of two depths, each averaged over 3x3 neighbours, joined at an eighth of the tile's size.
+
+    A pixel's score is the distance of its feature to the nearest one in a memory of good features, which is a greedy
+    core set: each next one is the farthest from those chosen. There is nothing to train; a budget is not used up.
+    """
+
+    name = "patchcore"
+    Settings = PatchCoreSettings
+    trains = False
+    fully_convolutional = True
+    size_step_px = 32
+
+    def __init__(self, channels: int, tile_px: int, settings: PatchCoreSettings) -> None:
+        super().__init__(channels, tile_px, settings)
+        self.features = EfficientNetLite0Features(_DEPTHS, pretrained=False)
+        images = 1 if channels == len(MEAN) else channels
+        self.memory: Tensor
+        self.register_buffer("memory", torch.zeros(settings.memory, images * sum(self.features.channels)))
+        self.fit_patches = settings.patches
+        self._greedy = settings.greedy
+
+    def begin(self, tiles: Tensor) -> None:  # noqa: ARG002
+        """Load the pretrained weights; raises ModelError if the package with them is not installed."""
+        self.features.load_pretrained()
+
+    @torch.no_grad()
+    def _vectors(self, tiles: Tensor) -> Tensor:
+        """Return the joined features (n, channels, h, w)."""
+        images = tiles
+        if self.channels != len(MEAN):
+            images = tiles.reshape(-1, 1, *tiles.shape[2:]).expand(-1, len(MEAN), -1, -1)
+        mean, deviation = (torch.tensor(v, device=tiles.device)[:, None, None] for v in (MEAN, DEVIATION))
+        found = [self._averaged(values.float()) for values in self.features((images - mean) / deviation)]
+        size = found[0].shape[2:]
+        joined = [found[0], *(functional.interpolate(v, size, mode="bilinear") for v in found[1:])]
+        vectors = torch.cat(joined, dim=1)
+        return vectors.reshape(len(tiles), -1, *size)
+
+    def _averaged(self, values: Tensor) -> Tensor:
+        return functional.avg_pool2d(values, _NEIGHBOURHOOD, 1, _NEIGHBOURHOOD // 2, count_include_pad=False)
+
+    @torch.no_grad()
+    def fit(self, tiles: Tensor) -> None:
+        """Choose the memory from the features of good ``tiles``."""
+        maps = [self._vectors(some) for some in torch.split(tiles, _FIT_BATCH)]
+        rows = torch.cat(maps).movedim(1, 3).flatten(0, 2)
+        order = torch.Generator().manual_seed(0)
+        rows = rows[torch.randperm(len(rows), generator=order)[:_MOST_VECTORS].to(rows.device)]
+        chosen = farthest_points(rows, len(self.memory), order) if self._greedy else torch.arange(len(self.memory))
+        self.memory.copy_(rows[chosen.to(rows.device) % len(rows)])
+
+    def score(self, tiles: Tensor) -> Tensor:
+        """Return the distance to the nearest good feature, (n, height, width)."""
+        values = self._vectors(tiles)
+        rows = values.movedim(1, 3).flatten(1, 2)
+        squares = rows.square().sum(2, keepdim=True) + self.memory.square().sum(1) - 2 * rows @ self.memory.T
+        nearest = squares.amin(dim=2).clamp(min=0).sqrt().reshape(len(tiles), 1, *values.shape[2:])
+        return functional.interpolate(nearest, tiles.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean distance of good patches inside the ROI; nothing is trained to lower it."""
+        return masked_mean(self.score(batch.tiles)[:, None], batch.roi)
+
+
+def farthest_points(rows: Tensor, count: int, order: torch.Generator) -> Tensor:
+    """Return the indices of ``count`` rows (n, d), each the farthest from those before it, from a random one on.
+
+    Distances are measured in a random projection (section 3.2 of the paper). With fewer rows than ``count`` all of
+    them are returned.
+    """
+    if rows.shape[1] > _PROJECTION:
+        matrix = torch.randn(rows.shape[1], _PROJECTION, generator=order).to(rows.device)
+        rows = rows @ matrix
+    first = int(torch.randint(len(rows), (1,), generator=order))
+    chosen = [first]
+    nearest = (rows - rows[first]).square().sum(1)
+    for _ in range(min(count, len(rows)) - 1):
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (rows - rows[chosen[-1]]).square().sum(1))
+    return torch.tensor(chosen)

@@ -1,0 +1,87 @@
+"""The yardstick: rows, means, going on, and folders that do not fit."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from inspect_cli.benchmark import detect
+from inspect_cli.benchmark.detect import means
+from inspect_cli.cli import run
+from inspect_cli.errors import NoInputError, UsageError
+
+
+@pytest.fixture
+def stripes(tmp_path):
+    """A data set in the MVTec layout with a bright blot in each defective image."""
+    rng = np.random.default_rng(0)
+    x = np.arange(160)
+    for name in ("train/good/a", "train/good/b", "train/good/c", "test/good/d", "test/blot/e", "test/blot/f"):
+        grey = 120 + 40 * np.sin(x[None] * 0.6 + rng.uniform(0, 6)) + rng.normal(0, 4, (140, 160))
+        path = tmp_path / "stripes" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "blot" in name:
+            mask = np.zeros(grey.shape, np.uint8)
+            mask[50:80, 60:95] = 255
+            grey[mask > 0] = 250
+            truth = tmp_path / "stripes" / "ground_truth" / "blot" / f"{path.stem}_mask.png"
+            truth.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(truth), mask)
+        cv2.imwrite(str(path), grey.clip(0, 255).astype(np.uint8))
+    return tmp_path / "stripes"
+
+
+def test_rows_are_measured_kept_and_averaged(stripes, tmp_path, capsys, monkeypatch):
+    command = ["bench", "detect", str(stripes), "--methods", "patchcore,cae", "--budget", "3steps", "--json"]
+    command += ["--out", str(tmp_path / "out")]
+    assert run(command) == 0
+    told = capsys.readouterr()
+    rows = [json.loads(line) for line in told.out.splitlines()]
+    assert [(row["method"], row["chosen"], row["steps"]) for row in rows] == [
+        ("patchcore", "patchcore", 0), ("cae", "cae", 3),
+    ]  # fmt: skip
+    assert rows[0]["pixel_auroc"] > 0.9
+    assert rows[0]["image_auroc"] == 1.0
+    assert "mean of 1: patchcore" in told.err
+    table = list(csv.DictReader((tmp_path / "out" / "detect.csv").read_text().splitlines()))
+    assert [float(row["pixel_auroc"]) for row in table] == [row["pixel_auroc"] for row in rows]
+
+    monkeypatch.setattr(detect, "train_material", None)  # nothing is measured twice
+    assert run(command) == 0
+    again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["pixel_auroc"] for row in again] == [str(row["pixel_auroc"]) for row in rows]
+
+
+def test_means_are_over_folders_and_seeds_and_leave_out_what_is_missing():
+    rows = [
+        {"method": "a", "image_auroc": "", "pixel_auroc": 0.5, "pixel_aupr": 0.1, "au_pro": 0.2, "f1_max": None,
+         "train_s": 1, "score_s_per_mpx": 2},
+        {"method": "a", "image_auroc": 1.0, "pixel_auroc": 0.7, "pixel_aupr": 0.3, "au_pro": 0.4, "f1_max": None,
+         "train_s": 3, "score_s_per_mpx": 2},
+        {"method": "b", "image_auroc": 0.9, "pixel_auroc": 0.8, "pixel_aupr": 0.3, "au_pro": 0.4, "f1_max": 0.1,
+         "train_s": 3, "score_s_per_mpx": 2},
+    ]  # fmt: skip
+    found = means(rows)
+    assert [row["method"] for row in found] == ["b", "a"]
+    assert (found[1]["pixel_auroc"], found[1]["image_auroc"], found[1]["f1_max"]) == (0.6, 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--methods", "patchcor"], UsageError.exit_code, "patchcore"),
+        (["--methods", "cnn"], UsageError.exit_code, "Valid"),
+        (["--roi", "round"], 2, "saturated"),
+    ],
+)
+def test_mistakes_are_named(stripes, tmp_path, capsys, arguments, code, words):
+    assert run(["bench", "detect", str(stripes), "--out", str(tmp_path / "out"), *arguments]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_folders_must_be_in_the_layout_and_have_different_names(stripes, tmp_path, capsys):
+    assert run(["bench", "detect", str(tmp_path)]) == NoInputError.exit_code
+    assert "no folder train" in capsys.readouterr().err
+    assert run(["bench", "detect", str(stripes), str(stripes)]) == UsageError.exit_code
