@@ -7,7 +7,7 @@ settings are each method's defaults, except that wide networks get a width that 
 
 Usage: ``python bench/methods_table.py [--budget 90s] [--threads 1] [--only METHOD,...] --data FOLDER``
 
-``--data`` holds ``aitex/fabric_00`` and ``dagm_class1`` in the MVTec layout.
+``--data`` holds ``aitex/fabric_00`` and ``dagm_class1`` in the MVTec layout; of the riblet sample the albedo counts.
 A supervised method learns from every second defective part of each kind and is measured on the others.
 """
 
@@ -47,6 +47,7 @@ NARROW = {
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "aitex fabric_00": ("aitex/fabric_00", {"roi": {"rule": "saturated"}}),
     "dagm_class1": ("dagm_class1", {}),
+    "riblet sample": (str(ROOT / "sample_data" / "riblet"), {"maps": {"image": {"files": "{part}_albedo.tif"}}}),
 }
 
 
@@ -62,17 +63,15 @@ def recipe_of(method: str, more: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def halves(folder: Path, out: Path) -> tuple[Path, Path]:
+def halves(folder: Path, out: Path, pattern: str) -> tuple[Path, Path]:
     """Link every second defective part into ``out/defects``, the other half and the good ones into ``out/test``."""
-    for kind in sorted((folder / "test").iterdir()):
-        parts: dict[str, list[Path]] = {}
-        for path in sorted(kind.iterdir()):
-            parts.setdefault(path.stem, []).append(path)
-        for number, files in enumerate(parts.values()):
-            side = "defects" if kind.name != "good" and number % 2 else "test"
-            for path in files:
-                (out / side / kind.name).mkdir(parents=True, exist_ok=True)
-                (out / side / kind.name / path.name).symlink_to(path.resolve())
+    defective = 0
+    for path in sorted((folder / "test").glob(f"*/{pattern}")):
+        kind = path.parent.name
+        defective += kind != "good"
+        side = "defects" if kind != "good" and defective % 2 == 0 else "test"
+        (out / side / kind).mkdir(parents=True, exist_ok=True)
+        (out / side / kind / path.name).symlink_to(path.resolve())
     return out / "test", out / "defects"
 
 
@@ -98,7 +97,7 @@ def measure(name: str, method: str, options: argparse.Namespace) -> dict[str, An
         common = ["--material", "bench", "--models", str(work / "models")]
         test, defects = folder / "test", []
         if method_class(method).supervised:
-            test, labelled = halves(folder, work)
+            test, labelled = halves(folder, work, recipe["maps"]["image"]["files"].replace("{part}", "*"))
             defects = ["--defects", str(labelled), "--truth", str(folder / "ground_truth")]
         train = ["train", *common, "--data", str(folder / "train"), "--budget", options.budget, *defects]
         manifest = json.loads(inspect(options.threads, *train, "--seed", str(options.seed), "--json"))
