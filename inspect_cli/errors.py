@@ -6,6 +6,7 @@
     ├── UsageError                1  the command line asks for something impossible
     ├── RecipeError               2  a recipe or configuration file is wrong
     ├── InputError                3  one input file or part cannot be used; the rest goes on
+    │   ├── IncompleteError       3  an input is not whole, or was not left alone while it was read
     │   └── NoInputError          4  there is nothing usable to work on
     ├── ModelError                5  a model bundle is missing, damaged, foreign or untrained
     ├── OutputError               6  the output cannot be written, or the disk is full
@@ -43,6 +44,10 @@ class InputError(InspectError):
     """One input cannot be used; the rest of the batch goes on."""
 
     exit_code = 3
+
+
+class IncompleteError(InputError):
+    """An input is not whole; if it changed a short while ago it may still be written."""
 
 
 class NoInputError(InputError):

@@ -29,6 +29,12 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _files_just_written_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests write a batch and score it at once."""
+    monkeypatch.setenv("INSPECT_SETTLE_S", "0")
+
+
+@pytest.fixture(autouse=True)
 def _torch_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same engine whatever is installed; tests of others name them."""
     monkeypatch.setattr("inspect_cli.engines.choice.fastest_on_cpu", lambda: "torch")

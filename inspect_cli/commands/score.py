@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from inspect_cli.scoring.model import ScoringModel
 
 #: Colour of a verdict on a terminal; elsewhere the lines are plain.
-COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow", "failed": "magenta"}
+COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow", "failed": "magenta", "pending": "cyan"}
 
 
 def score(
@@ -51,6 +51,25 @@ def score(
     batch: Batch = "auto",
     engine: EngineName = "auto",
     precision: Precision = "f32",
+    settle: Annotated[
+        float,
+        typer.Option(
+            "--settle-s",
+            min=0,
+            envvar="INSPECT_SETTLE_S",
+            help="Seconds a part's files must be unchanged; a part still being written is left to the next run.",
+        ),
+    ] = 2.0,
+    wait: Annotated[
+        float, typer.Option("--wait-s", min=0, help="Seconds to wait for another run that holds the run folder.")
+    ] = 0.0,
+    metrics: Annotated[
+        Path | None,
+        typer.Option("--metrics-file", help="Prometheus text file to write at the end (textfile collector)."),
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log-file", help="Log file, one line a part; turned over at 5 MB, 5 are kept.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Score again what is done already.")] = False,
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help="End with exit code 8 if a part fails (3 goes first).")
@@ -72,32 +91,41 @@ def score(
     from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
     from inspect_cli.outputs.finish import score_batch
+    from inspect_cli.outputs.monitor import Monitor
     from inspect_cli.scoring.model import load_model
     from inspect_cli.store.bundle import find_bundle
     from inspect_cli.store.layout import RUN_FOLDER
     from inspect_cli.store.materials import choose_material
 
-    if not folder.is_dir():
-        raise NoInputError(f"{folder}: no such folder")
-    chosen = choose_material(material, folder, models)
-    bundle = find_bundle(chosen.folder, method)
-    model = load_model(chosen, bundle, Hardware(device, parse_batch(batch), engine, precision), stride)
-    parts = discover_parts(folder, model.maps)
-    run = out or folder / RUN_FOLDER / chosen.name
-    _announce(len(parts), run, model)
-    order = {part.id: number for number, part in enumerate(parts)}
-    with console.progress("scoring") as update:
-        summary, exit_code = score_batch(
-            run,
-            folder,
-            parts,
-            model,
-            on_part=lambda outcome: _tell(outcome, as_json),
-            on_rows=lambda part, share: update((order[part] + share) / len(parts), part),
-            force=force,
-            fail_on_defect=fail_on_defect,
-        )
-    _finish(summary, exit_code)
+    with Monitor(metrics, log, folder) as monitor:
+        if not folder.is_dir():
+            raise NoInputError(f"{folder}: no such folder")
+        chosen = choose_material(material, folder, models)
+        bundle = find_bundle(chosen.folder, method)
+        model = load_model(chosen, bundle, Hardware(device, parse_batch(batch), engine, precision), stride)
+        parts = discover_parts(folder, model.maps)
+        run = out or folder / RUN_FOLDER / chosen.name
+        _announce(len(parts), run, model)
+        order = {part.id: number for number, part in enumerate(parts)}
+
+        def tell(outcome: Outcome) -> None:
+            monitor.part(outcome)
+            _tell(outcome, as_json)
+
+        with console.progress("scoring") as update:
+            summary, exit_code = score_batch(
+                run,
+                folder,
+                parts,
+                model,
+                on_part=tell,
+                on_rows=lambda part, share: update((order[part] + share) / len(parts), part),
+                force=force,
+                fail_on_defect=fail_on_defect,
+                settle_s=settle,
+                wait_s=wait,
+            )
+        _finish(summary, exit_code)
 
 
 def _announce(count: int, run: Path, model: ScoringModel) -> None:
@@ -145,7 +173,9 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
         console.out(json.dumps(line))
         return
     if record is None:
-        console.out(f"{typer.style('failed    ', fg=COLOURS['failed'])} {outcome.part}  {outcome.error}")
+        console.out(
+            f"{typer.style(f'{outcome.verdict:<10}', fg=COLOURS[outcome.verdict])} {outcome.part}  {outcome.error}"
+        )
         return
     words = [f"{typer.style(f'{outcome.verdict:<10}', fg=COLOURS[outcome.verdict])} {outcome.part}"]
     if record["score"] is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.errors import IncompleteError, InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES
 from inspect_cli.recipe.schema import PART, MapSpec
 from inspect_cli.store.layout import RUN_FOLDER, RUN_RECORD, TILE_INDEX
@@ -37,7 +37,7 @@ class Part:
         if self.missing:
             name = self.missing[0]
             wanted = expected_file(maps[name].files, self.id)
-            raise InputError(f"{self.id}: map {name!r} is missing: no {wanted} in {self.folder}")
+            raise IncompleteError(f"{self.id}: map {name!r} is missing: no {wanted} in {self.folder}")
 
 
 def expected_file(pattern: str, part_id: str) -> str:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError
+from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images.reader import ImageHeader, MapReader, register_format
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -75,7 +75,7 @@ def open_png(path: Path) -> RasterReader:
     if not width or not height or colour not in _PNG_CHANNELS or bits not in (1, 2, 4, 8, 16):
         raise InputError(f"{path}: damaged PNG header")
     if chunks[-1][0] != b"IEND":
-        raise InputError(f"{path}: truncated PNG: its end is missing; copy the file again")
+        raise IncompleteError(f"{path}: truncated PNG: its end is missing; copy the file again")
     transparent = any(kind == b"tRNS" for kind, _ in chunks)
     channels = 4 if transparent and colour in (2, 3) else _PNG_CHANNELS[colour]
     dtype = np.dtype(np.uint16 if bits == 16 else np.uint8)
@@ -86,11 +86,11 @@ def _png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, memoryview]
     view, at = memoryview(content), len(_PNG_MAGIC)
     while at < len(content):
         if at + 12 > len(content):
-            raise InputError(f"{path}: truncated PNG; copy the file again")
+            raise IncompleteError(f"{path}: truncated PNG; copy the file again")
         length = int.from_bytes(view[at : at + 4], "big")
         end = at + 12 + length
         if end > len(content):
-            raise InputError(f"{path}: truncated PNG; copy the file again")
+            raise IncompleteError(f"{path}: truncated PNG; copy the file again")
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise InputError(f"{path}: damaged PNG: a checksum is wrong; copy the file again")
         kind = bytes(view[at + 4 : at + 8])
@@ -105,7 +105,7 @@ def open_jpeg(path: Path) -> RasterReader:
     """Open a JPEG file; its frame header and its end marker must be there."""
     content = _content_of(path)
     if not content.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise InputError(f"{path}: truncated JPEG: its end is missing; copy the file again")
+        raise IncompleteError(f"{path}: truncated JPEG: its end is missing; copy the file again")
     at = 2
     while at + 4 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError
+from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images.reader import ImageHeader, MapReader, register_format
 
 # Damaged files are reported as InputError; tifffile's own log lines would repeat it on stderr.
@@ -84,7 +84,7 @@ class TiffReader(MapReader):
         size = self._file.filehandle.size
         for number, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
             if offset <= 0 or count <= 0 or offset + count > size:
-                raise InputError(
+                raise IncompleteError(
                     f"{self._path}: truncated TIFF: segment {number + 1} of {wanted} ends at byte "
                     f"{offset + count} of {size}; copy the file again"
                 )
@@ -95,7 +95,7 @@ class TiffReader(MapReader):
         pixels = self.header.width * self.header.height * self.header.channels
         needed = pixels * self._page.bitspersample // 8
         if not self._page.is_tiled and declared < needed:
-            raise InputError(f"{self._path}: truncated TIFF: {declared} of {needed} pixel bytes; copy it again")
+            raise IncompleteError(f"{self._path}: truncated TIFF: {declared} of {needed} pixel bytes; copy it again")
 
     def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
         """Return rows ``y0`` to ``y1``; see :class:`MapReader`."""

@@ -20,9 +20,9 @@ from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_now
 
 
-def lock_run(run: Path) -> AbstractContextManager[object]:
+def lock_run(run: Path, wait_s: float = 0.0) -> AbstractContextManager[object]:
     """Take the lock of a run folder; see :func:`lock_folder`."""
-    return lock_folder(run, f"{run}: another run is writing here; wait for it or choose another --out")
+    return lock_folder(run, f"{run}: another run is writing here; wait for it or choose another --out", wait_s)
 
 
 def score_batch(
@@ -34,17 +34,22 @@ def score_batch(
     on_rows: Callable[[str, float], None] = lambda _part, _share: None,
     force: bool = False,
     fail_on_defect: bool = False,
+    settle_s: float = 0.0,
+    wait_s: float = 0.0,
 ) -> tuple[RunSummary, int]:
-    """Score parts into ``run``, write its tables and record; return the summary and the exit code."""
+    """Score parts into ``run``, write its tables and record; return the summary and the exit code.
+
+    ``settle_s``: see :func:`score_parts`. ``wait_s``: how long to wait for another run that holds the folder.
+    """
     model.calibration()
     _check_place(run, folder, model)
     started_utc = utc_now()
-    with lock_run(run), graceful_stop() as stopper:
+    with lock_run(run, wait_s), graceful_stop() as stopper:
         summary = RunSummary(run, [part.id for part in parts])
         write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
         exit_code: int | None = None
         try:
-            score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force)
+            score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force, settle_s)
             exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
         finally:  # whatever ended the run, what is done is listed
             write_tables(run, summary.outcomes)
@@ -75,7 +80,7 @@ def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
 def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], None]) -> RunSummary:
     """Judge the stored maps of a run again with the limits in force; the network does not run.
 
-    Parts that failed stay failed, and the run keeps its exit code.
+    Parts that failed or are pending stay so, and the run keeps its exit code.
 
     Raises
     ------
@@ -87,8 +92,9 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         before = run_record(run)
         records = {part: _same_model(run, part, model) for part in finished_parts(run)}
         started = time.monotonic()
-        failed = [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
-        planned = [*before["parts"], *(outcome.part for outcome in failed)]
+        others = [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
+        others += [Outcome(entry["part"], error=entry["error"], pending=True) for entry in before["pending"]]
+        planned = [*before["parts"], *(outcome.part for outcome in others)]
         summary = RunSummary(run, planned, interrupted=bool(before["interrupted"]))
         for part, record in records.items():
             key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
@@ -96,7 +102,7 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
             new = rejudge(part_folder(run, part), record, model, key) if stale else record
             summary.outcomes.append(Outcome(part, new, unchanged=not stale))
             on_part(summary.outcomes[-1])
-        summary.outcomes += failed
+        summary.outcomes += others
         summary.seconds = round(time.monotonic() - started, 3)
         summary.interrupted |= stopper.wanted()
         write_tables(run, summary.outcomes)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from inspect_cli import __version__
-from inspect_cli.errors import InputError
+from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images import Part, open_map
+from inspect_cli.images.settle import Settling, fingerprint
 from inspect_cli.outputs.part_folder import (
     PartPlan,
     Pictures,
@@ -38,22 +39,29 @@ from inspect_cli.store.layout import PART_RECORD, RUN_RECORD
 from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
+VERDICTS: Final = ("pass", "fail", "undecided", "failed", "pending")
+
 
 @dataclass
 class Outcome:
-    """How one part ended: its record, or why there is none."""
+    """How one part ended: its record, or why there is none; ``pending`` if it is left to the next run."""
 
     part: str
     record: dict[str, Any] | None = None
     error: str | None = None
     unchanged: bool = False
+    pending: bool = False
 
     @property
     def verdict(self) -> str:
-        """``pass``, ``fail``, ``undecided``, or ``failed`` if the part could not be read."""
+        """One of VERDICTS: ``failed`` if the part could not be read, ``pending`` if it is not whole yet."""
+        if self.pending:
+            return "pending"
         return "failed" if self.record is None else str(self.record["verdict"])
 
 
+#: How often a wait looks for a signal to stop.
+_NAP_S: Final = 0.2
 #: The last step of a part: writes what is left to write and tells how the part ended.
 Finish = Callable[[], Outcome]
 
@@ -69,14 +77,13 @@ class RunSummary:
     interrupted: bool = True
 
     def listed(self) -> list[str]:
-        """Return the parts that belong to the run: all that were planned but those that failed."""
+        """Return the parts that belong to the run: all that were planned but those without a result."""
         failed = {outcome.part for outcome in self.outcomes if outcome.record is None}
         return [part for part in self.planned if part not in failed]
 
     def counts(self) -> dict[str, int]:
         """Return the number of parts of each verdict."""
-        names = ("pass", "fail", "undecided", "failed")
-        return {name: sum(o.verdict == name for o in self.outcomes) for name in names}
+        return {name: sum(o.verdict == name for o in self.outcomes) for name in VERDICTS}
 
 
 def part_folder(run: Path, part_id: str) -> Path:
@@ -92,8 +99,13 @@ def score_parts(
     on_rows: Callable[[str, float], None] = lambda _part, _share: None,
     stop: Callable[[], bool] = lambda: False,
     force: bool = False,
+    settle_s: float = 0.0,
 ) -> None:
     """Score ``parts`` and note their outcomes in ``summary``; one that cannot be read fails and the rest goes on.
+
+    A part with a file that changed within ``settle_s`` seconds comes last. If it has not settled by then, if its
+    marker is missing, or if it ends early and changed a short while ago, it is pending: neither scored nor failed,
+    and left to the next run.
 
     While the pictures of a part are drawn and written, the network works on the next one.
 
@@ -104,6 +116,7 @@ def score_parts(
     started = time.monotonic()
     sweep_leftovers(summary.run)
     stopped = False
+    settling = Settling(settle_s, model.recipe.done_marker)
 
     def note(outcome: Outcome) -> None:
         summary.outcomes.append(outcome)
@@ -113,11 +126,14 @@ def score_parts(
     with ThreadPoolExecutor(1) as finishing:
         last: Future[Outcome] | None = None
         try:
-            for part in parts:
+            for part, obstacle in _settled_first(parts, settling, stop):
                 stopped = stop()
                 if stopped:
                     break
-                finish = _score_or_fail(summary.run, part, model, on_rows, force)
+                if obstacle is None:
+                    finish = _score_or_fail(summary.run, part, model, settling, on_rows, force)
+                else:
+                    finish = _pending(part, obstacle)
                 last, previous = finishing.submit(finish), last
                 if previous is not None:
                     note(previous.result())
@@ -127,14 +143,42 @@ def score_parts(
     summary.interrupted = stopped
 
 
+def _settled_first(
+    parts: Iterable[Part], settling: Settling, stop: Callable[[], bool]
+) -> Iterator[tuple[Part, str | None]]:
+    """Yield parts and why they cannot be taken yet: those that can first, then, after a wait, the others."""
+    later = []
+    for part in parts:
+        if settling.why_not(part) is None:
+            yield part, None
+        else:
+            later.append(part)
+    for part in later:
+        while (left_s := settling.remaining_s(part)) > 0 and not stop():
+            time.sleep(min(left_s, _NAP_S))
+        yield part, settling.why_not(part)
+
+
+def _pending(part: Part, reason: str) -> Finish:
+    outcome = Outcome(part.id, error=f"{reason}; the next run takes it", pending=True)
+    return lambda: outcome
+
+
 def _score_or_fail(
-    run: Path, part: Part, model: ScoringModel, on_rows: Callable[[str, float], None], force: bool
+    run: Path,
+    part: Part,
+    model: ScoringModel,
+    settling: Settling,
+    on_rows: Callable[[str, float], None],
+    force: bool,
 ) -> Finish:
     folder = part_folder(run, part.id)
     try:
         return _score(folder, part, model, on_rows, force)
     except InputError as error:
         (folder / PART_RECORD).unlink(missing_ok=True)  # an old result must not stand for what cannot be read now
+        if isinstance(error, IncompleteError) and settling.may_grow(part):
+            return _pending(part, str(error))
         failed = Outcome(part.id, error=str(error))
         return lambda: failed
 
@@ -146,6 +190,7 @@ def _score(
     clock = Clock()
     calibration = model.calibration()
     part.require_complete(model.maps)
+    before = _look_at(part)
     with clock.phase("hash"):
         inputs = {name: file_sha256(part.files[name]) for name in model.maps}
     key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
@@ -160,7 +205,16 @@ def _score(
     with PartScan(part, model, clock) as scan:
         scan.on_rows = lambda share: on_rows(part.id, share)
         write = _write_scan(folder, part, model, scan, key, clock)
+    if _look_at(part) != before:
+        raise IncompleteError(f"{part.id}: a file changed while it was read")
     return lambda: Outcome(part.id, write())
+
+
+def _look_at(part: Part) -> object:
+    try:
+        return fingerprint(part)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _write_scan(
@@ -275,7 +329,8 @@ def write_run_record(
         "seconds": summary.seconds,
         "counts": summary.counts(),
         "parts": summary.listed(),
-        "failed": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.error],
+        "failed": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.verdict == "failed"],
+        "pending": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.pending],
         "interrupted": summary.interrupted,
         "exit_code": exit_code,
     }

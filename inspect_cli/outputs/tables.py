@@ -28,7 +28,7 @@ REGION_COLUMNS: Final = (
     "width_mm", "height_mm", "area_mm2", "score_max", "score_mean", "peak_x_px", "peak_y_px",
 )  # fmt: skip
 #: Keys of run.json that later steps rely on.
-RUN_KEYS: Final = ("material", "input", "parts", "failed", "interrupted", "exit_code", "started_utc")
+RUN_KEYS: Final = ("material", "input", "parts", "failed", "pending", "interrupted", "exit_code", "started_utc")
 
 
 def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
@@ -43,7 +43,7 @@ def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
 def _part_row(outcome: Outcome) -> dict[str, Any]:
     record = outcome.record
     if record is None:
-        return {"part": outcome.part, "verdict": "failed", "error": outcome.error}
+        return {"part": outcome.part, "verdict": outcome.verdict, "error": outcome.error}
     return {
         "part": outcome.part,
         "verdict": record["verdict"],

@@ -224,6 +224,11 @@ class Recipe(Section):
         None, description="Width and height that every map must have. Empty: any, but equal within a part."
     )
     pixel_pitch_um: Positive | None = Field(None, description="Size of a pixel on the part. Empty: no results in mm.")
+    done_marker: str | None = Field(
+        None,
+        description="File that the writer puts beside a finished part, such as `{part}.done`; a part without it is "
+        "left to the next run of `inspect score`. Empty: a part is taken once its files have been left alone.",
+    )
     roi: RoiSpec = Field(default_factory=RoiSpec, description="Region of interest.")
     tiles: TilesSpec = Field(default_factory=TilesSpec, description="Tiling.")
     method: MethodSpec = Field(default_factory=MethodSpec, description="Detector.")
@@ -240,6 +245,13 @@ class Recipe(Section):
         if len({spec.files for spec in maps.values()}) < len(maps):
             raise ValueError("two maps have the same file pattern")
         return maps
+
+    @field_validator("done_marker")
+    @classmethod
+    def _check_marker(cls, pattern: str | None) -> str | None:
+        if pattern is not None and pattern.count(PART) != 1:
+            raise ValueError("must contain {part} exactly once, such as '{part}.done'")
+        return None if pattern is None else _relative_pattern(pattern)
 
     @model_validator(mode="after")
     def _check_text(self) -> Self:

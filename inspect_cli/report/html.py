@@ -38,6 +38,7 @@ _MEANINGS: Final = {
     "fail": "above the limit",
     "undecided": "could not be judged: look by hand",
     "failed": "input could not be used",
+    "pending": "still being written: the next run takes it",
     "pass": "within the limit everywhere",
 }
 
@@ -130,14 +131,14 @@ def write_report(run: Path, out: Path | None = None, top: int = 50, title: str |
     """
     data = RunData(run)
     page = out if out is not None else run / "report.html"
-    ranked = [(rank, row) for rank, row in enumerate(data.parts, start=1) if row.verdict != "failed"]
+    ranked = [(rank, row) for rank, row in enumerate(data.parts, start=1) if row.verdict not in ("failed", "pending")]
     sections = [_section(data, rank, row, page.parent) for rank, row in ranked[: max(0, top)]]
     content = _environment().get_template(_TEMPLATE).render(
         title=title or f"{data.run.get('material', 'unnamed material')}: inspection report",
         run=data.run,
         calibration=mapping(data.run.get("calibration")),
         thresholds=mapping(mapping(data.run.get("calibration")).get("thresholds")),
-        counts=[(verdict, mapping(data.run.get("counts")).get(verdict)) for verdict in _MEANINGS],
+        counts=_counts(data.run),
         meanings=_MEANINGS,
         ending=_ending(data.run),
         warnings=_texts(data.run.get("warnings")),
@@ -150,11 +151,17 @@ def write_report(run: Path, out: Path | None = None, top: int = 50, title: str |
         sections=sections,
         shown={section.rank for section in sections},
         unshown=len(ranked) - len(sections),
-        verdicts=VERDICT_ORDER,
+        verdicts=[v for v in VERDICT_ORDER if v != "pending" or any(row.verdict == v for row in data.parts)],
         most_files=_MOST_FILES,
     )  # fmt: skip
     write_text(page, content)
     return page
+
+
+def _counts(run: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return each verdict and its number of parts; pending ones are rare and shown if there are any."""
+    counts = mapping(run.get("counts"))
+    return [(verdict, counts.get(verdict)) for verdict in _MEANINGS if verdict != "pending" or counts.get(verdict)]
 
 
 def _environment() -> Environment:

@@ -15,7 +15,7 @@ from inspect_cli.store.cells import FORMULA_STARTS
 from inspect_cli.store.layout import EVALUATION, PART_RECORD, RUN_RECORD
 
 #: Verdicts from the first to look at to the last; an unknown one comes first.
-VERDICT_ORDER: Final = ("failed", "undecided", "fail", "pass")
+VERDICT_ORDER: Final = ("failed", "undecided", "fail", "pending", "pass")
 
 #: Beginnings of a cell that spreadsheets take as a formula; in the tables an apostrophe stands before them.
 

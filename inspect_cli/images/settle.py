@@ -1,0 +1,105 @@
+"""Files that may still be written: a part is taken once its files have been left alone for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from inspect_cli.images.parts import Part, expected_file
+
+#: A file that ends in zeros may have been given its size before its pixels: it is left alone so many times longer.
+ZEROS_FACTOR: Final = 15.0
+_TAIL_BYTES: Final = 4096
+#: A file that ends early may be the work of a slow writer if it changed within this time.
+SLOW_WRITER_S: Final = 600.0
+
+
+class _Look(NamedTuple):
+    """What a part's files looked like, and when (monotonic seconds)."""
+
+    files: tuple[tuple[int, int, int], ...]
+    at_s: float
+
+
+def fingerprint(part: Part) -> tuple[tuple[int, int, int], ...]:
+    """Return size, modification time (ns) and inode of each of a part's files; raises OSError if one is gone."""
+    found = [path.stat() for path in part.files.values()]
+    return tuple((status.st_size, status.st_mtime_ns, status.st_ino) for status in found)
+
+
+@dataclass
+class Settling:
+    """Tells whether parts have settled: no file changed for ``settle_s`` seconds, and the marker is there, if any.
+
+    By the files' modification times, or, where another machine's clock wrote them, by what was seen here: files that
+    looked the same ``settle_s`` ago. ``settle_s`` 0 takes files as they are.
+
+    Parameters
+    ----------
+    settle_s
+        Seconds that files must have been left alone.
+    marker
+        Pattern of a file that the writer puts beside a finished part, such as ``{part}.done``, or None.
+    """
+
+    settle_s: float
+    marker: str | None = None
+    now: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.monotonic
+    _looks: dict[str, _Look] = field(default_factory=dict)
+    _needed_s: dict[str, float] = field(default_factory=dict)
+
+    def why_not(self, part: Part) -> str | None:
+        """Look at a part's files; return what is missing until it can be taken, None if nothing is.
+
+        A file that cannot be looked at is left to the reader, which names it.
+        """
+        if self.marker is not None and not (part.folder / expected_file(self.marker, part.id)).exists():
+            return f"waits for its marker {expected_file(self.marker, part.id)}"
+        return None if self._is_quiet(part) else "a file is still being written"
+
+    def _is_quiet(self, part: Part) -> bool:
+        age = self._age_s(part)
+        if self.settle_s <= 0 or age is None or age >= ZEROS_FACTOR * self.settle_s:
+            return True
+        needed_s = self.settle_s * (ZEROS_FACTOR if any(map(_ends_in_zeros, part.files.values())) else 1)
+        if age >= needed_s:
+            return True
+        self._needed_s[part.id] = needed_s
+        files = fingerprint(part)
+        before = self._looks.get(part.id)
+        if before is None or before.files != files:
+            self._looks[part.id] = _Look(files, self.clock())
+            return False
+        return self.clock() - before.at_s >= needed_s
+
+    def remaining_s(self, part: Part) -> float:
+        """Return how long to wait until a part that is still being written can be done; 0 for any other."""
+        look = self._looks.get(part.id)
+        return 0.0 if look is None else max(0.0, look.at_s + self._needed_s[part.id] - self.clock())
+
+    def may_grow(self, part: Part) -> bool:
+        """Whether a part that is not whole may become so: one of its files changed a short while ago."""
+        age = self._age_s(part)
+        return self.settle_s > 0 and age is not None and age < SLOW_WRITER_S
+
+    def _age_s(self, part: Part) -> float | None:
+        """Return the seconds since the last change of any file, None if one cannot be looked at."""
+        try:
+            return self.now() - max((path.stat().st_mtime for path in part.files.values()), default=0.0)
+        except OSError:
+            return None
+
+
+def _ends_in_zeros(path: Path) -> bool:
+    """Whether the last bytes of a file are all zero; a file that cannot be read is left to the reader."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            tail = file.read(_TAIL_BYTES)
+    except OSError:
+        return False
+    return bool(tail) and not any(tail)

@@ -1,0 +1,302 @@
+"""What cron needs: half-written parts wait, one run a folder, logs and metrics that machines read."""
+
+import json
+import multiprocessing
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from inspect_cli.cli import run
+from inspect_cli.errors import LockedError, OutputError
+from inspect_cli.images import discover_parts
+from inspect_cli.images.settle import SLOW_WRITER_S, ZEROS_FACTOR, Settling
+from inspect_cli.outputs.monitor import Monitor
+from inspect_cli.outputs.run import Outcome
+from inspect_cli.recipe import parse_recipe
+from inspect_cli.store.lock import HOLDER, lock_folder
+
+MAPS = parse_recipe("material: m\nmaps: {a: {files: '{part}_a.tif'}}\n", "test").maps
+
+
+class Clocks:
+    """Wall clock and monotonic clock that stand still until they are moved."""
+
+    def __init__(self) -> None:
+        self.wall, self.running = 1e9, 0.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall += seconds
+        self.running += seconds
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+def part_changed(folder: Path, at: float, content: bytes = b"x"):
+    path = folder / "P_a.tif"
+    path.write_bytes(content)
+    os.utime(path, (at, at))
+    (part,) = discover_parts(folder, MAPS)
+    return part
+
+
+def settling(clocks: Clocks, **more) -> Settling:
+    return Settling(2.0, now=lambda: clocks.wall, clock=lambda: clocks.running, **more)
+
+
+def test_part_is_taken_once_its_files_are_old_enough(tmp_path, clocks):
+    rule = settling(clocks)
+    assert rule.why_not(part_changed(tmp_path, clocks.wall - 2)) is None
+    assert rule.why_not(part_changed(tmp_path, clocks.wall - 1.9)) == "a file is still being written"
+    assert Settling(0.0, now=lambda: clocks.wall).why_not(part_changed(tmp_path, clocks.wall)) is None
+
+
+def test_file_from_a_clock_that_is_ahead_is_taken_after_it_was_seen_unchanged(tmp_path, clocks):
+    rule, part = settling(clocks), part_changed(tmp_path, clocks.wall + 3600)
+    assert rule.why_not(part) is not None
+    assert rule.remaining_s(part) == 2
+    clocks.pass_by(1.5)
+    assert rule.why_not(part) is not None
+    clocks.pass_by(0.5)
+    assert rule.why_not(part) is None
+
+
+def test_file_that_grows_starts_the_wait_again(tmp_path, clocks):
+    rule, part = settling(clocks), part_changed(tmp_path, clocks.wall)
+    rule.why_not(part)
+    clocks.pass_by(1.5)
+    part_changed(tmp_path, clocks.wall, b"xx")
+    assert rule.why_not(part) is not None
+    assert rule.remaining_s(part) == 2
+
+
+def test_file_that_ends_in_zeros_is_left_alone_longer(tmp_path, clocks):
+    rule, part = settling(clocks), part_changed(tmp_path, clocks.wall - 10, b"x" + bytes(5000))
+    assert rule.why_not(part) is not None
+    clocks.pass_by(2.0 * ZEROS_FACTOR - 10)
+    assert rule.why_not(part) is None
+
+
+def test_marker_is_waited_for(tmp_path, clocks):
+    rule, part = settling(clocks, marker="{part}.done"), part_changed(tmp_path, 0)
+    assert rule.why_not(part) == "waits for its marker P.done"
+    (tmp_path / "P.done").touch()
+    assert rule.why_not(part) is None
+
+
+def test_only_what_changed_lately_may_still_grow(tmp_path, clocks):
+    rule = settling(clocks)
+    assert rule.may_grow(part_changed(tmp_path, clocks.wall - SLOW_WRITER_S + 1))
+    assert not rule.may_grow(part_changed(tmp_path, clocks.wall - SLOW_WRITER_S))
+    assert not Settling(0.0, now=lambda: clocks.wall).may_grow(part_changed(tmp_path, clocks.wall))
+
+
+def score(batch: Path, models: Path, *more: object) -> int:
+    words = ["score", batch / "test", "--material", "foil", "--models", models, *more]
+    return run([str(word) for word in words])
+
+
+def record(batch: Path) -> dict:
+    return json.loads((batch / "test" / "inspection" / "foil" / "run.json").read_text())
+
+
+def maps(batch: Path) -> list[Path]:
+    return sorted(path for path in (batch / "test").rglob("*.tif") if "inspection" not in path.parts)
+
+
+def replaced(path: Path, content: bytes) -> None:
+    """Write a file anew: the batch's own files are links."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def made_old(batch: Path) -> None:
+    for path in maps(batch):
+        os.utime(path, (1e9, 1e9))
+
+
+def test_half_written_part_is_pending_and_scored_when_it_is_whole(batch, models, capsys):
+    made_old(batch)
+    whole = maps(batch)[0].read_bytes()
+    replaced(maps(batch)[0], whole[: len(whole) // 2])
+    assert score(batch, models, "--settle-s", 0.3) == 0
+    found = record(batch)
+    assert found["counts"]["pending"] == 1
+    assert found["failed"] == []
+    assert "truncated TIFF" in found["pending"][0]["error"]
+    assert found["pending"][0]["part"] not in found["parts"]
+    assert re.search(r"^pending .*the next run takes it$", capsys.readouterr().out, re.MULTILINE)
+    assert run(["report", str(batch / "test")]) == 0
+    assert "still being written" in (batch / "test" / "inspection" / "foil" / "report.html").read_text()
+
+    replaced(maps(batch)[0], whole)
+    assert score(batch, models, "--settle-s", 0.3) == 0
+    assert record(batch)["counts"]["pending"] == 0
+    assert len(record(batch)["parts"]) == len(found["parts"]) + 1
+
+
+def test_part_that_was_cut_off_long_ago_has_failed(batch, models):
+    path = maps(batch)[0]
+    replaced(path, path.read_bytes()[:5000])
+    made_old(batch)
+    assert score(batch, models, "--settle-s", 0.3) == 3
+    assert record(batch)["counts"] | {"pass": 0, "fail": 0} == {
+        "pass": 0, "fail": 0, "undecided": 0, "failed": 1, "pending": 0,
+    }  # fmt: skip
+
+
+def test_limits_keep_pending_parts(batch, models):
+    made_old(batch)
+    path = maps(batch)[0]
+    replaced(path, path.read_bytes()[:5000])
+    score(batch, models, "--settle-s", 0.1)
+    values = ["--value", "albedo=0.5", "--value", "normal=0.5"]
+    folder = batch / "test" / "inspection" / "foil"
+    assert run(["threshold", "-m", "foil", "--models", str(models), *values, "--apply", str(folder)]) == 0
+    assert record(batch)["counts"]["pending"] == 1
+
+
+def test_file_that_changes_while_it_is_read_is_pending(batch, models, monkeypatch):
+    from inspect_cli.scoring.scan import PartScan
+
+    victim, close = maps(batch)[0], PartScan.__exit__
+
+    def written_to(self, *error):
+        if not victim.read_bytes().endswith(b"more"):  # the first part's, when it has been read
+            replaced(victim, victim.read_bytes() + b"more")
+        return close(self, *error)
+
+    monkeypatch.setattr(PartScan, "__exit__", written_to)
+    assert score(batch, models, "--settle-s", 0.05) == 0
+    assert "changed while it was read" in record(batch)["pending"][0]["error"]
+    assert score(batch, models, "--settle-s", 0.05) == 0
+    assert record(batch)["pending"] == []
+
+
+def test_marker_of_the_recipe_holds_a_part_back(batch, models):
+    recipe = models / "foil" / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + 'done_marker: "{part}.done"\n')
+    first = maps(batch)[0]
+    (first.parent / first.name.replace("_albedo.tif", ".done")).touch()
+    assert score(batch, models) == 0
+    assert len(record(batch)["parts"]) == 1
+    assert all("waits for its marker" in entry["error"] for entry in record(batch)["pending"])
+
+
+def hold(folder: Path, seconds: float, ready) -> None:
+    with lock_folder(folder, "busy"):
+        ready.set()
+        time.sleep(seconds)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Start a process that holds the lock for some seconds."""
+    context = multiprocessing.get_context("spawn")
+    started = []
+
+    def start(seconds: float) -> Path:
+        ready = context.Event()
+        process = context.Process(target=hold, args=(tmp_path / "run", seconds, ready))
+        process.start()
+        started.append(process)
+        assert ready.wait(60)
+        return tmp_path / "run"
+
+    yield start, started
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def test_message_says_who_holds_the_folder_and_a_dead_holder_does_not_block(holder):
+    start, processes = holder
+    folder = start(600)
+    with pytest.raises(LockedError, match=rf"^taken \(held by process {processes[0].pid} on .* since 20"):
+        lock_folder(folder, "taken").__enter__()
+    processes[0].kill()
+    processes[0].join()
+    with lock_folder(folder, "taken"):
+        assert f"process {os.getpid()} " in (folder / HOLDER).read_text()
+    assert not (folder / HOLDER).exists()
+
+
+def test_wait_gets_the_folder_when_it_is_free(holder):
+    start, _ = holder
+    with lock_folder(start(0.5), "taken", wait_s=60):
+        pass
+
+
+def test_log_has_a_line_a_part_that_machines_can_split(batch, models, tmp_path):
+    log = tmp_path / "logs" / "score.log"
+    (batch / "test" / "good" / "bad part_albedo.tif").write_bytes(b"no image")
+    assert score(batch, models, "--log-file", log) == 3
+    lines = log.read_text().splitlines()
+    head = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO|WARNING|ERROR) run=(\S+) ")
+    assert len({head.match(line)[2] for line in lines}) == 1
+    assert " event=start " in lines[0]
+    assert lines[-1].startswith(lines[-1][:21] + "ERROR")
+    assert "event=end exit_code=3" in lines[-1]
+    assert sum(" part=" in line for line in lines) == len(record(batch)["parts"]) + 1 == len(lines) - 2
+    (failed,) = [line for line in lines if "verdict=failed" in line]
+    assert 'part="good/bad part"' in failed
+    score(batch, models, "--log-file", log)
+    assert len(log.read_text().splitlines()) == 2 * len(lines)
+
+
+def test_a_name_with_a_line_break_stays_on_its_line(tmp_path):
+    log = tmp_path / "log"
+    with Monitor(None, log, tmp_path) as monitor:
+        monitor.part(Outcome('a\nb="c', error="d\u2028e"))
+    assert len(log.read_text(encoding="utf-8").splitlines()) == 3
+    assert r'part="a\nb=\"c"' in log.read_text(encoding="utf-8")
+
+
+def test_log_is_turned_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("inspect_cli.outputs.monitor.LOG_BYTES", 1000)
+    for _ in range(40):
+        with Monitor(None, tmp_path / "log", tmp_path):
+            pass
+    assert {path.name for path in tmp_path.iterdir()} == {"log", *(f"log.{n}" for n in range(1, 6))}
+
+
+def test_log_that_cannot_be_opened_ends_before_anything_is_scored(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        Monitor(None, tmp_path / "file" / "log", tmp_path)
+
+
+def metrics_of(path: Path) -> dict[str, float]:
+    families = list(text_string_to_metric_families(path.read_text()))
+    samples = [sample for family in families for sample in family.samples]
+    return {s.name + s.labels.get("verdict", ""): s.value for s in samples}
+
+
+def test_metrics_tell_how_the_run_ended_and_when_one_last_succeeded(batch, models, tmp_path):
+    path = tmp_path / "inspect.prom"
+    assert score(batch, models, "--metrics-file", path) == 0
+    good = metrics_of(path)
+    assert good["inspect_last_run_exit_code"] == 0
+    assert good["inspect_last_success_timestamp_seconds"] == good["inspect_last_run_timestamp_seconds"]
+    counts = record(batch)["counts"]
+    assert {name: good[f"inspect_last_run_parts{name}"] for name in counts} == counts
+    replaced(maps(batch)[0], b"no image")
+    assert score(batch, models, "--metrics-file", path) == 3
+    bad = metrics_of(path)
+    assert bad["inspect_last_run_exit_code"] == 3
+    assert bad["inspect_last_run_partsfailed"] == 1
+    assert bad["inspect_last_success_timestamp_seconds"] == good["inspect_last_success_timestamp_seconds"]
+    assert bad["inspect_last_run_timestamp_seconds"] > good["inspect_last_run_timestamp_seconds"]
+
+
+def test_metrics_are_written_when_nothing_could_start(tmp_path):
+    path = tmp_path / "inspect.prom"
+    assert run(["score", str(tmp_path / "nowhere"), "--metrics-file", str(path)]) == 4
+    assert metrics_of(path)["inspect_last_run_exit_code"] == 4
+    assert "inspect_last_success_timestamp_seconds" not in metrics_of(path)
