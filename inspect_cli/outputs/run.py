@@ -34,7 +34,7 @@ from inspect_cli.outputs.record import PartKey, read_record
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan, file_sha256
-from inspect_cli.store.atomic import sweep_leftovers, write_json
+from inspect_cli.store.atomic import write_json
 from inspect_cli.store.layout import PART_RECORD, RUN_RECORD
 from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now
@@ -114,7 +114,6 @@ def score_parts(
     until every part has its outcome.
     """
     started = time.monotonic()
-    sweep_leftovers(summary.run)
     stopped = False
     settling = Settling(settle_s, model.recipe.done_marker)
 
@@ -279,10 +278,14 @@ def has_maps(folder: Path, model: ScoringModel) -> bool:
 
 
 def rejudge(folder: Path, record: dict[str, Any], model: ScoringModel, key: PartKey) -> dict[str, Any]:
-    """Apply the limits in force to a part's stored maps; the network does not run. Returns the new record."""
+    """Apply the limits in force to a part's stored maps; the network does not run. Returns the new record.
+
+    Until the new record is there, the old one stands with a key that no limits have: if this is killed half-way, the
+    next run judges the part again.
+    """
     clock = Clock()
     width, height = record["size_px"]
-    (folder / PART_RECORD).unlink(missing_ok=True)
+    write_json(folder / PART_RECORD, record | {"key": key.as_dict() | {"limits": ""}})
     plan = _plan(folder, model, height, width, stored_roi(folder, height, width))
     faults = list(record["acquisition_faults"])
     blocks = stored_blocks(folder, model.maps)

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from inspect_cli.errors import LockedError
-from inspect_cli.store.atomic import output_error
+from inspect_cli.store.atomic import output_error, sweep_leftovers
 from inspect_cli.store.timestamps import utc_now
 
 LOCK = ".lock"
@@ -23,7 +23,8 @@ HOLDER = ".lock-holder"
 def lock_folder(folder: Path, message: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of a folder, which is made if need be, while the context is open.
 
-    Another process that holds it is waited for up to ``wait_s`` seconds.
+    Another process that holds it is waited for up to ``wait_s`` seconds. What a killed one left half-written is
+    removed.
 
     Raises
     ------
@@ -44,6 +45,7 @@ def lock_folder(folder: Path, message: str, wait_s: float = 0.0) -> Iterator[Non
         with contextlib.suppress(OSError):  # a help for people; the lock is what counts
             note.write_text(f"process {os.getpid()} on {platform.node()} since {utc_now()}\n", encoding="utf-8")
         try:
+            sweep_leftovers(folder)
             yield
         finally:
             with contextlib.suppress(OSError):
