@@ -7,7 +7,7 @@ DEMO := demo
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs models sample-data bench wheel clean
+.PHONY: help demo test lint faults docs models sample-data bench wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,12 +49,15 @@ test: $(VENV)/installed-dev  ## set up with test extras, check style and types, 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-dev  ## style and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+faults: $(VENV)/installed-dev  ## kill commands, damage inputs, disturb a night: at length (an hour), into bench/faults.csv
+	PYTHONPATH=tests $(BIN)/python -m faults --out bench/faults.csv
 
 docs: $(VENV)/installed-dev  ## write the generated pages under docs/
 	$(BIN)/python -m inspect_cli.docs docs

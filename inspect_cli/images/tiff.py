@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import struct
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import tifffile
@@ -17,7 +21,21 @@ from inspect_cli.images.reader import ImageHeader, MapReader, register_format
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
-_SUPPORTED_PHOTOMETRIC = {"MINISBLACK", "RGB", "MINISWHITE", "YCBCR"}
+#: Tags without which pixels cannot be told (TIFF 6.0, section 4): width, height, compression, colour kind.
+_NEEDED_TAGS: Final = (256, 257, 259, 262)
+#: Tags that decide how bytes become pixels, whole numbers all: bits, bit order, offsets, samples, rows, planes, ...
+_NUMBER_TAGS: Final = frozenset((*_NEEDED_TAGS, 258, 266, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339))
+#: How compressed pixels are to be added up. Lost, it leaves a picture of differences that nothing else tells of; so a
+#: maker's own tag that differs from it in its first byte alone is taken for it.
+_PREDICTOR: Final = 317
+#: Values that the standard knows: bit order, orientation, planes, predictor.
+_KNOWN_VALUES: Final = {266: (1, 2), 274: range(1, 9), 284: (1, 2), _PREDICTOR: (1, 2, 3, 34892, 34893, 34894, 34895)}
+_NUMBER_TYPES: Final = (3, 4, 16)  # SHORT, LONG, LONG8
+_TEXT_TAGS: Final = frozenset((269, 270, 271, 272, 285, 305, 306, 315, 316))
+_TEXT_TYPES: Final = (1, 2, 7)  # BYTE, ASCII, UNDEFINED
+#: Tags from here on belong to those who registered them; below, an unknown one is a damaged one.
+_PRIVATE_TAGS: Final = 32768
+_SUPPORTED_PHOTOMETRIC = {"MINISBLACK", "RGB", "YCBCR"}
 _PLANAR_SEPARATE = 2
 
 
@@ -37,6 +55,7 @@ class TiffReader(MapReader):
             raise InputError(f"{path}: damaged TIFF header ({error})") from error
         try:
             self._page = self._file.pages[0]
+            self._check_directory()
             self.header = self._read_header()
             self._check_segments()
         except InputError:
@@ -52,13 +71,13 @@ class TiffReader(MapReader):
         page = self._page
         if page.dtype is None or page.imagedepth != 1:
             raise InputError(f"{self._path}: unsupported TIFF ({page.bitspersample} bits a sample)")
+        if page.photometric.name == "MINISWHITE":
+            raise InputError(
+                f"{self._path}: TIFF in which zero is white: programs disagree on its meaning; save it with zero as "
+                "black"
+            )
         if page.photometric.name not in _SUPPORTED_PHOTOMETRIC:
             raise InputError(f"{self._path}: TIFF colour kind {page.photometric.name} is not supported")
-        if page.photometric.name == "MINISWHITE" and page.bitspersample == 1:
-            raise InputError(
-                f"{self._path}: 1-bit TIFF in which zero is white: programs disagree on its meaning; "
-                "save it as PNG or as 8-bit TIFF"
-            )
         return ImageHeader(
             path=self._path,
             format="TIFF",
@@ -88,14 +107,64 @@ class TiffReader(MapReader):
                     f"{self._path}: truncated TIFF: segment {number + 1} of {wanted} ends at byte "
                     f"{offset + count} of {size}; copy the file again"
                 )
+        self._check_apart(offsets, counts)
         if page.compression == 1:
-            self._check_uncompressed(sum(counts))
+            self._check_uncompressed(counts)
 
-    def _check_uncompressed(self, declared: int) -> None:
-        pixels = self.header.width * self.header.height * self.header.channels
-        needed = pixels * self._page.bitspersample // 8
-        if not self._page.is_tiled and declared < needed:
-            raise IncompleteError(f"{self._path}: truncated TIFF: {declared} of {needed} pixel bytes; copy it again")
+    def _check_apart(self, offsets: Sequence[int], counts: Sequence[int]) -> None:
+        """Refuse a file in which pixels overlap each other, the header or the directory: an offset is wrong."""
+        tiff, page = self._file.tiff, self._page
+        directory = tiff.tagnosize + len(page.tags) * tiff.tagsize + tiff.offsetsize
+        taken = [(0, 2 * tiff.offsetsize), (page.offset, directory), *zip(offsets, counts, strict=True)]
+        taken += [(tag.valueoffset, tag.valuebytecount) for tag in page.tags if tag.valuebytecount > tiff.offsetsize]
+        at = 0
+        for offset, count in sorted(taken):
+            if offset < at:
+                raise InputError(f"{self._path}: damaged TIFF: its parts overlap at byte {offset}; copy it again")
+            at = offset + count
+
+    def _check_uncompressed(self, counts: Sequence[int]) -> None:
+        """Refuse uncompressed pixels whose segments have another size than their rows need."""
+        page = self._page
+        samples = self.header.channels // self._planes
+        across = int(page.tilewidth) if page.is_tiled else self.header.width
+        row_bytes = -(-across * samples * page.bitspersample // 8)
+        for index, count in enumerate(counts):
+            top = index // self._across % self._down * self._rows
+            rows = self._rows if page.is_tiled else min(self._rows, self.header.height - top)
+            if count < rows * row_bytes:
+                raise IncompleteError(
+                    f"{self._path}: truncated TIFF: segment {index + 1} has {count} of {rows * row_bytes} pixel "
+                    "bytes; copy it again"
+                )
+            if count > max(rows, self._rows) * row_bytes:
+                raise InputError(f"{self._path}: damaged TIFF: segment {index + 1} is longer than its rows")
+
+    def _check_directory(self) -> None:
+        """Refuse a directory that no program writes so: entries lost, out of order, unknown, or of a wrong type."""
+        tiff, tags = self._file.tiff, list(self._page.tags)
+        handle = self._file.filehandle
+        handle.seek(self._page.offset)
+        (declared,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+        handle.seek(declared * tiff.tagsize, os.SEEK_CUR)
+        (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+        codes = [tag.code for tag in sorted(tags, key=lambda tag: tag.offset)]
+        lost = len(codes) != declared or (following != 0 and len(self._file.pages) == 1)
+        if lost or any(after <= before for before, after in pairwise(codes)):
+            raise InputError(f"{self._path}: damaged TIFF: its directory is not in order; copy the file again")
+        missing = [code for code in _NEEDED_TAGS if code not in codes]
+        unknown = [code for code in codes if code < _PRIVATE_TAGS and code not in tifffile.TIFF.TAGS]
+        if missing or unknown:
+            which = f"lacks tag {missing[0]}" if missing else f"has an unknown tag {unknown[0]}"
+            raise InputError(f"{self._path}: damaged TIFF: its directory {which}; copy the file again")
+        for tag in tags:
+            if tag.code >= _PRIVATE_TAGS and tag.code & 0xFF == _PREDICTOR & 0xFF and _PREDICTOR not in codes:
+                raise InputError(f"{self._path}: damaged TIFF: tag {tag.code} was its predictor; copy the file again")
+            expected = _NUMBER_TYPES if tag.code in _NUMBER_TAGS else _TEXT_TYPES if tag.code in _TEXT_TAGS else None
+            if expected is not None and tag.dtype not in expected:
+                raise InputError(f"{self._path}: damaged TIFF: tag {tag.code} has a wrong type; copy the file again")
+            if tag.code in _KNOWN_VALUES and tag.value not in _KNOWN_VALUES[tag.code]:
+                raise InputError(f"{self._path}: damaged TIFF: tag {tag.code} is {tag.value}; copy the file again")
 
     def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
         """Return rows ``y0`` to ``y1``; see :class:`MapReader`."""
@@ -138,8 +207,6 @@ class TiffReader(MapReader):
             raise InputError(f"{self._path}: {self._reason(error)}") from error
         if segment is None or segment.shape[1] < min(shape[1], self._rows):
             raise InputError(f"{self._path}: damaged TIFF: segment {index + 1} is short")
-        if page.photometric.name == "MINISWHITE" and segment.dtype.kind == "u":
-            segment = np.invert(segment)  # zero is white: turn the scale so that more is brighter
         return np.asarray(segment)
 
     def _reason(self, error: Exception) -> str:

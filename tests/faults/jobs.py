@@ -16,13 +16,13 @@ maps:
   normal: {files: "{part}_normal.tif", channels: 3}
 tiles: {size_px: 32, stride_px: 16}
 method: {name: cae, settings: {hidden: 32, latent: 8}}
-training: {batch: 8, validate_every: 4, budget: 12steps}
+training: {batch: 8, validate_every: 3, budget: 6steps}
 scoring: {smooth_sigma_px: 1.5, min_area_px: 4}
 """
 
 
 def write_world(folder: Path, parts: int = 2) -> None:
-    """Write a generated batch ``X`` (``parts`` good to test, as many defective) and the store ``models`` with a recipe."""
+    """Write a batch ``X`` (``parts`` good ones to test, as many defective) and the store ``models`` with a recipe."""
     from inspect_cli.sample.batch import write_batch
     from inspect_cli.sample.plan import plan_batch
 

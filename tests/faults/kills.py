@@ -71,7 +71,7 @@ def run_forked(arguments: Sequence[str], hook: Hook | None = None) -> int:
 
 
 def _report_steps(hook: Hook) -> None:
-    """Put the hook around what the one writer does; a file is known by its own name, or its folder by the last one."""
+    """Put the hook around what the one writer does; a folder is flushed for the file renamed last."""
     from inspect_cli.store import atomic
 
     sync, replace = atomic._sync, Path.replace
