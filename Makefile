@@ -49,7 +49,7 @@ test: $(VENV)/installed-dev  ## set up with test extras, check style and types, 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed-dev  ## style and types only
 	$(BIN)/ruff check .

@@ -252,7 +252,7 @@ def test_tables_hold_every_part_and_region(run: Path) -> None:
 
 def test_finished_parts_are_those_that_the_run_lists(run: Path) -> None:
     names = dict.fromkeys(("material", "input", "interrupted", "exit_code", "started_utc"))
-    content = names | {"parts": [HOSTILE[0], "gone"], "failed": []}
+    content = names | {"parts": [HOSTILE[0], "gone"], "failed": [], "pending": []}
     (run / "run.json").write_text(json.dumps(content))
     assert finished_parts(run) == [HOSTILE[0]], "left from before, or not there"
     (run / "run.json").write_text("{}")
