@@ -22,7 +22,7 @@ from inspect_cli.commands.score import score
 from inspect_cli.commands.threshold import threshold
 from inspect_cli.commands.tile import tile
 from inspect_cli.commands.train import train
-from inspect_cli.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_SIGINT, InspectError, UsageError
+from inspect_cli.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_SIGINT, InspectError, UsageError, WorkerError
 
 app = typer.Typer(
     name="inspect",
@@ -89,10 +89,22 @@ def _unexpected(error: Exception) -> int:
         return _told(f"error: {error.format_message()} See `inspect --help`.", UsageError.exit_code)
     if os.environ.get("INSPECT_DEBUG"):
         raise error
+    if _is_out_of_memory(error):
+        return _told(
+            f"error: out of memory ({' '.join(str(error).split()) or type(error).__name__}); give a smaller --batch, "
+            "close other programs, then run again: what is done is kept",
+            WorkerError.exit_code,
+        )
     return _told(
         f"internal fault: {type(error).__name__}: {error}; run again with `inspect --debug ...` and report it",
         EXIT_INTERNAL,
     )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the machine's or the device's memory did not suffice; torch's own type is known by its name."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error) or "Insufficient memory" in str(error)
 
 
 def _told(text: str, code: int) -> int:

@@ -21,6 +21,12 @@ def test_what_is_killed_leaves_whole_files_and_the_rerun_what_an_undisturbed_run
     assert found.stdout.count("     0 of 2 ") == 3
 
 
+def test_a_full_disk_ends_with_code_6_and_loses_nothing():
+    found = campaign("full", "--steps", "2", "--times", "1", "--only", "score")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stdout.count("     0 of 2 ") == 1
+
+
 def test_a_changed_byte_is_refused_or_changes_only_its_own_pixels(tmp_path):
     tried, faults = sweep(tmp_path, every=41)
     assert tried > 10_000

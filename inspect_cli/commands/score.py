@@ -60,6 +60,15 @@ def score(
             help="Seconds a part's files must be unchanged; a part still being written is left to the next run.",
         ),
     ] = 2.0,
+    max_mpixels: Annotated[
+        float | None,
+        typer.Option(
+            "--max-mpixels",
+            min=0,
+            help="Refuse images above so many megapixels, from their header.",
+            show_default="4096",
+        ),
+    ] = None,
     wait: Annotated[
         float, typer.Option("--wait-s", min=0, help="Seconds to wait for another run that holds the run folder.")
     ] = 0.0,
@@ -102,7 +111,9 @@ def score(
             raise NoInputError(f"{folder}: no such folder")
         chosen = choose_material(material, folder, models)
         bundle = find_bundle(chosen.folder, method)
-        model = load_model(chosen, bundle, Hardware(device, parse_batch(batch), engine, precision), stride)
+        model = load_model(
+            chosen, bundle, Hardware(device, parse_batch(batch), engine, precision), stride, max_mpixels
+        )
         parts = discover_parts(folder, model.maps)
         run = out or folder / RUN_FOLDER / chosen.name
         _announce(len(parts), run, model)

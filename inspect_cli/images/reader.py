@@ -99,8 +99,10 @@ def register_format(*magics: bytes) -> Callable[[Opener], Opener]:
     return register
 
 
-def open_map(path: Path) -> MapReader:
+def open_map(path: Path, max_mpixels: float | None = None) -> MapReader:
     """Open an image file by its content, whatever its name ends with.
+
+    An image above ``max_mpixels`` megapixels (None: MAX_MEGAPIXELS) is refused from its header.
 
     Raises
     ------
@@ -120,9 +122,10 @@ def open_map(path: Path) -> MapReader:
         raise InputError(f"{path}: {what}; check what wrote it")
     reader = opener(path)
     header = reader.header
-    if header.width * header.height > MAX_MEGAPIXELS * 1_000_000:
+    limit = MAX_MEGAPIXELS if max_mpixels is None else max_mpixels
+    if header.width * header.height > limit * 1_000_000:
         reader.close()
-        raise InputError(f"{path}: {header.width}x{header.height} is above {MAX_MEGAPIXELS} megapixels")
+        raise InputError(f"{path}: {header.width}x{header.height} is above {limit:g} megapixels")
     return reader
 
 

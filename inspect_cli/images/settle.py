@@ -97,6 +97,8 @@ class Settling:
 def _ends_in_zeros(path: Path) -> bool:
     """Whether the last bytes of a file are all zero; a file that cannot be read is left to the reader."""
     try:
+        if not path.is_file():  # opening a pipe would wait for its writer
+            return False
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             tail = file.read(_TAIL_BYTES)

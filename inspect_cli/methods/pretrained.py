@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -48,12 +47,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"{path}: weights cannot be read ({error.strerror or error}); check the path") from error
-    except pickle.UnpicklingError as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: not a file of weights, or a damaged one; fetch it anew") from error
+    except Exception as error:  # torch's refusal of an object that is no tensor has a type of pickle's
         raise ModelError(
             f"{path}: no plain weights, and pickled objects are never loaded; save the model's state_dict()"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: not a file of weights, or a damaged one; fetch it anew") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ModelError(f"{path}: holds no plain dictionary of weights; save the model's state_dict()")
     return found

@@ -15,7 +15,7 @@ from inspect_cli.errors import RecipeError, nearest
 from inspect_cli.recipe.schema import Recipe
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeySafeLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key written twice instead of keeping the last one, and aliases."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -59,7 +59,7 @@ def parse_recipe(text: str, source: str) -> Recipe:
     """Validate recipe text; ``source`` is what errors call it."""
     try:
         # A SafeLoader subclass: builds plain Python data only, never objects.
-        data = yaml.load(text, Loader=_UniqueKeyLoader)
+        data = yaml.load(text, Loader=_UniqueKeySafeLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{source}: not valid YAML: {_yaml_reason(error)}") from error
     except RecursionError as error:

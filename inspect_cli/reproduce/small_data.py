@@ -71,7 +71,7 @@ def read_digits(path: Path) -> LabelledImages:
         If it cannot be read or holds something else.
     """
     try:
-        with np.load(path) as content:
+        with np.load(path, allow_pickle=False) as content:
             train, test, labels = (content[name] for name in _DIGIT_ARRAYS)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(

@@ -30,6 +30,7 @@ class ScoringModel:
     bundle: Bundle
     tiles: TilesSpec
     engines: Mapping[str, Engine]
+    max_mpixels: float | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -108,9 +109,13 @@ def _check_map(bundle: Bundle, name: str, spec: MapSpec) -> None:
 
 
 def load_model(
-    material: Material, bundle: Bundle, hardware: Hardware = _ANY, stride_px: int | None = None
+    material: Material,
+    bundle: Bundle,
+    hardware: Hardware = _ANY,
+    stride_px: int | None = None,
+    max_mpixels: float | None = None,
 ) -> ScoringModel:
-    """Load the networks of a bundle into engines.
+    """Load the networks of a bundle into engines; ``max_mpixels`` is what an image may have (None: any usual size).
 
     Raises
     ------
@@ -135,4 +140,4 @@ def load_model(
     if tiles.whole:
         check_whole_images(manifest.method)
     engines = {name: make_engine(bundle.detector(name), hardware) for name in manifest.maps}
-    return ScoringModel(material, bundle, tiles, engines)
+    return ScoringModel(material, bundle, tiles, engines, max_mpixels)

@@ -24,8 +24,10 @@ Rows = NDArray[np.float32]
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes; raises InputError if it cannot be read or is no regular file."""
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a regular file")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -45,7 +47,7 @@ class PartScan:
     def _open(self, part: Part, model: ScoringModel, clock: Clock, stack: ExitStack) -> None:
         maps = model.maps
         part.require_complete(maps)
-        readers = {name: stack.enter_context(open_map(part.files[name])) for name in maps}
+        readers = {name: stack.enter_context(open_map(part.files[name], model.max_mpixels)) for name in maps}
         self.headers: dict[str, ImageHeader] = {name: reader.header for name, reader in readers.items()}
         for name, header in self.headers.items():
             trained = np.dtype(model.bundle.manifest.maps[name].dtype)

@@ -62,6 +62,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
+        if temporary.stat().st_size != len(content):  # some network shares lose bytes in silence
+            raise OSError(errno.EIO, f"{temporary.stat().st_size} of {len(content)} bytes arrived")
 
 
 def write_text(path: Path, content: str) -> None:

@@ -21,9 +21,14 @@ from faults.kills import campaign, run_forked
 from faults.soak import soak
 
 COLUMNS = ("promise", "how it was broken", "tried", "lost or wrong", "seed", "what else was seen")
-CAMPAIGNS = ("kills", "damage", "soak")
+CAMPAIGNS = ("kills", "full", "damage", "soak")
 #: Steps of each command that are killed; its other steps are drawn with another seed.
 STEPS = {"train": 12, "score": 24, "threshold": 12}
+#: How each command is broken off: the promise, and the words for it.
+BREAKS = {
+    "kills": ("every visible file is whole, and the rerun leaves what an undisturbed run leaves", "SIGKILL"),
+    "full": ("ends with code 6, files are whole, and the rerun leaves what an undisturbed run leaves", "disk full"),
+}
 
 
 def prepared(scratch: Path) -> Path:
@@ -46,20 +51,22 @@ def prepared(scratch: Path) -> Path:
     return world
 
 
-def kill_rows(world: Path, scratch: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Kill each command at its steps."""
+def break_rows(kind: str, world: Path, scratch: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Break each command off at its steps."""
+    promise, how = BREAKS[kind]
     rows = []
     for job in jobs(world):
         if options.only not in (None, job.name):
             continue
-        place = scratch / job.name
-        place.mkdir()
-        tally = campaign(job, place, options.times, options.steps or STEPS[job.name], options.seed)
+        place = scratch / kind / job.name
+        place.mkdir(parents=True)
+        steps = options.steps or STEPS[job.name]
+        tally = campaign(job, place, options.times, steps, options.seed, full=kind == "full")
         tell(tally.faults)
         rows.append(
             row(
-                f"{job.name}: every visible file is whole, and the rerun leaves what an undisturbed run leaves",
-                f"SIGKILL at {len(tally.attempts)} named steps, {options.times} times each",
+                f"{job.name}: {promise}",
+                f"{how} at {len(tally.attempts)} named steps, {options.times} times each",
                 sum(tally.attempts.values()),
                 len(tally.faults),
                 options.seed,
@@ -124,11 +131,12 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="inspect-faults-") as temporary:
         scratch = Path(temporary)
-        world = prepared(scratch) if {"kills", "soak"} & set(options.campaigns) else scratch
+        world = prepared(scratch) if {"kills", "full", "soak"} & set(options.campaigns) else scratch
         if "damage" in options.campaigns:
             rows.append(damage_row(scratch, options))
-        if "kills" in options.campaigns:
-            rows += kill_rows(world, scratch, options)
+        for kind in BREAKS:
+            if kind in options.campaigns:
+                rows += break_rows(kind, world, scratch, options)
         if "soak" in options.campaigns:
             rows.append(soak_row(world, scratch, options))
     for found in rows:

@@ -1,4 +1,4 @@
-"""SIGKILL at each named step of a command, then the same command again.
+"""SIGKILL, or a full disk, at each named step of a command, then the same command again.
 
 A step is a file's name and how far its writing was: ``half`` (half of it in the temporary file), ``written``
 (before it is flushed), ``flushed`` (before the rename), ``renamed`` (before the folder is flushed), ``done``.
@@ -7,6 +7,7 @@ Each attempt is a forked process, so the program is imported once.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -19,6 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from faults.tree import broken_files, content_of, differences
+
+#: Steps at which bytes are written.
+WRITING = ("half", "written")
+DISK_FULL = 6
 
 Command = Callable[[Path], Sequence[str]]
 Hook = Callable[[str, Path], None]
@@ -136,14 +141,31 @@ def killer(step: str, occurrence: int) -> Hook:
     return kill
 
 
-def campaign(job: Job, scratch: Path, times: int, most_steps: int | None = None, seed: int = 0) -> Tally:
-    """Kill a job ``times`` times at each of its steps (or at some of them) and tally what was lost."""
+def filler(step: str, occurrence: int) -> Hook:
+    """Return a hook that lets the disk be full from the ``occurrence``-th time (from 0) that ``step`` comes."""
+    seen = Counter[str]()
+
+    def fill(stage: str, path: Path) -> None:
+        seen[step_name(stage, path)] += 1
+        if seen[step] > occurrence and stage in WRITING:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return fill
+
+
+def campaign(
+    job: Job, scratch: Path, times: int, most_steps: int | None = None, seed: int = 0, full: bool = False
+) -> Tally:
+    """Kill a job ``times`` times at each of its steps (or at some of them) and tally what was lost.
+
+    ``full``: instead of a kill the disk is full from that step on; the job must end with the code for that.
+    """
     tally = Tally()
     folder = scratch / "attempt"  # always the same one: results name their input
     occurring = Counter(steps_of(job, folder))
     expected = content_of(folder / job.results)
     chooser = random.Random(seed)
-    steps = sorted(occurring)
+    steps = sorted(step for step in occurring if not full or step.rpartition(":")[2] in WRITING)
     if most_steps is not None:
         steps = sorted(chooser.sample(steps, min(most_steps, len(steps))))
     for step in steps:
@@ -152,10 +174,11 @@ def campaign(job: Job, scratch: Path, times: int, most_steps: int | None = None,
             shutil.rmtree(folder, ignore_errors=True)
             job.prepare(folder)
             place = f"{job.name} {step} #{occurrence}"
-            code = run_forked(job.command(folder), killer(step, occurrence))
+            hook = filler(step, occurrence) if full else killer(step, occurrence)
+            code = run_forked(job.command(folder), hook)
             tally.attempts[step] += 1
-            if code != -signal.SIGKILL:
-                tally.faults.append(f"{place}: was not killed ({code})")
+            if code != (DISK_FULL if full else -signal.SIGKILL):
+                tally.faults.append(f"{place}: ended with {code}")
                 continue
             tally.faults += [f"{place}: not whole: {words}" for words in broken_files(folder / job.results)]
             code = run_forked(job.again(folder))

@@ -1,0 +1,140 @@
+"""Every documented exit code, from a real process."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from inspect_cli.errors import EXIT_CODES
+
+#: Runs the program with a fault planted in the network's engine: ``{fault}`` happens at the first tiles.
+PLANTED = """
+import os, signal, sys
+from inspect_cli.engines import TorchEngine
+honest, done = TorchEngine.score, []
+def score(self, tiles):
+    if not done:
+        done.append(1)
+        {fault}
+    return honest(self, tiles)
+TorchEngine.score = score
+from inspect_cli.cli import main
+main(sys.argv[1:])
+"""
+
+
+class World:
+    """A batch and a store that a case may break, and the command that meets it."""
+
+    def __init__(self, batch: Path, models: Path) -> None:
+        self.batch, self.models = batch, models
+        self.folder = batch / "test"
+        self.more: list[str] = []
+        self.fault: str | None = None
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        words = ["score", str(self.folder), "--material", "foil", "--models", str(self.models), "--engine", "torch"]
+        start = ["-m", "inspect_cli"] if self.fault is None else ["-c", PLANTED.format(fault=self.fault)]
+        command = [sys.executable, *start, *words, *self.more]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def usage(world: World) -> None:
+    world.more = ["--no-such-option"]
+
+
+def broken_recipe(world: World) -> None:
+    (world.models / "foil" / "recipe.yaml").write_text("material: foil\nmaps: {}\n")
+
+
+def bad_part(world: World) -> None:
+    (world.folder / "dent" / "b000_albedo.tif").unlink()
+
+
+def nothing_there(world: World) -> None:
+    shutil.rmtree(world.folder)
+    world.folder.mkdir()
+
+
+def tampered_model(world: World) -> None:
+    weights = next((world.models / "foil" / "cae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+
+
+def output_is_a_file(world: World) -> None:
+    (world.batch / "file").touch()
+    world.more = ["--out", str(world.batch / "file" / "run")]
+
+
+def memory(world: World) -> None:
+    world.fault = "raise MemoryError"
+
+
+def defects(world: World) -> None:
+    world.more = ["--fail-on-defect"]
+
+
+def bug(world: World) -> None:
+    world.fault = "raise RuntimeError('planted')"
+
+
+def interrupted(world: World) -> None:
+    world.fault = "os.kill(os.getpid(), signal.SIGINT)"
+
+
+def terminated(world: World) -> None:
+    world.fault = "os.kill(os.getpid(), signal.SIGTERM)"
+
+
+#: Code -> what provokes it, and a word of the message.
+CASES = {
+    0: (lambda world: None, "next: inspect report"),
+    1: (usage, "--no-such-option"),
+    2: (broken_recipe, "maps"),
+    3: (bad_part, "1 failed"),
+    4: (nothing_there, "no part found"),
+    5: (tampered_model, "sha256"),
+    6: (output_is_a_file, "cannot be written"),
+    7: (memory, "out of memory"),
+    8: (defects, "fail"),
+    70: (bug, "internal fault"),
+    130: (interrupted, "run again"),
+    143: (terminated, "run again"),
+}
+
+
+@pytest.mark.parametrize("code", sorted(CASES))
+def test_code_comes_from_a_real_process_with_a_word_about_it(code, batch, models):
+    world = World(batch, models)
+    provoke, words = CASES[code]
+    provoke(world)
+    found = world.end()
+    assert found.returncode == code, found.stderr
+    assert words in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_locked_folder(batch, models):
+    run = batch / "test" / "inspection" / "foil"
+    run.mkdir(parents=True)
+    with FileLock(run / ".lock"):
+        found = World(batch, models).end()
+    assert found.returncode == 75
+    assert "another run is writing here" in found.stderr
+
+
+def test_every_documented_code_is_provoked_here():
+    assert CASES.keys() | {75} == EXIT_CODES.keys()
+
+
+def test_memory_that_really_does_not_suffice(batch, models):
+    """An allocation that the machine refuses, through torch."""
+    world = World(batch, models)
+    world.fault = "import torch; torch.empty(1 << 60, dtype=torch.uint8)"
+    found = world.end()
+    assert found.returncode == 7, found.stderr
+    assert os.linesep not in found.stderr.strip().splitlines()[-1]
