@@ -13,6 +13,7 @@ import typer
 
 #: Without a terminal, progress is told this often at most.
 LINE_EVERY_S: Final = 30.0
+_LINE_BREAKS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
 def say(text: str) -> None:
@@ -27,6 +28,11 @@ def out(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def one_line(name: str) -> str:
+    """Return a name with its line breaks escaped, so that it stays in its line."""
+    return "".join(repr(letter)[1:-1] if letter in _LINE_BREAKS else letter for letter in name)
 
 
 def warn(text: str) -> None:

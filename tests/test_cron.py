@@ -300,3 +300,55 @@ def test_metrics_are_written_when_nothing_could_start(tmp_path):
     assert run(["score", str(tmp_path / "nowhere"), "--metrics-file", str(path)]) == 4
     assert metrics_of(path)["inspect_last_run_exit_code"] == 4
     assert "inspect_last_success_timestamp_seconds" not in metrics_of(path)
+
+
+def test_space_is_estimated_before_the_first_part(batch, models, monkeypatch, capsys):
+    import shutil
+    from types import SimpleNamespace
+
+    pixels, stored = 200 * 150, 3
+    needed = len(maps(batch)) // 2 * 1.6 * pixels * stored
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=needed - 1))
+    assert score(batch, models) == 6
+    assert "need about 0.0 GB" in capsys.readouterr().err
+    assert not (batch / "test" / "inspection").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=needed))
+    assert score(batch, models) == 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
+    assert score(batch, models) == 0, "all is done already"
+    assert score(batch, models, "--force") == 6
+
+
+def test_pixel_limit_is_checked_from_the_header(batch, models, capsys):
+    assert score(batch, models, "--max-mpixels", 0.0299) == 4
+    assert "200x150 is above 0.0299 megapixels" in capsys.readouterr().out
+    assert score(batch, models, "--max-mpixels", 0.03) == 0
+
+
+def test_pipes_and_devices_are_refused_and_not_waited_for(batch, models):
+    for name in ("p1_albedo.tif", "p1_normal.tif"):
+        os.mkfifo(batch / "test" / "good" / name)
+        (batch / "test" / "good" / name.replace("p1", "p2")).symlink_to("/dev/zero")
+    assert score(batch, models, "--settle-s", 0.1) == 3
+    assert {entry["part"]: entry["error"].split(": ")[-1] for entry in record(batch)["failed"]} == {
+        "good/p1": "not a regular file",
+        "good/p2": "not a regular file",
+    }
+
+
+def test_names_with_line_breaks_quotes_and_other_bytes_stay_in_their_row(batch, models, capsys):
+    good = batch / "test" / "good"
+    for kind in ("albedo", "normal"):
+        path = next(good.glob(f"*_{kind}.tif"))
+        for name in (b"a\nb", b"=1+1", b'<b>"x', b"\xff\xfe"):
+            os.link(path, os.fsencode(good) + b"/" + name + f"_{kind}.tif".encode())
+    assert score(batch, models) == 3
+    found = record(batch)
+    assert r"good/a\nb  score=" in capsys.readouterr().out
+    assert {"good/a\nb", "good/=1+1", 'good/<b>"x'} < set(found["parts"])
+    assert [entry["part"] for entry in found["failed"]] == ["good/\\xff\\xfe"]
+    assert "rename it" in found["failed"][0]["error"]
+    assert run(["report", str(batch / "test")]) == 0
+    page = (batch / "test" / "inspection" / "foil" / "report.html").read_text()
+    assert '<b>"x' not in page
+    assert "&lt;b&gt;" in page

@@ -183,12 +183,10 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
             line["maps"] = {name: entry["score"] for name, entry in record["maps"].items()}
         console.out(json.dumps(line))
         return
+    words = [f"{typer.style(f'{outcome.verdict:<10}', fg=COLOURS[outcome.verdict])} {console.one_line(outcome.part)}"]
     if record is None:
-        console.out(
-            f"{typer.style(f'{outcome.verdict:<10}', fg=COLOURS[outcome.verdict])} {outcome.part}  {outcome.error}"
-        )
+        console.out(f"{words[0]}  {console.one_line(outcome.error or '')}")
         return
-    words = [f"{typer.style(f'{outcome.verdict:<10}', fg=COLOURS[outcome.verdict])} {outcome.part}"]
     if record["score"] is not None:
         words.append(f"score={record['score']:.3g} map={record['peak']['map']}")
     words.append(f"regions={record['region_count']} seconds={record['timing_s']['total']:.1f}")

@@ -80,7 +80,7 @@ def discover_parts(folder: Path, maps: Mapping[str, MapSpec]) -> list[Part]:
         if match is None:
             continue
         name, part = match
-        text = part.encode("utf-8", "backslashreplace").decode()
+        text = os.fsencode(part).decode("utf-8", "backslashreplace")
         files = found.setdefault(text, {})
         if text != part:
             faults[text] = f"{text}: the file name is no valid UTF-8; rename it"

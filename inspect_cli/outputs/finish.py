@@ -12,6 +12,7 @@ from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError
 from inspect_cli.images import Part
 from inspect_cli.outputs.record import PartKey, read_record
 from inspect_cli.outputs.run import Outcome, RunSummary, has_maps, part_folder, rejudge, score_parts, write_run_record
+from inspect_cli.outputs.space import check_space
 from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
@@ -43,6 +44,7 @@ def score_batch(
     """
     model.calibration()
     _check_place(run, folder, model)
+    check_space(run, parts, model, force)
     started_utc = utc_now()
     with lock_run(run, wait_s), graceful_stop() as stopper:
         summary = RunSummary(run, [part.id for part in parts])

@@ -23,7 +23,7 @@ from faults.soak import soak
 COLUMNS = ("promise", "how it was broken", "tried", "lost or wrong", "seed", "what else was seen")
 CAMPAIGNS = ("kills", "full", "damage", "soak")
 #: Steps of each command that are killed; its other steps are drawn with another seed.
-STEPS = {"train": 12, "score": 24, "threshold": 12}
+STEPS = {"train": 6, "score": 20, "threshold": 6}
 #: How each command is broken off: the promise, and the words for it.
 BREAKS = {
     "kills": ("every visible file is whole, and the rerun leaves what an undisturbed run leaves", "SIGKILL"),
@@ -61,12 +61,13 @@ def break_rows(kind: str, world: Path, scratch: Path, options: argparse.Namespac
         place = scratch / kind / job.name
         place.mkdir(parents=True)
         steps = options.steps or STEPS[job.name]
-        tally = campaign(job, place, options.times, steps, options.seed, full=kind == "full")
+        times = max(1, options.times // 5) if kind == "full" else options.times
+        tally = campaign(job, place, times, steps, options.seed, full=kind == "full")
         tell(tally.faults)
         rows.append(
             row(
                 f"{job.name}: {promise}",
-                f"{how} at {len(tally.attempts)} named steps, {options.times} times each",
+                f"{how} at {len(tally.attempts)} named steps, {times} times each",
                 sum(tally.attempts.values()),
                 len(tally.faults),
                 options.seed,
@@ -115,10 +116,10 @@ def tell(faults: list[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
     parser.add_argument("campaigns", nargs="*", help=f"of {', '.join(CAMPAIGNS)}; all if none is named")
-    parser.add_argument("--times", type=int, default=10, help="kills at each step")
+    parser.add_argument("--times", type=int, default=10, help="kills at each step; a fifth of that for full disks")
     parser.add_argument("--steps", type=int, help="steps of each command that are killed")
     parser.add_argument("--only", help="the one command to kill")
-    parser.add_argument("--every", type=int, default=2, help="every so many bytes of an image are changed")
+    parser.add_argument("--every", type=int, default=4, help="every so many bytes of an image are changed")
     parser.add_argument("--parts", type=int, default=200, help="parts of the soak")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="CSV file")
