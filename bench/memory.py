@@ -1,8 +1,8 @@
 """Peak memory of ``inspect score``: flat in image size and number of parts, and a file of 2 gigapixels.
 
 Scores generated riblet albedo with the shipped network, in processes of its own, with limits that nothing reaches,
-and prints the peak of each over that of the smallest, and over the limits that are promised. The file of 2 gigapixels is
-scored by a process that may not have more than 2 GB of data (RLIMIT_DATA), at stride 128.
+and prints the peak of each over that of the smallest, and over the limits that are promised. The file of 2 gigapixels
+is scored by a process that may not have more than 2 GB of data (RLIMIT_DATA), at stride 128.
 
 Usage: ``python bench/memory.py [--engine openvino,torch] [--gigapixels 2] [--out bench/memory.csv]``
 """
