@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -76,17 +77,17 @@ def run_forked(arguments: Sequence[str], hook: Hook | None = None) -> int:
 
 
 def _report_steps(hook: Hook) -> None:
-    """Put the hook around what the one writer does; a folder is flushed for the file renamed last."""
+    """Put the hook around what the one writer does; a folder is flushed for the file that its thread renamed last."""
     from inspect_cli.store import atomic
 
     sync, replace = atomic._sync, Path.replace
-    renamed: list[Path] = []
+    latest = threading.local()
 
     def syncing(path: Path) -> None:
         if path.is_dir():
-            hook("renamed", renamed[-1])
+            hook("renamed", latest.renamed)
             sync(path)
-            hook("done", renamed[-1])
+            hook("done", latest.renamed)
             return
         hook("half", path)
         hook("written", path)
@@ -94,7 +95,7 @@ def _report_steps(hook: Hook) -> None:
         hook("flushed", path)
 
     def replacing(self: Path, target: Path) -> Path:
-        renamed.append(Path(target))
+        latest.renamed = Path(target)
         return replace(self, target)
 
     atomic._sync, Path.replace = syncing, replacing
