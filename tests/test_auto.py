@@ -89,6 +89,7 @@ def test_measured_trial_sees_what_a_detector_sees(stripes):
 
     class Grey(torch.nn.Module):
         size_step_px = 1
+        tile_px = 64
 
         def placed(self, device):
             return self

@@ -20,6 +20,7 @@ from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, 
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.recipe.schema import MapSpec, Recipe, ThresholdSpec
 from inspect_cli.store.manifest import Calibration, MapLimit
+from inspect_cli.tiles.tiling import tiling_of
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=60)
 RECIPE = Recipe.model_validate(
@@ -31,6 +32,8 @@ RECIPE = Recipe.model_validate(
     }
 )
 SPEC = ThresholdSpec(margin=1.5, quantile=0.75, sigma=3)
+#: Smoothing and tiling that scores are measured with.
+MEASURED = (RECIPE.scoring.smooth_sigma_px, tiling_of(RECIPE.tiles))
 
 
 def peaks(*values: float) -> GoodPeaks:
@@ -216,7 +219,7 @@ def test_peaks_come_from_records_and_patch_tables(tmp_path: Path) -> None:
 
 
 def test_calibration_says_what_it_rests_on() -> None:
-    found = calibrate_good({"albedo": peaks(1, 2, 4)}, RECIPE, "quantile", SPEC, 3, "good/")
+    found = calibrate_good({"albedo": peaks(1, 2, 4)}, *MEASURED, "quantile", SPEC, 3, "good/")
     assert found.limits == {"albedo": MapLimit(pixel=4, patch=0.4)}
     assert (found.rule, found.provisional, found.parts) == ("quantile", False, 3)
     assert found.false_alarm_rate == pytest.approx(1 / 4)
@@ -227,7 +230,7 @@ def test_calibration_says_what_it_rests_on() -> None:
 
 def test_limit_by_hand_replaces_one_and_keeps_the_others() -> None:
     before = calibration(albedo=2, normal=3)
-    found = calibrate_manual(RECIPE, before, {"normal": 0.5})
+    found = calibrate_manual(*MEASURED, before, {"normal": 0.5})
     assert found.limits == {"albedo": before.limits["albedo"], "normal": MapLimit(pixel=0.5, patch=0.3)}
     assert (found.rule, found.provisional, found.false_alarm_rate) == ("manual", True, None)
     assert "normal=0.5" in found.origin
@@ -237,19 +240,19 @@ def test_limit_by_hand_replaces_one_and_keeps_the_others() -> None:
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
 def test_limit_by_hand_must_be_a_number_above_zero(value: float) -> None:
     with pytest.raises(UsageError, match=r"--value albedo=.*: a limit is a number of at least 1e-12"):
-        calibrate_manual(RECIPE, calibration(albedo=2), {"albedo": value})
+        calibrate_manual(*MEASURED, calibration(albedo=2), {"albedo": value})
 
 
 def test_limit_for_an_unknown_map_names_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"--value albdo: .*did you mean 'albedo'"):
-        calibrate_manual(RECIPE, calibration(albedo=2), {"albdo": 1})
+        calibrate_manual(*MEASURED, calibration(albedo=2), {"albdo": 1})
 
 
 @pytest.mark.parametrize("rule", ["iou", "f1"])
 def test_labelled_parts_scale_all_limits_by_the_best_score(rule: str) -> None:
     evaluation = {"iou_max": 0.7, "iou_max_score": 1.25, "f1_max": 0.8, "f1_max_score": 0.5, "parts": 6}
     factor = evaluation[f"{rule}_max_score"]
-    found = calibrate_labelled(RECIPE, calibration(albedo=2, normal=3), evaluation, rule, "labelled/")
+    found = calibrate_labelled(*MEASURED, calibration(albedo=2, normal=3), evaluation, rule, "labelled/")
     assert {name: limit.pixel for name, limit in found.limits.items()} == {"albedo": 2 * factor, "normal": 3 * factor}
     assert found.limits["normal"].patch == pytest.approx(0.3 * factor)
     assert (found.rule, found.parts, found.false_alarm_rate) == (rule, 6, None)
@@ -260,4 +263,4 @@ def test_labelled_parts_scale_all_limits_by_the_best_score(rule: str) -> None:
 def test_labels_without_a_best_score_set_no_limit(factor: float | None) -> None:
     evaluation = {"iou_max": None, "iou_max_score": factor, "parts": 2}
     with pytest.raises(NoInputError, match="labelled/"):
-        calibrate_labelled(RECIPE, calibration(albedo=2), evaluation, "iou", "labelled/")
+        calibrate_labelled(*MEASURED, calibration(albedo=2), evaluation, "iou", "labelled/")

@@ -56,7 +56,7 @@ def test_statistics_are_those_of_good_patches():
     torch.manual_seed(1)
     mix = torch.randn(3, 3)
     raw = torch.einsum("nchw,cd->ndhw", torch.randn(40, 3, 8, 8), mix) + torch.tensor([1.0, -2.0, 5.0])[:, None, None]
-    depth = _Depth(3, 2)
+    depth = _Depth(3, 2, 50)
     depth.learn_scale(raw)
     values = depth.standardised(raw)
     assert torch.allclose(values.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5)
@@ -65,19 +65,28 @@ def test_statistics_are_those_of_good_patches():
     inverse = np.linalg.inv(np.cov(flat.T) + 0.01 * np.eye(3))
     expected = np.einsum("ij,jk,ik->i", flat, inverse, flat) / 3
     np.testing.assert_allclose(depth.rarity(values).numpy().ravel(), expected, rtol=1e-3)
-    assert float(depth.score(values, 1.0).mean()) == pytest.approx(1.0, rel=1e-4)
-    assert torch.equal(depth.score(values, 0.0), depth.error(values) / depth.usual_error)
+    depth.learn_memory(values)
+    first = flat[: 30 * 64]
+    kept = depth.memory.numpy()
+    assert all(np.abs(first - row).sum(axis=1).min() < 1e-5 for row in kept)
+    nearest = ((flat[:, None] - kept) ** 2).sum(axis=2).min(axis=1) / 3
+    np.testing.assert_allclose(depth.distance(values).numpy().ravel(), nearest, rtol=1e-3, atol=1e-5)
+    assert float(depth.usual_distance) == pytest.approx(nearest[30 * 64 :].mean(), rel=1e-3)
+    assert float(depth.score(values, 1.0, 0.0).mean()) == pytest.approx(1.0, rel=1e-4)
+    assert float(depth.score(values, 1.0, 1.0)[30:].mean()) == pytest.approx(1.0, abs=0.1)
+    assert torch.equal(depth.score(values, 0.0, 0.0), depth.error(values) / depth.usual_error)
 
 
 @torch.no_grad()
 def test_features_that_never_fire_do_no_harm():
-    depth = _Depth(2, 2)
+    depth = _Depth(2, 2, 5)
     raw = torch.zeros(4, 2, 8, 8)
     raw[:, 0] = torch.randn(4, 8, 8)
     depth.learn_scale(raw)
     values = depth.standardised(raw)
     depth.learn_usual(values)
-    assert torch.isfinite(depth.score(values, 1.0)).all()
+    depth.learn_memory(values)
+    assert torch.isfinite(depth.score(values, 1.0, 1.0)).all()
 
 
 def test_only_the_autoencoders_are_trained(detector):

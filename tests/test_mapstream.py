@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images.reader import ImageHeader, MapReader, open_map
 from inspect_cli.images.values import Preprocess, ValueRange
-from inspect_cli.recipe.schema import ScoringSpec, TilesSpec
+from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream, PixelMoments
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.smooth import RowSmoother
 from inspect_cli.tiles.grid import Grid
+from inspect_cli.tiles.tiling import Tiling
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=50)
 Mask = NDArray[np.bool_]
@@ -82,7 +83,7 @@ def stream_of(
             preprocess=Preprocess(ValueRange.of_type(pixels.dtype), (FILL,) * channels, str(pixels.dtype)),
             engine=engine,
             # Tiles below the recipe's least size keep the examples small.
-            tiles=TilesSpec.model_construct(size_px=tile, stride_px=stride, blend=blend),
+            tiles=Tiling(size_px=tile, stride_px=stride, blend=blend),
             scoring=ScoringSpec(smooth_sigma_px=sigma),
             roi=roi,
             clock=Clock(),

@@ -19,6 +19,7 @@ from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import Acquisition, Calibration, Manifest, MapLimit, TrainedMap
 from inspect_cli.store.materials import Material
 from inspect_cli.tiles.grid import Grid
+from inspect_cli.tiles.tiling import tiling_of
 
 RECIPE = """
 material: foil
@@ -78,7 +79,9 @@ def model_with(engine: Spreading, folder: Path) -> ScoringModel:
         method="cae", settings={}, tile_px=16, maps={"height": trained}, warnings=[], calibration=calibration
     )
     recipe = parse_recipe(RECIPE, "recipe.yaml")
-    return ScoringModel(Material(recipe, folder), Bundle(folder, manifest), recipe.tiles, {"height": engine})
+    return ScoringModel(
+        Material(recipe, folder), Bundle(folder, manifest), tiling_of(recipe.tiles), {"height": engine}
+    )
 
 
 def verdicts(tmp_path: Path, value: float, engine: Spreading) -> dict[str, str]:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
 from inspect_cli.errors import NoInputError, UsageError, nearest
-from inspect_cli.recipe.schema import Recipe, ThresholdSpec
+from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.store.timestamps import utc_now
+from inspect_cli.tiles.tiling import Tiling
 
 Record = Mapping[str, Any]
 
@@ -41,9 +42,15 @@ def raw_peaks(records: Sequence[Record], maps: Sequence[str]) -> dict[str, NDArr
 
 
 def calibrate_good(
-    peaks: Mapping[str, GoodPeaks], recipe: Recipe, rule: str, spec: ThresholdSpec, parts: int, where: str
+    peaks: Mapping[str, GoodPeaks],
+    sigma_px: float,
+    tiling: Tiling,
+    rule: str,
+    spec: ThresholdSpec,
+    parts: int,
+    where: str,
 ) -> Calibration:
-    """Return limits from good parts by ``rule`` (max, quantile, sigma)."""
+    """Return limits from good parts by ``rule`` (max, quantile, sigma), scored with this smoothing and tiling."""
     limits, rate = limits_from_good(peaks, rule, spec)
     detail = {
         "max": f"margin {spec.margin}",
@@ -51,10 +58,12 @@ def calibrate_good(
         "sigma": f"{spec.sigma} sigma",
     }
     origin = f"{rule} ({detail[rule]}) over the peaks of {parts} good part(s) in {where}"
-    return _calibration(recipe, limits, rule, origin, parts, rate)
+    return _calibration(sigma_px, tiling, limits, rule, origin, parts, rate)
 
 
-def calibrate_manual(recipe: Recipe, current: Calibration, values: Mapping[str, float]) -> Calibration:
+def calibrate_manual(
+    sigma_px: float, tiling: Tiling, current: Calibration, values: Mapping[str, float]
+) -> Calibration:
     """Return the current limits with those of some maps replaced by hand.
 
     Raises
@@ -69,14 +78,14 @@ def calibrate_manual(recipe: Recipe, current: Calibration, values: Mapping[str, 
         if not LEAST_LIMIT <= value < float("inf"):
             raise UsageError(f"--value {name}={value}: a limit is a number of at least {LEAST_LIMIT:g}")
         limits[name] = MapLimit(pixel=value, patch=limits[name].patch)
-    same = (current.smooth_sigma_px, current.blend) == (recipe.scoring.smooth_sigma_px, recipe.tiles.joining)
+    same = (current.smooth_sigma_px, current.blend) == (sigma_px, tiling.joining)
     others = sorted(set(limits) - set(values))
     if others and not same:
         raise UsageError(
             f"smoothing or blend changed since the limits were set: give a value for {', '.join(others)} too"
         )
     listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
-    found = _calibration(recipe, limits, "manual", f"set by hand: {listed}", 0, None)
+    found = _calibration(sigma_px, tiling, limits, "manual", f"set by hand: {listed}", 0, None)
     if not others:
         return found
     origin = f"{found.origin}; {', '.join(others)} as before ({current.origin})"
@@ -84,7 +93,7 @@ def calibrate_manual(recipe: Recipe, current: Calibration, values: Mapping[str, 
 
 
 def calibrate_labelled(
-    recipe: Recipe, current: Calibration, evaluation: Record, rule: str, where: str
+    sigma_px: float, tiling: Tiling, current: Calibration, evaluation: Record, rule: str, where: str
 ) -> Calibration:
     """Return the current limits times one factor: the fused score at which IoU or F1 is best.
 
@@ -103,11 +112,17 @@ def calibrate_labelled(
         for name, limit in current.limits.items()
     }
     origin = f"best {rule.upper()} {best:.4f} over {evaluation['parts']} labelled part(s) in {where}"
-    return _calibration(recipe, limits, rule, origin, evaluation["parts"], None)
+    return _calibration(sigma_px, tiling, limits, rule, origin, evaluation["parts"], None)
 
 
 def _calibration(
-    recipe: Recipe, limits: dict[str, MapLimit], rule: str, origin: str, parts: int, rate: float | None
+    sigma_px: float,
+    tiling: Tiling,
+    limits: dict[str, MapLimit],
+    rule: str,
+    origin: str,
+    parts: int,
+    rate: float | None,
 ) -> Calibration:
     return Calibration.model_validate(
         {
@@ -116,9 +131,9 @@ def _calibration(
             "provisional": False,
             "origin": origin,
             "parts": parts,
-            "smooth_sigma_px": recipe.scoring.smooth_sigma_px,
-            "blend": recipe.tiles.joining,
-            "stride_px": recipe.tiles.stride_px,
+            "smooth_sigma_px": sigma_px,
+            "blend": tiling.joining,
+            "stride_px": tiling.stride_px,
             "false_alarm_rate": rate,
             "created_utc": utc_now(),
         }

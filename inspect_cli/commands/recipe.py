@@ -64,6 +64,7 @@ def check(
     from inspect_cli.methods.registry import AUTO
     from inspect_cli.recipe import load_recipe
     from inspect_cli.store.materials import RECIPE, find_material, known_materials
+    from inspect_cli.tiles.tiling import tiling_of
 
     path = Path(recipe) / RECIPE if (Path(recipe) / RECIPE).is_file() else Path(recipe)
     if not path.is_file():
@@ -71,8 +72,9 @@ def check(
             raise UsageError(f"{recipe}: no such file; materials: {nearest(recipe, list(known_materials(models)))}")
         path = find_material(recipe, models).folder / RECIPE
     loaded = load_recipe(path)
+    tile_px = tiling_of(loaded.tiles).size_px
     for spec in loaded.maps.values() if loaded.method.name != AUTO else ():
-        build_detector(loaded.method.name, spec.channels, loaded.tiles.size_px, loaded.method.settings)
+        build_detector(loaded.method.name, spec.channels, tile_px, loaded.method.settings)
     typer.echo(
         f"{path}: valid; material {loaded.material}, maps {', '.join(loaded.maps)}, method {loaded.method.name}"
     )

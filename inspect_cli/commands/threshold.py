@@ -161,7 +161,8 @@ def _new_limits(model: ScoringModel, request: _Request) -> Calibration:
             return limits_from_labelled_folder(model, request.labelled, request.truth, request.rule or "iou", console)
     except Stopped as stopped:
         raise typer.Exit(stopped.exit_code) from None
-    return calibrate_manual(model.recipe, model.bundle.require_calibration(), _values(request.values))
+    sigma_px, current = model.recipe.scoring.smooth_sigma_px, model.bundle.require_calibration()
+    return calibrate_manual(sigma_px, model.tiles, current, _values(request.values))
 
 
 def _spec(model: ScoringModel, request: _Request) -> ThresholdSpec:

@@ -103,9 +103,9 @@ def _order(
 ) -> TileOrder:
     from inspect_cli.images.infer import infer_maps
     from inspect_cli.outputs.tile_export import TileOrder
-    from inspect_cli.recipe.schema import TilesSpec
     from inspect_cli.recipe.template import new_recipe
     from inspect_cli.store.materials import find_material
+    from inspect_cli.tiles.tiling import tiling_of
 
     if not folder.is_dir():
         raise NoInputError(f"{folder}: no such folder")
@@ -117,15 +117,15 @@ def _order(
     unknown = sorted(set(names or []) - set(recipe.maps))
     if unknown:
         raise UsageError(f"--maps {', '.join(unknown)}: not among {', '.join(recipe.maps)}")
-    side = size or recipe.tiles.size_px
+    asked = tiling_of(recipe.tiles)
+    side = size or asked.size_px
     if not 8 <= side <= 1024:
         raise UsageError(f"--size {side}: must be 8 to 1024 px")
-    step = stride if stride is not None else min(recipe.tiles.stride_px, side)
+    step = stride if stride is not None else min(asked.stride_px, side)
     if not 1 <= step <= side:
         raise UsageError(f"--stride {step}: must be 1 to the patch size, {side} px")
-    recipe = recipe.model_copy(update={"tiles": TilesSpec(size_px=side, stride_px=step, blend="average")})
     maps = {name: recipe.maps[name] for name in names or recipe.maps}
-    return TileOrder(recipe, recipe_folder, maps, step, random, seed, min_roi_share)
+    return TileOrder(recipe, recipe_folder, maps, side, step, random, seed, min_roi_share)
 
 
 def _place(parts: list[Part], order: TileOrder, place: Any) -> tuple[list[tuple[Part, PartTiles]], list[str]]:

@@ -17,6 +17,7 @@ from inspect_cli.errors import UsageError
 from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Detector
 from inspect_cli.tiles.grid import Grid
+from inspect_cli.tiles.tiling import count_of_area
 
 PRECISIONS: Final = ("f32", "bf16", "f16")
 DEFAULT_BATCH: Final = 16
@@ -34,7 +35,7 @@ class OpenVinoEngine:
     def __init__(self, detector: Detector, batch: int = 0, precision: str = "f32", threads: int = 0) -> None:
         if precision not in PRECISIONS:
             raise UsageError(f"--precision {precision}: valid with openvino: {', '.join(PRECISIONS)}")
-        self.batch = batch or DEFAULT_BATCH
+        self.batch = batch or count_of_area(DEFAULT_BATCH, detector.tile_px)
         self.precision = precision
         self.size_step_px = detector.size_step_px
         self._detector = detector.eval()

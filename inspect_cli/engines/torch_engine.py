@@ -15,6 +15,7 @@ from inspect_cli.errors import UsageError, WorkerError
 from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Detector
 from inspect_cli.tiles.grid import Grid
+from inspect_cli.tiles.tiling import count_of_area
 
 DEVICES: Final = ("auto", "cuda", "mps", "cpu")
 #: Tiles a batch: a CPU is fastest while the activations of a batch stay in its cache.
@@ -87,7 +88,7 @@ class TorchEngine:
         self.precision = precision
         self.resident = device.type == "cuda" if resident is None else resident
         self.device_name = device.type
-        self.batch = batch or DEFAULT_BATCH[device.type]
+        self.batch = batch or count_of_area(DEFAULT_BATCH[device.type], detector.tile_px)
         self.backed_off = 0
         self.size_step_px = detector.size_step_px
         self._device = device

@@ -33,6 +33,7 @@ from inspect_cli.recipe import MapSpec
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.materials import Material
 from inspect_cli.store.timestamps import utc_now
+from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training.budget import Budget
 from inspect_cli.training.order import Teller
 from inspect_cli.training.prepare import Split, split_parts, survey_parts
@@ -104,13 +105,14 @@ def augment(order: AugmentOrder, teller: Teller, stop: Callable[[], bool] = lamb
         If a file cannot be written.
     """
     recipe = order.material.recipe
-    check_tile(recipe.tiles.size_px)
+    tile_px = tiling_of(recipe.tiles).size_px
+    check_tile(tile_px)
     device, budget = choose_device(order.device), Budget.parse(order.budget, 1)
     check_out(order.out, order.parts, order.force)
     with closing(_open_sources(order, teller)) as sources:
         torch.manual_seed(order.seed)
         channels = sum(spec.channels for spec in order.maps.values())
-        game = Game(channels, recipe.tiles.size_px, order.width, recipe.training.batch, device)
+        game = Game(channels, tile_px, order.width, recipe.training.batch, device)
         teller.say(
             f"training a DCGAN of width {order.width} on {len(sources.split.train)} part(s); maps "
             f"{', '.join(order.maps)}; budget {order.budget}; device {device}"
@@ -138,7 +140,7 @@ def _open_sources(order: AugmentOrder, teller: Teller) -> _Sources:
     for name, spec in maps.items():
         check_storable(name, spec, survey.dtypes[name])
     split = split_parts(survey.parts, recipe.training.validation_share, order.seed)
-    tile = recipe.tiles.size_px
+    tile = tiling_of(recipe.tiles).size_px
     train = RegisteredPatches(split.train, survey.rois, list(maps), tile, order.seed)
     held_out = RegisteredPatches(split.validation, survey.rois, list(maps), tile, order.seed + 1)
     return _Sources(split, train, held_out, learn_scales(train, maps))
@@ -158,7 +160,7 @@ def _train(game: Game, sources: _Sources, budget: Budget, teller: Teller, stop: 
 
 
 def _compared(order: AugmentOrder) -> int:
-    tile_px = order.material.recipe.tiles.size_px
+    tile_px = tiling_of(order.material.recipe.tiles).size_px
     return min(max(_COMPARED_PX // tile_px**2, _FEWEST_COMPARED), _MOST_COMPARED)
 
 

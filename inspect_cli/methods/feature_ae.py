@@ -10,15 +10,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspect_cli.methods.base import Batch, Detector, MethodSettings
-from inspect_cli.methods.efficientnet import BLOCK_COUNT, DEVIATION, MEAN, EfficientNetLite0Features
+from inspect_cli.methods.efficientnet import (
+    BLOCK_COUNT,
+    DEVIATION,
+    MEAN,
+    EfficientNetLite0Features,
+    suited_tile_px,
+)
+from inspect_cli.methods.memory import farthest_points, squared_distance
 from inspect_cli.methods.networks import LEAKY_SLOPE
 
 #: Standard deviations below this are those of features that never fire.
 _LEAST_DEVIATION: Final = 1e-3
 #: Standard deviations a feature may lie from its mean: one wild feature must not drown all others.
 _MOST: Final = 8.0
-_FIT_PATCHES: Final = 384
-_FIT_BATCH: Final = 32
+_FIT_PATCHES: Final = 600
+_FIT_BATCH: Final = 8
+#: Features that the memory is chosen from; more take time and change little.
+_MOST_VECTORS: Final = 30_000
+#: The usual distance of material that is all alike: a feature hardly farther must not stand out.
+_LEAST_DISTANCE: Final = 0.05
 #: Added to the variance along each direction, in units of a feature's own: directions that hardly vary on good
 #: patches count, but not without bounds.
 _LEAST_VARIANCE: Final = 0.01
@@ -43,6 +54,13 @@ class FeatureAeSettings(MethodSettings):
         allow_inf_nan=False,
         description="Weight of how rare the features themselves are, against the error of their copy.",
     )
+    memory: int = Field(1500, ge=1, le=50_000, description="Good features of each depth that are kept.")
+    distance_weight: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of the distance to the nearest of the good features that are kept; 0 for none.",
+    )
 
     @field_validator("depths")
     @classmethod
@@ -56,8 +74,8 @@ class _Depth(nn.Module):
     """The features of one depth: how they usually are, and an autoencoder of 3x3 convolutions that copies them.
 
     The buffers are statistics of good patches: mean and standard deviation of each feature, the directions in which
-    the standardised features vary (columns of a matrix, scaled so that good patches have variance 1 along each), and
-    the usual size of both parts of the score.
+    the standardised features vary (columns of a matrix, scaled so that good patches have variance 1 along each),
+    some features as they are, and the usual size of the three parts of the score.
     """
 
     mean: Tensor
@@ -65,8 +83,10 @@ class _Depth(nn.Module):
     whitening: Tensor
     usual_error: Tensor
     usual_rarity: Tensor
+    memory: Tensor
+    usual_distance: Tensor
 
-    def __init__(self, channels: int, code: int) -> None:
+    def __init__(self, channels: int, code: int, memory: int) -> None:
         super().__init__()
         self.encoder = nn.Conv2d(channels, 2 * code, 3, padding=1, padding_mode="replicate")
         self.narrow = nn.Conv2d(2 * code, code, 1)
@@ -77,6 +97,8 @@ class _Depth(nn.Module):
         self.register_buffer("whitening", torch.eye(channels))
         self.register_buffer("usual_error", torch.ones(()))
         self.register_buffer("usual_rarity", torch.ones(()))
+        self.register_buffer("memory", torch.zeros(memory, channels))
+        self.register_buffer("usual_distance", torch.ones(()))
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the copy of standardised features (n, channels, h, w)."""
@@ -96,6 +118,10 @@ class _Depth(nn.Module):
         turned = torch.einsum("nchw,cd->ndhw", values, self.whitening)
         return turned.square().mean(dim=1, keepdim=True)
 
+    def distance(self, values: Tensor) -> Tensor:
+        """Return the squared distance to the nearest kept feature over the number of features, (n, 1, h, w)."""
+        return squared_distance(values, self.memory) / values.shape[1]
+
     def learn_scale(self, values: Tensor) -> None:
         """Take mean and standard deviation from the features of good patches."""
         self.mean.copy_(values.mean(dim=(0, 2, 3)))
@@ -109,20 +135,36 @@ class _Depth(nn.Module):
         for usual, found in ((self.usual_error, self.error(values)), (self.usual_rarity, self.rarity(values))):
             usual.copy_(found.mean().clamp(min=_LEAST_DEVIATION))
 
-    def score(self, values: Tensor, rarity_weight: float) -> Tensor:
-        """Return error and rarity, each in units of the usual one, as a weighted mean, (n, 1, h, w)."""
-        error: Tensor = self.error(values) / self.usual_error
-        if not rarity_weight:
-            return error
-        return (error + rarity_weight * self.rarity(values) / self.usual_rarity) / (1 + rarity_weight)
+    def learn_memory(self, values: Tensor) -> None:
+        """Keep features of good patches (n, channels, h, w); the usual distance is of the last quarter to the rest.
+
+        With a single patch its own features are the memory and the distance.
+        """
+        order = torch.Generator().manual_seed(0)
+        first = max(1, 3 * len(values) // 4)
+        rows = values[:first].movedim(1, 3).flatten(0, 2)
+        rows = rows[torch.randperm(len(rows), generator=order)[:_MOST_VECTORS].to(rows.device)]
+        chosen = farthest_points(rows, len(self.memory), order).to(rows.device)
+        self.memory.copy_(rows[chosen[torch.arange(len(self.memory)) % len(chosen)]])
+        others = values[first:] if first < len(values) else values
+        self.usual_distance.copy_(self.distance(others).mean().clamp(min=_LEAST_DISTANCE))
+
+    def score(self, values: Tensor, rarity_weight: float, distance_weight: float) -> Tensor:
+        """Return error, rarity and distance, each in units of the usual one, as a weighted mean, (n, 1, h, w)."""
+        total: Tensor = self.error(values) / self.usual_error
+        if rarity_weight:
+            total = total + rarity_weight * self.rarity(values) / self.usual_rarity
+        if distance_weight:
+            total = total + distance_weight * self.distance(values) / self.usual_distance
+        return total / (1 + rarity_weight + distance_weight)
 
 
 class FeatureAutoencoder(Detector):
     """Features of EfficientNet-Lite0 at some depths, standardised, each depth copied through a narrow code.
 
-    A pixel's score is the mean over depths of the copy's squared error and of how rare the features are (their
-    Mahalanobis distance from those of good patches), each in units of what is usual on good patches. The pretrained
-    weights are stored with the model.
+    A pixel's score is the mean over depths of three measures: the copy's squared error, how rare the features are
+    (their Mahalanobis distance from those of good patches), and how far the nearest of some kept good features is;
+    each in units of what is usual on good patches. The pretrained weights are stored with the model.
     """
 
     name = "feature-ae"
@@ -135,8 +177,16 @@ class FeatureAutoencoder(Detector):
         super().__init__(channels, tile_px, settings)
         self.features = EfficientNetLite0Features(settings.depths, pretrained=False)
         images = 1 if channels == len(MEAN) else channels
-        self.depths = nn.ModuleList(_Depth(images * size, settings.code) for size in self.features.channels)
-        self._noise, self._rarity_weight = settings.noise, settings.rarity_weight
+        self.depths = nn.ModuleList(
+            _Depth(images * size, settings.code, settings.memory) for size in self.features.channels
+        )
+        self._noise = settings.noise
+        self._weights = (settings.rarity_weight, settings.distance_weight)
+
+    @classmethod
+    def suited_tile_px(cls, shortest_px: int) -> int:
+        """Return the side of tiles that suits images whose shorter side is ``shortest_px``."""
+        return suited_tile_px(shortest_px)
 
     def _known(self) -> list[_Depth]:
         return [cast(_Depth, depth) for depth in self.depths]
@@ -182,16 +232,18 @@ class FeatureAutoencoder(Detector):
 
     @torch.no_grad()
     def fit(self, tiles: Tensor) -> None:
-        """Learn how features vary on good ``tiles``, and the usual size of both parts of the score."""
+        """Learn how features vary on good ``tiles``, keep some, and the usual size of each part of the score."""
         parts = [self._standardised(some) for some in torch.split(tiles, _FIT_BATCH)]
         for depth, values in zip(self._known(), zip(*parts, strict=True), strict=True):
-            depth.learn_usual(torch.cat(values))
+            known = torch.cat(values)
+            depth.learn_usual(known)
+            depth.learn_memory(known)
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return error and rarity of the features, 1 where they are as usual, (n, height, width)."""
         maps = [
             functional.interpolate(
-                depth.score(values, self._rarity_weight), tiles.shape[2:], mode="bilinear", align_corners=False
+                depth.score(values, *self._weights), tiles.shape[2:], mode="bilinear", align_corners=False
             )
             for depth, values in zip(self._known(), self._standardised(tiles), strict=True)
         ]

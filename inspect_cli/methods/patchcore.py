@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
-from inspect_cli.methods.efficientnet import DEVIATION, MEAN, EfficientNetLite0Features
+from inspect_cli.methods.efficientnet import DEVIATION, MEAN, EfficientNetLite0Features, suited_tile_px
+from inspect_cli.methods.memory import farthest_points, squared_distance
 
 #: Blocks whose features make a vector: details at an eighth of the tile's size, and what lies around them.
 _DEPTHS: Final = (4, 10)
@@ -22,8 +23,6 @@ _NEIGHBOURHOOD: Final = 3
 _FIT_BATCH: Final = 32
 #: Vectors that the memory is chosen from; more take time and change little.
 _MOST_VECTORS: Final = 60_000
-#: Dimensions of the random projection in which the memory is chosen.
-_PROJECTION: Final = 48
 
 
 class PatchCoreSettings(MethodSettings):
@@ -55,6 +54,11 @@ class PatchCore(Detector):
         self.register_buffer("memory", torch.zeros(settings.memory, images * sum(self.features.channels)))
         self.fit_patches = settings.patches
         self._greedy = settings.greedy
+
+    @classmethod
+    def suited_tile_px(cls, shortest_px: int) -> int:
+        """Return the side of tiles that suits images whose shorter side is ``shortest_px``."""
+        return suited_tile_px(shortest_px)
 
     def begin(self, tiles: Tensor) -> None:  # noqa: ARG002
         """Load the pretrained weights; raises ModelError if the package with them is not installed."""
@@ -89,29 +93,9 @@ class PatchCore(Detector):
     def score(self, tiles: Tensor) -> Tensor:
         """Return the distance to the nearest good feature, (n, height, width)."""
         values = self._vectors(tiles)
-        rows = values.movedim(1, 3).flatten(1, 2)
-        squares = rows.square().sum(2, keepdim=True) + self.memory.square().sum(1) - 2 * rows @ self.memory.T
-        nearest = squares.amin(dim=2).clamp(min=0).sqrt().reshape(len(tiles), 1, *values.shape[2:])
+        nearest = squared_distance(values, self.memory).sqrt()
         return functional.interpolate(nearest, tiles.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean distance of good patches inside the ROI; nothing is trained to lower it."""
         return masked_mean(self.score(batch.tiles)[:, None], batch.roi)
-
-
-def farthest_points(rows: Tensor, count: int, order: torch.Generator) -> Tensor:
-    """Return the indices of ``count`` rows (n, d), each the farthest from those before it, from a random one on.
-
-    Distances are measured in a random projection (section 3.2 of the paper). With fewer rows than ``count`` all of
-    them are returned.
-    """
-    if rows.shape[1] > _PROJECTION:
-        matrix = torch.randn(rows.shape[1], _PROJECTION, generator=order).to(rows.device)
-        rows = rows @ matrix
-    first = int(torch.randint(len(rows), (1,), generator=order))
-    chosen = [first]
-    nearest = (rows - rows[first]).square().sum(1)
-    for _ in range(min(count, len(rows)) - 1):
-        chosen.append(int(nearest.argmax()))
-        nearest = torch.minimum(nearest, (rows - rows[chosen[-1]]).square().sum(1))
-    return torch.tensor(chosen)

@@ -66,14 +66,10 @@ def limits_from_good_folder(
     maps = list(model.maps)
     tables = [part_folder(summary.run, str(r["part"])) / "patches.parquet" for r in sound]
     peaks = peaks_of(sound, tables, maps)
-    calibration = _at_stride(model, calibrate_good(peaks, model.recipe, rule, spec, len(sound), str(folder)))
+    sigma_px = model.recipe.scoring.smooth_sigma_px
+    calibration = calibrate_good(peaks, sigma_px, model.tiles, rule, spec, len(sound), str(folder))
     _draw(model, calibration, sound, None, teller)
     return _without_promise_if_trained_on(model, calibration, sound, teller)
-
-
-def _at_stride(model: ScoringModel, calibration: Calibration) -> Calibration:
-    """Return limits that say the stride they were measured at, which may not be the recipe's."""
-    return calibration.model_copy(update={"stride_px": model.tiles.stride_px})
 
 
 def _without_promise_if_trained_on(
@@ -97,9 +93,8 @@ def limits_from_labelled_folder(
     """Return limits at which IoU or F1 of the labelled parts in ``folder`` is best."""
     summary = _score(model, folder, teller)
     evaluation = evaluate_run(summary.run, truth)
-    calibration = _at_stride(
-        model, calibrate_labelled(model.recipe, _working_limits(model), evaluation, rule, str(folder))
-    )
+    sigma_px = model.recipe.scoring.smooth_sigma_px
+    calibration = calibrate_labelled(sigma_px, model.tiles, _working_limits(model), evaluation, rule, str(folder))
     known = Truth.open(truth)
     records = [o.record for o in summary.outcomes if o.record is not None]
     good = [r for r in records if not known.has(str(r["part"]))]
@@ -141,7 +136,7 @@ def _working_limits(model: ScoringModel) -> Calibration:
         origin="limits in force before the calibration",
         parts=0,
         smooth_sigma_px=recipe.scoring.smooth_sigma_px,
-        blend=recipe.tiles.joining,
+        blend=model.tiles.joining,
         stride_px=model.tiles.stride_px,
         false_alarm_rate=None,
         created_utc=utc_now(),

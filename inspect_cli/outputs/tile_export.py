@@ -40,6 +40,7 @@ class TileOrder:
     recipe: Recipe
     recipe_folder: Path
     maps: Mapping[str, MapSpec]
+    size_px: int
     stride_px: int
     random: int
     seed: int
@@ -73,7 +74,7 @@ def place_tiles(part: Part, order: TileOrder) -> PartTiles:
         check_header(headers[name], spec, order.recipe.size_px)
     check_registered(headers)
     first = next(iter(headers.values()))
-    tile = order.recipe.tiles.size_px
+    tile = order.size_px
     roi = find_roi(order.recipe, part, order.recipe_folder)
     positions = _positions(part, order, first.height, first.width, roi)
     share = _roi_share(roi, positions, tile)
@@ -83,7 +84,7 @@ def place_tiles(part: Part, order: TileOrder) -> PartTiles:
 
 
 def _positions(part: Part, order: TileOrder, height: int, width: int, roi: Mask | None) -> NDArray[np.int64]:
-    tile = order.recipe.tiles.size_px
+    tile = order.size_px
     if not order.random:
         return Grid(height, width, tile, order.stride_px).positions()
     seed = np.random.SeedSequence([order.seed, *part.id.encode()])
@@ -115,7 +116,7 @@ def write_tiles(out: Path, part: Part, order: TileOrder, places: PartTiles) -> l
     """Write a part's tiles as TIFF in the maps' own type; return their index rows."""
     rows = []
     for name in order.maps:
-        for number, tile in enumerate(_cut(part.files[name], places, order.recipe.tiles.size_px)):
+        for number, tile in enumerate(_cut(part.files[name], places, order.size_px)):
             y, x = (int(v) for v in places.positions[number])
             relative = f"{part.id}/{name}/y{y:05d}_x{x:05d}.tif"
             write_with(out / relative, partial(_write_tile, tile))
@@ -162,7 +163,7 @@ def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTil
     if unit.ndim == 3:
         unit = unit[..., :3] if unit.shape[2] >= 3 else unit[..., 0]
     picture = np.clip(unit * 255, 0, 255).astype(np.uint8)
-    save_tile_grid(path, picture, places.positions, order.recipe.tiles.size_px, scale)
+    save_tile_grid(path, picture, places.positions, order.size_px, scale)
 
 
 def check_out(out: Path, force: bool) -> None:

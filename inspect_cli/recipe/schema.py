@@ -98,9 +98,19 @@ class RoiSpec(Section):
 class TilesSpec(Section):
     """How a map is cut for the network and its scores put together again."""
 
-    size_px: int = Field(128, ge=8, le=1024, description="Side of the square tile.")
-    stride_px: int = Field(
-        64, ge=1, le=1024, description="Step between tiles when scoring; below the size they overlap."
+    size_px: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="Side of the square tile. Empty: what suits the method, which is 128; for those that look at "
+        "features the image's shorter side, 128 to 512.",
+    )
+    stride_px: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Step between tiles when scoring; below the size they overlap. Empty: half of a tile of up to "
+        "128 px, three quarters of a larger one.",
     )
     blend: Literal["average", "hann"] = Field(
         "average", description="Weight of overlapping tiles: equal, or a Hann window that trusts the middle."
@@ -116,16 +126,11 @@ class TilesSpec(Section):
 
     @model_validator(mode="after")
     def _check_stride(self) -> Self:
-        if self.stride_px > self.size_px:
+        if self.size_px is not None and self.stride_px is not None and self.stride_px > self.size_px:
             raise ValueError(
                 f"stride_px {self.stride_px} must be at most size_px {self.size_px}: pixels would stay unscored"
             )
         return self
-
-    @property
-    def joining(self) -> str:
-        """How the scores of an image come together: the blend of its tiles, or ``whole``."""
-        return "whole" if self.whole else self.blend
 
 
 class MethodSpec(Section):
@@ -162,7 +167,12 @@ class TrainingSpec(Section):
     budget: str = Field(
         "10m", description="Time for all maps together or steps for each: `90s`, `8m`, `1h`, `5000steps`."
     )
-    batch: int = Field(16, ge=2, le=4096, description="Patches in one step.")
+    batch: int = Field(
+        16,
+        ge=2,
+        le=4096,
+        description="Patches of up to 128 px in one step; of larger ones as many as have the same area, at least 2.",
+    )
     learning_rate: Positive = Field(2e-3, description="Peak step size of Adam; it falls to zero along a cosine.")
     validation_share: float = Field(
         0.2, gt=0, lt=1, description="Share of the good images kept for validation; at least one image."

@@ -19,13 +19,14 @@ from inspect_cli.engines.resident import Band, Finished, ResidentRows
 from inspect_cli.errors import InputError
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import Preprocess
-from inspect_cli.recipe.schema import ScoringSpec, TilesSpec
+from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.ahead import ahead
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.smooth import RowSmoother
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 from inspect_cli.tiles.stitch import RowStitcher
+from inspect_cli.tiles.tiling import Tiling
 
 Mask = NDArray[np.bool_]
 
@@ -88,7 +89,7 @@ class MapStream:
     reader: MapReader
     preprocess: Preprocess
     engine: Engine
-    tiles: TilesSpec
+    tiles: Tiling
     scoring: ScoringSpec
     roi: Mask | None
     clock: Clock

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,10 +14,11 @@ from inspect_cli.engines import Engine, Hardware, make_engine
 from inspect_cli.errors import ModelError, RecipeError, nearest
 from inspect_cli.images.values import ValueRange
 from inspect_cli.methods.registry import check_whole_images
-from inspect_cli.recipe.schema import MapSpec, Recipe, TilesSpec
+from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import Calibration
 from inspect_cli.store.materials import Material
+from inspect_cli.tiles.tiling import Tiling, tiling_of
 
 _ANY: Final = Hardware()
 
@@ -28,7 +29,7 @@ class ScoringModel:
 
     material: Material
     bundle: Bundle
-    tiles: TilesSpec
+    tiles: Tiling
     engines: Mapping[str, Engine]
     max_mpixels: float | None = None
 
@@ -53,7 +54,7 @@ class ScoringModel:
             "model": self.bundle.manifest.digest(),
             "maps": {name: spec.model_dump(mode="json") for name, spec in self.maps.items()},
             "roi": self.recipe.roi.model_dump(mode="json"),
-            "tiles": self.tiles.model_dump(mode="json"),
+            "tiles": asdict(self.tiles),
             "sigma": self.recipe.scoring.smooth_sigma_px,
         }
         if self.engine.precision != "f32":  # all engines give the same within their tolerance at full precision
@@ -81,7 +82,7 @@ class ScoringModel:
         again = "set them again with `inspect threshold`"
         if set(calibration.limits) != set(self.bundle.manifest.maps):
             raise ModelError(f"{self.bundle.folder}: limits are for {sorted(calibration.limits)}; {again}")
-        sigma, blend = self.recipe.scoring.smooth_sigma_px, self.recipe.tiles.joining
+        sigma, blend = self.recipe.scoring.smooth_sigma_px, self.tiles.joining
         if (calibration.smooth_sigma_px, calibration.blend) != (sigma, blend):
             raise ModelError(
                 f"{self.bundle.folder}: limits were set with smoothing {calibration.smooth_sigma_px} px and "
@@ -127,16 +128,16 @@ def load_model(
         if name not in recipe.maps:
             raise RecipeError(f"the model needs map {name!r}: {nearest(name, list(recipe.maps))} in the recipe")
         _check_map(bundle, name, recipe.maps[name])
-    if recipe.tiles.size_px != manifest.tile_px:
+    if recipe.tiles.size_px not in (None, manifest.tile_px):
         raise ModelError(
             f"{bundle.folder}: trained on tiles of {manifest.tile_px} px, the recipe says "
             f"{recipe.tiles.size_px} px; train again or restore tiles.size_px"
         )
-    tiles = recipe.tiles
+    tiles = tiling_of(recipe.tiles, manifest.tile_px)
     if stride_px is not None:
         if not 1 <= stride_px <= tiles.size_px:
             raise RecipeError(f"stride {stride_px} px: must be 1 to the tile's {tiles.size_px} px")
-        tiles = tiles.model_copy(update={"stride_px": stride_px})
+        tiles = replace(tiles, stride_px=stride_px)
     if tiles.whole:
         check_whole_images(manifest.method)
     engines = {name: make_engine(bundle.detector(name), hardware) for name in manifest.maps}

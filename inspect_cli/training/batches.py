@@ -15,10 +15,17 @@ from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Batch, Detector
 from inspect_cli.recipe.schema import TrainingSpec
 from inspect_cli.tiles.sampler import PatchSource
+from inspect_cli.tiles.tiling import count_of_area
 from inspect_cli.tiles.turn import Augmentation, turned
 from inspect_cli.training.budget import Budget
 
+#: Patches of up to 128 px that are looked at; of larger ones as many as have the same area, but not too few.
 VALIDATION_PATCHES = 128
+FEWEST_VALIDATION_PATCHES = 16
+BEGIN_PATCHES = 32
+FEWEST_BEGIN_PATCHES = 16
+FEWEST_FIT_PATCHES = 64
+_SMALLEST_BATCH = 2
 #: Seed offset that keeps validation patches apart from training patches.
 VALIDATION_STEP = 2**31
 #: The same for the patches that :meth:`Detector.fit` looks at.
@@ -45,29 +52,37 @@ class MapTraining:
     defects: PatchSource | None = None
     validation_defects: PatchSource | None = None
 
+    @property
+    def batch(self) -> int:
+        """Patches in one step."""
+        return self.patches(self.spec.batch, _SMALLEST_BATCH)
+
+    def patches(self, count: int, least: int) -> int:
+        """Return how many patches have the area of ``count`` patches of 128 px, at least ``least`` or ``count``."""
+        return count_of_area(count, self.detector.tile_px, least)
+
 
 def training_batch(job: MapTraining, step: int, side_px: int | None = None) -> Batch:
     """Return the patches of a training step: turned, cut to ``side_px`` or the side in force, corrupted."""
     side = side_px or job.detector.training_side_px(job.budget.progress(step))
-    return make_batch(job, job.train, job.defects, step, job.spec.batch, side, job.spec.augment)
+    return make_batch(job, job.train, job.defects, step, job.batch, side, job.spec.augment)
 
 
 def validation_batches(job: MapTraining) -> list[Batch]:
     """Return the fixed validation patches in batches, corrupted like those of the training."""
-    count = -(-VALIDATION_PATCHES // job.spec.batch)
+    count = -(-job.patches(VALIDATION_PATCHES, FEWEST_VALIDATION_PATCHES) // job.batch)
     steps = range(VALIDATION_STEP, VALIDATION_STEP + count)
     return [
-        make_batch(job, job.validation, job.validation_defects, step, job.spec.batch, job.detector.tile_px)
+        make_batch(job, job.validation, job.validation_defects, step, job.batch, job.detector.tile_px)
         for step in steps
     ]
 
 
 def plain_batches(job: MapTraining, source: PatchSource, first_step: int, patches: int) -> list[Batch]:
     """Return at least ``patches`` good patches in batches, as they are."""
-    count = -(-patches // job.spec.batch)
+    count = -(-patches // job.batch)
     return [
-        _to_device(job, *_prepared(job, source, step, job.spec.batch))
-        for step in range(first_step, first_step + count)
+        _to_device(job, *_prepared(job, source, step, job.batch)) for step in range(first_step, first_step + count)
     ]
 
 

@@ -20,6 +20,7 @@ from inspect_cli.methods.registry import method_class
 from inspect_cli.recipe import MapSpec
 from inspect_cli.store.manifest import TrainingFile
 from inspect_cli.store.materials import Material
+from inspect_cli.tiles.tiling import Tiling, tiling_of
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import Budget
 from inspect_cli.training.prepare import learn_preprocess
@@ -110,26 +111,35 @@ def open_order(order: TrainingOrder, teller: Teller) -> Sources:
     return sources
 
 
+def tiling_for(order: TrainingOrder, sources: Sources) -> Tiling:
+    """Return how images are cut for the method: as the recipe says, else as suits the method and the images."""
+    suited = method_class(order.method).suited_tile_px(sources.survey.shortest_px)
+    return tiling_of(order.material.recipe.tiles, suited)
+
+
 def open_job(order: TrainingOrder, name: str, sources: Sources, files: list[TrainingFile]) -> MapTraining:
     """Return the training of one map; ``files`` are what a checkpoint must have been trained on."""
     recipe, spec, seed = order.material.recipe, order.maps[name], order.seed
+    tile_px = tiling_for(order, sources).size_px
     torch.manual_seed(seed)
-    train = good_sampler(sources, name, recipe, seed)
-    detector = build_detector(order.method, spec.channels, recipe.tiles.size_px, settings_of(order))
+    train = good_sampler(sources, name, recipe, tile_px, seed)
+    detector = build_detector(order.method, spec.channels, tile_px, settings_of(order))
     labelled = detector.supervised
     return MapTraining(
         detector=detector,
         preprocess=learn_preprocess(train, spec),
         train=train,
-        validation=good_sampler(sources, name, recipe, seed + 1, validation=True),
-        defects=defect_sampler(sources, name, recipe, seed) if labelled else None,
-        validation_defects=defect_sampler(sources, name, recipe, seed + 1, validation=True) if labelled else None,
+        validation=good_sampler(sources, name, recipe, tile_px, seed + 1, validation=True),
+        defects=defect_sampler(sources, name, recipe, tile_px, seed) if labelled else None,
+        validation_defects=defect_sampler(sources, name, recipe, tile_px, seed + 1, validation=True)
+        if labelled
+        else None,
         spec=recipe.training,
         budget=Budget.parse(order.budget, len(order.maps)),
         seed=order.seed,
         device=choose_device(order.device),
         checkpoint=order.material.folder / order.method / CHECKPOINTS / name,
-        fingerprint=_fingerprint(order, name, files, sources.labels_sha256()),
+        fingerprint=_fingerprint(order, name, tile_px, files, sources.labels_sha256()),
     )
 
 
@@ -144,12 +154,12 @@ def closing(job: MapTraining) -> Iterator[None]:
                 source.close()
 
 
-def _fingerprint(order: TrainingOrder, name: str, files: list[TrainingFile], labels_sha256: str) -> str:
+def _fingerprint(order: TrainingOrder, name: str, tile_px: int, files: list[TrainingFile], labels_sha256: str) -> str:
     recipe = order.material.recipe
     content = {
         "method": [order.method, settings_of(order)],
         "map": [name, order.maps[name].model_dump(mode="json")],
-        "tiles": recipe.tiles.size_px,
+        "tiles": tile_px,
         "roi": recipe.roi.model_dump(mode="json"),
         "training": recipe.training.model_dump(mode="json", exclude={"budget", "data"}),
         "seed": order.seed,

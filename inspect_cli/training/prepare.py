@@ -57,6 +57,8 @@ class Survey:
     moments: dict[tuple[str, str], PixelMoments] = field(default_factory=dict)
     dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    #: Shorter side of the smallest image.
+    shortest_px: int = 0
 
 
 def survey_parts(
@@ -78,13 +80,14 @@ def survey_parts(
     survey = Survey(dtypes=dict(dtypes or {}))
     for part in parts:
         try:
-            _check_part(part, recipe, maps, survey.dtypes)
+            side = _check_part(part, recipe, maps, survey.dtypes)
             roi = find_roi(recipe, part, recipe_folder)
             moments = {name: measure_image(part.files[name], roi) for name in maps}
         except InputError as error:
             survey.faults.append(str(error))
             continue
         survey.parts.append(part)
+        survey.shortest_px = min(side, survey.shortest_px or side)
         survey.rois[part.id] = roi
         survey.moments |= {(part.id, name): found for name, found in moments.items()}
     if not survey.parts:
@@ -92,8 +95,8 @@ def survey_parts(
     return survey
 
 
-def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]) -> None:
-    """Check a part's headers; the first good part fixes the pixel type of each map."""
+def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]) -> int:
+    """Check a part's headers and return its shorter side; the first good part fixes the pixel type of each map."""
     part.require_complete(maps)
     headers = {}
     for name, spec in maps.items():
@@ -102,6 +105,7 @@ def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: di
         check_header(headers[name], spec, recipe.size_px, dtypes.get(name))
     check_registered(headers)
     dtypes.update({name: header.dtype for name, header in headers.items()})
+    return min(min(header.width, header.height) for header in headers.values())
 
 
 def measure_image(path: Path, roi: Mask | None) -> PixelMoments:

@@ -17,10 +17,11 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.store.timestamps import utc_now
+from inspect_cli.tiles.tiling import Tiling
 
-#: Windows that are scored, and their side in tiles.
+#: Windows that are scored, and their side; a larger tile makes a larger window.
 WINDOWS: Final = 12
-WINDOW_TILES: Final = 4
+WINDOW_PX: Final = 512
 #: Room above the largest peak: the windows are a small part of what a good part shows.
 MARGIN: Final = 1.5
 
@@ -43,6 +44,7 @@ class WindowReader(MapReader):
 
 def provisional_calibration(
     recipe: Recipe,
+    tiling: Tiling,
     parts: Sequence[Part],
     rois: Mapping[str, Mask | None],
     trained: Mapping[str, TrainedMap],
@@ -55,8 +57,8 @@ def provisional_calibration(
     for name, detector in detectors.items():
         engine = TorchEngine(detector, device)
         pixel = patch = 0.0
-        for part, window in _windows(recipe, parts, rois, name, seed):
-            found = _peaks(recipe, part, name, window, rois[part.id], trained[name], engine)
+        for part, window in _windows(tiling, parts, rois, name, seed):
+            found = _peaks(recipe, tiling, part, name, window, rois[part.id], trained[name], engine)
             pixel, patch = max(pixel, found[0]), max(patch, found[1])
         limits[name] = MapLimit(pixel=max(pixel * MARGIN, LEAST_LIMIT), patch=max(patch * MARGIN, LEAST_LIMIT))
     return Calibration(
@@ -66,15 +68,15 @@ def provisional_calibration(
         origin=f"the largest peak in {max(WINDOWS, len(parts))} windows of held-out good parts, times {MARGIN}",
         parts=len(parts),
         smooth_sigma_px=recipe.scoring.smooth_sigma_px,
-        blend=recipe.tiles.joining,
-        stride_px=recipe.tiles.stride_px,
+        blend=tiling.joining,
+        stride_px=tiling.stride_px,
         false_alarm_rate=None,
         created_utc=utc_now(),
     )
 
 
 def _windows(
-    recipe: Recipe, parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, seed: int
+    tiling: Tiling, parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, seed: int
 ) -> list[tuple[Part, tuple[int, int, int, int]]]:
     """Return parts and windows (y, x, height, width), in turn over the parts, each around a place in the ROI."""
     rng = np.random.default_rng([seed, 7])
@@ -83,7 +85,7 @@ def _windows(
         part = parts[number % len(parts)]
         with open_map(part.files[name]) as reader:
             header = reader.header
-        side = recipe.tiles.size_px * WINDOW_TILES
+        side = max(tiling.size_px, WINDOW_PX)
         height, width = min(side, header.height), min(side, header.width)
         y, x = _place(rng, rois[part.id], header.height, header.width)
         y = min(max(y - height // 2, 0), header.height - height)
@@ -102,6 +104,7 @@ def _place(rng: np.random.Generator, roi: Mask | None, height: int, width: int) 
 
 def _peaks(
     recipe: Recipe,
+    tiling: Tiling,
     part: Part,
     name: str,
     window: tuple[int, int, int, int],
@@ -115,7 +118,7 @@ def _peaks(
             reader=WindowReader(reader, y, x, height, width),
             preprocess=trained.preprocess,
             engine=engine,
-            tiles=recipe.tiles,
+            tiles=tiling,
             scoring=recipe.scoring,
             roi=None if roi is None else roi[y : y + height, x : x + width],
             clock=Clock(),

@@ -116,17 +116,21 @@ def _target(part: Part, name: str, truth: Truth | None) -> Mask | None:
     return np.zeros((height, width), bool) if mask is None else mask
 
 
-def good_sampler(sources: Sources, name: str, recipe: Recipe, seed: int, validation: bool = False) -> PatchSampler:
+def good_sampler(
+    sources: Sources, name: str, recipe: Recipe, tile_px: int, seed: int, validation: bool = False
+) -> PatchSampler:
     """Return a sampler of one map's good patches; those for training include the extra ones."""
     rois = sources.survey.rois
     parts = sources.split.validation if validation else sources.split.train
     images = [SamplerImage(part.files[name], rois[part.id]) for part in parts]
     if not validation:
         images += [SamplerImage(part.files[name]) for part in sources.extra.parts]
-    return PatchSampler(images, recipe.tiles.size_px, seed, recipe.training.min_roi_share)
+    return PatchSampler(images, tile_px, seed, recipe.training.min_roi_share)
 
 
-def defect_sampler(sources: Sources, name: str, recipe: Recipe, seed: int, validation: bool = False) -> PatchSampler:
+def defect_sampler(
+    sources: Sources, name: str, recipe: Recipe, tile_px: int, seed: int, validation: bool = False
+) -> PatchSampler:
     """Return a sampler of one map's patches that show a labelled defect.
 
     Raises
@@ -134,15 +138,14 @@ def defect_sampler(sources: Sources, name: str, recipe: Recipe, seed: int, valid
     UsageError
         If no patch shows enough of one.
     """
-    tile = recipe.tiles.size_px
     parts = sources.defect_split.validation if validation else sources.defect_split.train
     marked = any(target is not None for target in sources.targets.values())
-    share = MIN_DEFECT_PX / tile**2 if marked else recipe.training.min_roi_share
+    share = MIN_DEFECT_PX / tile_px**2 if marked else recipe.training.min_roi_share
     images = [
         SamplerImage(part.files[name], sources.defects.rois[part.id], sources.targets[part.id]) for part in parts
     ]
     try:
-        return PatchSampler(images, tile, seed, share)
+        return PatchSampler(images, tile_px, seed, share)
     except NoInputError as error:
         raise UsageError(
             f"--defects: no patch shows {MIN_DEFECT_PX} px of a marked defect inside the ROI ({error})"

@@ -36,6 +36,7 @@ from inspect_cli.training.order import (
     open_job,
     open_order,
     settings_of,
+    tiling_for,
 )
 from inspect_cli.training.prepare import (
     Survey,
@@ -83,21 +84,23 @@ def _train_locked(
     if order.resume and not (folder / CHECKPOINTS).is_dir():
         raise UsageError(f"--resume: {folder} holds no checkpoint; train without it")
     settings = settings_of(order)
-    kept = kept_maps(folder, order.maps, recipe.maps, settings, recipe.tiles.size_px)
     if recipe.tiles.whole:
         check_whole_images(order.method)
     sources = open_order(order, teller)
+    tiling = tiling_for(order, sources)
+    kept = kept_maps(folder, order.maps, recipe.maps, settings, tiling.size_px)
     files = sources.files(list(order.maps))
     teller.say(
         f"training {order.method} on {_described_parts(sources)}; "
-        f"maps {', '.join(order.maps)}; budget {order.budget}; device {choose_device(order.device)}"
+        f"maps {', '.join(order.maps)}; budget {order.budget}; tiles of {tiling.size_px} px; "
+        f"device {choose_device(order.device)}"
     )
     trained = {name: _train_one(order, name, sources, files, teller, stop) for name in order.maps}
     entries = {name: found.entry for name, found in trained.items()}
     detectors = {name: found.detector for name, found in trained.items()}
     device = choose_device(order.device)
     calibration = provisional_calibration(
-        recipe, sources.split.validation, sources.survey.rois, entries, detectors, device, order.seed
+        recipe, tiling, sources.split.validation, sources.survey.rois, entries, detectors, device, order.seed
     )
     manifest = Manifest(
         tool=f"inspect {__version__}",
@@ -105,7 +108,7 @@ def _train_locked(
         material=recipe.material,
         method=order.method,
         settings=settings,
-        tile_px=recipe.tiles.size_px,
+        tile_px=tiling.size_px,
         seed=order.seed,
         recipe_sha256=recipe.digest(),
         maps=entries,

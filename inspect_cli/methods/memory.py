@@ -1,0 +1,42 @@
+"""A memory of good features, and how far others are from the nearest of them (Roth et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+#: Dimensions of the random projection in which the memory is chosen.
+_PROJECTION: Final = 48
+
+
+def farthest_points(rows: Tensor, count: int, order: torch.Generator) -> Tensor:
+    """Return the indices of ``count`` rows (n, d), each the farthest from those before it, from a random one on.
+
+    Distances are measured in a random projection (section 3.2 of the paper). With fewer rows than ``count`` all of
+    them are returned.
+    """
+    if rows.shape[1] > _PROJECTION:
+        matrix = torch.randn(rows.shape[1], _PROJECTION, generator=order).to(rows.device)
+        rows = rows @ matrix
+    first = int(torch.randint(len(rows), (1,), generator=order))
+    chosen = [first]
+    nearest = (rows - rows[first]).square().sum(1)
+    for _ in range(min(count, len(rows)) - 1):
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (rows - rows[chosen[-1]]).square().sum(1))
+    return torch.tensor(chosen)
+
+
+def squared_distance(values: Tensor, memory: Tensor) -> Tensor:
+    """Return the squared distance of each feature of ``values`` (n, c, h, w) to the nearest row of ``memory`` (m, c).
+
+    Returns
+    -------
+    (n, 1, h, w), at least 0.
+    """
+    n, _, height, width = values.shape
+    rows = values.movedim(1, 3).flatten(1, 2)
+    squares = rows.square().sum(2, keepdim=True) + memory.square().sum(1) - 2 * rows @ memory.T
+    return squares.amin(dim=2).clamp(min=0).reshape(n, 1, height, width)

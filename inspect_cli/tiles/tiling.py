@@ -1,0 +1,57 @@
+"""How an image is cut into tiles: the recipe's word where it has one, else what suits the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from inspect_cli.errors import RecipeError
+from inspect_cli.recipe.schema import TilesSpec
+
+#: Side of a tile where neither recipe nor method asks for another (IND section 3: patches of 128x128).
+TILE_PX: Final = 128
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Side and step of square tiles, and how their scores are put together; see :class:`TilesSpec`."""
+
+    size_px: int
+    stride_px: int
+    blend: str = "average"
+    whole: bool = False
+    whole_max_mpx: float = 4.0
+
+    @property
+    def joining(self) -> str:
+        """How the scores of an image come together: the blend of its tiles, or ``whole``."""
+        return "whole" if self.whole else self.blend
+
+
+def suited_stride_px(tile_px: int) -> int:
+    """Return the step between tiles: half a tile, and three quarters of one above 128 px, whose middle is large."""
+    return tile_px // 2 if tile_px <= TILE_PX else 3 * tile_px // 4
+
+
+def count_of_area(count: int, tile_px: int, least: int = 1) -> int:
+    """Return how many tiles have the area of ``count`` tiles of 128 px: fewer of larger ones, no more of smaller."""
+    if tile_px <= TILE_PX:
+        return count
+    return min(count, max(least, round(count * TILE_PX**2 / tile_px**2)))
+
+
+def tiling_of(spec: TilesSpec, suited_px: int = TILE_PX) -> Tiling:
+    """Return the tiling that a recipe asks for; ``suited_px`` is the side where it leaves that open.
+
+    Raises
+    ------
+    RecipeError
+        If the recipe's stride is above the side.
+    """
+    size = spec.size_px or suited_px
+    stride = spec.stride_px or suited_stride_px(size)
+    if stride > size:
+        raise RecipeError(
+            f"tiles.stride_px {stride} must be at most the tile's {size} px: pixels would stay unscored"
+        )
+    return Tiling(size, stride, spec.blend, spec.whole, spec.whole_max_mpx)
