@@ -64,6 +64,10 @@ def train(
         typer.Option("--preview-corruptions", help="Only write a picture of what the network learns to remove."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    robust: Annotated[
+        bool,
+        typer.Option("--robust", help="Leave out parts that do not look like the others (named anyway)."),
+    ] = False,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +123,7 @@ def train(
         return
     with graceful_stop() as stopper:
         try:
-            bundle = train_material(order, console, stopper.wanted)
+            bundle = train_material(order, console, stopper.wanted, robust)
         except Interrupted:
             console.say("interrupted; the state is saved: go on with the same command and --resume")
             raise typer.Exit(stopper.exit_code) from None

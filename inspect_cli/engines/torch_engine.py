@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inspect_cli.engines.allocation import keep_freed_memory
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.errors import UsageError, WorkerError
 from inspect_cli.images.values import Preprocess
@@ -85,6 +86,8 @@ class TorchEngine:
             raise UsageError(f"--precision {precision}: valid with torch on {device.type}: {valid}")
         if device.type == "cuda":  # torch rounds the inputs of convolutions to 10 bits there unless told otherwise
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        if device.type == "cpu":
+            keep_freed_memory()
         self.precision = precision
         self.resident = device.type == "cuda" if resident is None else resident
         self.device_name = device.type

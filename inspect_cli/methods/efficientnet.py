@@ -40,8 +40,6 @@ _BLOCKS: Final = (
 BLOCK_COUNT: Final = len(_BLOCKS)
 #: Sides of tiles: a feature sees about 200 px around it, so that small tiles are all border.
 _TILE_PX: Final = (128, 512)
-#: What a side is divided by on the way to the deepest features.
-_STEP_PX: Final = 32
 _STEM: Final = 32
 _EPSILON: Final = 1e-3
 #: What the network was trained with: values 0..255 less 127, over 128.
@@ -151,7 +149,7 @@ class _SameConv2d(nn.Conv2d):
 
 def suited_tile_px(shortest_px: int) -> int:
     """Return the side of tiles for images whose shorter side is ``shortest_px``: the whole of it, 128 to 512 px."""
-    return min(max(-(-shortest_px // _STEP_PX) * _STEP_PX, _TILE_PX[0]), _TILE_PX[1])
+    return min(max(shortest_px, _TILE_PX[0]), _TILE_PX[1])
 
 
 def _same(before: int, after: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _DPI: Final = 130
 _BINS: Final = 60
+_A_ROW: Final = 3
 _SERIES: Final = ("#3b6fb6", "#d1772e", "#4b9a6a", "#8d63b0", "#7f7f7f")  # one a map, told apart in grey too
 _LIMIT_COLOUR: Final = "#b3261e"
 _WIDE_RANGE: Final = 30.0  # largest over smallest score from which a linear axis hides the small ones
@@ -119,6 +120,27 @@ def save_threshold_histogram(
         _finish(axes, "raw score", "samples", None)
     if not good:
         _finish(panels[0], "raw score", "samples", "no scores of good samples")
+    _save(path, figure)
+
+
+def save_patches(path: Path, patches: Sequence[tuple[NDArray[Any], str]]) -> None:
+    """Write patches in grey side by side, three a row, each stretched to its own range, with a caption of its own.
+
+    Parameters
+    ----------
+    path
+        PNG file to write.
+    patches
+        Stored pixels (side, side) or (side, side, channels), of which the mean is shown, and the caption.
+    """
+    rows = -(-len(patches) // _A_ROW)
+    figure = _figure(rows)
+    for number, (pixels, caption) in enumerate(patches, 1):
+        axes = figure.add_subplot(rows, _A_ROW, number)
+        grey = pixels.astype(np.float64)
+        axes.imshow(grey if grey.ndim == 2 else grey.mean(axis=2), cmap="gray")
+        axes.set_title(_plain(caption), fontsize=7)
+        axes.set_axis_off()
     _save(path, figure)
 
 

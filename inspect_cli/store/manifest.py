@@ -106,6 +106,17 @@ class Trial(_Strict):
     note: str = ""
 
 
+class Suspect(_Strict):
+    """A place of a good part that does not look like the others; how much worse it is than what is usual."""
+
+    part: str
+    map: str
+    x_px: int
+    y_px: int
+    times_usual: float
+    left_out: bool
+
+
 class Manifest(_Strict):
     """A trained model of one material."""
 
@@ -123,6 +134,9 @@ class Manifest(_Strict):
     warnings: list[str] = Field(default_factory=list)
     calibration: Calibration | None = None
     trials: list[Trial] = Field(default_factory=list)
+    #: What the trained network of each map makes of artificial defects.
+    checks: dict[str, Trial] = Field(default_factory=dict)
+    suspects: list[Suspect] = Field(default_factory=list)
 
     def digest(self) -> str:
         """Return the sha256 of what decides a raw score: networks and preprocessing, not the limits."""

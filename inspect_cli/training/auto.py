@@ -1,51 +1,46 @@
 """``--method auto``: try what may fit, briefly, and take what finds artificial defects in held-out good parts.
 
-Each candidate is trained for a share of the budget and then shown patches of the validation parts, with and without
-artificial defects of kinds that no method is trained with (``corruptions/trial.py``). The measure is the area under
-the ROC curve of the pixels, smoothed as in scoring, averaged over kinds and maps.
+Each candidate is trained for a share of the budget and then shown held-out good material with and without artificial
+defects (``training/trial.py``). A trial on artificial defects says little where candidates are close, so the first of
+those that are is taken.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
-from scipy.ndimage import gaussian_filter
 
-from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
-from inspect_cli.engines import TorchEngine
+from inspect_cli.corruptions.trial import KINDS
 from inspect_cli.errors import ModelError, RecipeError, UsageError
-from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.methods.registry import AUTO, check_whole_images
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.manifest import Trial
-from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job, open_order
 from inspect_cli.training.sources import Sources
+from inspect_cli.training.trial import Kinds, measure_trial
 
-#: What is tried, simplest first: of equally good ones the first is taken. Settings go behind the recipe's; a narrow
-#: `direct` makes enough steps in a trial, on a CPU too.
+#: What is tried, the most dependable on real defects first. Settings go behind the recipe's; a narrow `direct` makes
+#: enough steps in a trial, on a CPU too.
 CANDIDATES: Final[dict[str, dict[str, object]]] = {
-    "cae": {},
     "feature-ae": {},
-    "patchcore": {},
+    "cae": {},
     "direct": {"width": 32},
 }
-#: Share of a budget in time that all trials together take.
-TRIAL_SHARE: Final = 0.4
-#: Patches of each kind of defect, and as many without.
-PATCHES: Final = 48
-#: Step of the patch source that the trial's patches come from: apart from all others.
-TRIAL_STEP: Final = 2**34
-
+#: Share of a budget that all trials together train for.
+TRIAL_SHARE: Final = 0.3
+#: Areas that differ by less than this are as good as equal.
+CLOSE: Final = 0.02
+#: Share of a budget in time that is left for the training in any case.
+_LEAST_LEFT: Final = 0.4
 
 #: What a trial keeps beside the recipe until the training that follows it is done.
 CHOICE: Final = ".auto.json"
@@ -68,7 +63,7 @@ def choose_method(
     Interrupted
         If ``stop`` said so.
     """
-    note = order.material.folder / CHOICE
+    note, started = order.material.folder / CHOICE, time.monotonic()
     if order.defects:
         raise UsageError(f"--defects: method {AUTO} learns from good parts alone; name a method, such as cnn")
     if order.resume:
@@ -84,7 +79,7 @@ def choose_method(
     for line in trial_lines(trials):
         teller.say(line)
     chosen = _with_method(order, best(trials).method)
-    return replace(chosen, budget=_part_of(order.budget, 1 - TRIAL_SHARE)), trials
+    return replace(chosen, budget=_left_of(order.budget, time.monotonic() - started)), trials
 
 
 def _with_method(order: TrainingOrder, method: str) -> TrainingOrder:
@@ -103,7 +98,7 @@ def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[
                 with closing(job):
                     with teller.progress(f"trying {order.method}, {name}") as update:
                         state = train_map(job, Shown(update), stop=stop)
-                    measured.append(measure_trial(job, order.material.recipe.scoring.smooth_sigma_px))
+                    measured.append(measure_trial(job, order, name, sources))
                 steps, seconds = steps + state.step, seconds + state.spent_s
         except (ModelError, RecipeError) as error:
             return Trial(method=order.method, pixel_auroc=None, note=str(error))
@@ -113,7 +108,16 @@ def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[
 def _part_of(budget: str, share: float) -> str:
     """Return a share of a budget."""
     steps, seconds = parse_budget(budget)
-    return f"{max(1, int(share * steps))}steps" if steps is not None else f"{share * (seconds or 0.0):.3f}s"
+    return f"{max(1, round(share * steps))}steps" if steps is not None else f"{share * (seconds or 0.0):.3f}s"
+
+
+def _left_of(budget: str, spent_s: float) -> str:
+    """Return what trials leave of a budget: of steps a share, of seconds those that were not spent."""
+    steps, seconds = parse_budget(budget)
+    if steps is not None:
+        return _part_of(budget, 1 - TRIAL_SHARE)
+    whole = seconds or 0.0
+    return f"{max(whole - spent_s, _LEAST_LEFT * whole):.3f}s"
 
 
 def _read_choice(path: Path) -> list[Trial]:
@@ -125,40 +129,6 @@ def _read_choice(path: Path) -> list[Trial]:
         raise UsageError(f"--resume: {path} is damaged; train without it") from error
 
 
-@dataclass(frozen=True)
-class Kinds:
-    """Area under the ROC curve of one map's pixels, by kind of defect."""
-
-    auroc: dict[str, float]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the kinds."""
-        return float(np.mean(list(self.auroc.values())))
-
-
-def measure_trial(job: MapTraining, sigma_px: float) -> Kinds:
-    """Return how well a trained job's detector tells artificial defects from good validation patches."""
-    patches, masks = job.validation.batch(TRIAL_STEP, PATCHES)
-    good = job.preprocess.to_network(patches, masks)
-    inside = np.ones((len(good), *good.shape[2:]), bool) if masks is None else masks
-    engine = TorchEngine(job.detector, job.device)
-    plain = _smoothed(engine.score(good), sigma_px)
-    found = {}
-    for number, kind in enumerate(KINDS):
-        damaged = trial_defects(kind, good, np.random.default_rng([job.seed, 11, number]))
-        scores = _smoothed(engine.score(damaged.patches), sigma_px)
-        histogram = ScoreHistogram()
-        histogram.add(plain[inside])
-        histogram.add(scores[inside], (damaged.changed[:, 0] > CHANGED)[inside])
-        found[kind] = histogram.auroc() or 0.5
-    return Kinds(found)
-
-
-def _smoothed(scores: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
-    return np.asarray(gaussian_filter(scores, (0, sigma_px, sigma_px)), np.float32)
-
-
 def trial_of(method: str, measured: Sequence[Kinds], steps: int, seconds: float) -> Trial:
     """Return what the manifest keeps of a candidate: the mean over maps, in all and by kind."""
     by_kind = {kind: round(float(np.mean([found.auroc[kind] for found in measured])), 4) for kind in KINDS}
@@ -167,14 +137,16 @@ def trial_of(method: str, measured: Sequence[Kinds], steps: int, seconds: float)
 
 
 def best(trials: Iterable[Trial]) -> Trial:
-    """Return the candidate with the largest area; of equal ones the first.
+    """Return the first candidate whose area is the largest or close to it.
 
     Raises
     ------
     ValueError
         If none could be tried.
     """
-    return max((trial for trial in trials if trial.pixel_auroc is not None), key=lambda t: t.pixel_auroc or 0.0)
+    tried = [(trial, trial.pixel_auroc) for trial in trials if trial.pixel_auroc is not None]
+    most = max(area for _, area in tried)
+    return next(trial for trial, area in tried if area > most - CLOSE)
 
 
 def trial_lines(trials: Sequence[Trial]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.bundle import Bundle
-from inspect_cli.store.manifest import Trial
+from inspect_cli.store.manifest import Suspect, Trial
 
 CARD = "model_card.md"
 
@@ -37,6 +37,10 @@ def card_markdown(bundle: Bundle) -> str:
         )
     if manifest.trials:
         lines += ["", "## Why this method", "", *_trials(manifest.trials)]
+    if manifest.checks:
+        lines += ["", "## Artificial defects", "", *_checks(manifest.checks)]
+    if manifest.suspects:
+        lines += ["", "## Parts that stand out", "", *_suspects(manifest.suspects)]
     lines += ["", "## Warnings", "", *([f"- {w}" for w in manifest.warnings] or ["None."])]
     lines += ["", "## Limits", "", *_limits(bundle)]
     lines += ["", "## Training set", "", "| part | map | use | sha256 |", "| --- | --- | --- | --- |"]
@@ -60,6 +64,34 @@ def _trials(trials: list[Trial]) -> list[str]:
         cells = [f"{value:.3f}" for value in (trial.pixel_auroc, *(trial.by_kind[kind] for kind in kinds))]
         lines.append(f"| {trial.method} | {' | '.join(cells)} | {trial.steps} | {trial.seconds:.0f} |")
     return lines
+
+
+def _checks(checks: dict[str, Trial]) -> list[str]:
+    kinds = sorted({kind for check in checks.values() for kind in check.by_kind})
+    return [
+        "What the trained network of each map makes of artificial defects in held-out good parts: area under the ROC "
+        "curve of the pixels. It says that the network sees something, not how real defects will do.",
+        "",
+        f"| map | mean | {' | '.join(kinds)} |",
+        "| --- |" + " ---: |" * (len(kinds) + 1),
+        *(
+            f"| {name} | {check.pixel_auroc:.3f} | {' | '.join(f'{check.by_kind[kind]:.3f}' for kind in kinds)} |"
+            for name, check in checks.items()
+        ),
+    ]
+
+
+def _suspects(suspects: list[Suspect]) -> list[str]:
+    return [
+        "Good parts with a place that does not look like the others; `suspects.png` beside the recipe shows them.",
+        "",
+        "| part | map | x px | y px | times usual | in training |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+        *(
+            f"| {s.part} | {s.map} | {s.x_px} | {s.y_px} | {s.times_usual:.1f} | {'no' if s.left_out else 'yes'} |"
+            for s in suspects
+        ),
+    ]
 
 
 def _limits(bundle: Bundle) -> list[str]:

@@ -7,9 +7,12 @@ from typing import Final
 import torch
 
 from inspect_cli.methods.base import Batch, Detector
+from inspect_cli.store.manifest import Trial
 
 #: Below this share of explained variance a reconstruction shows little but the local mean.
 COLLAPSED: Final = 0.3
+#: Below this area under the ROC curve artificial defects are hardly told from good material.
+USELESS: Final = 0.6
 
 
 @torch.no_grad()
@@ -48,3 +51,14 @@ def training_warnings(name: str, explained: float | None, images: int, stopped_e
     if stopped_early and steps < 200:
         warnings.append(f"map {name}: training stopped after {steps} steps without improving")
     return warnings
+
+
+def separation_warnings(name: str, check: Trial | None) -> list[str]:
+    """Return a warning if a trained network hardly tells artificial defects from good material."""
+    if check is None or check.pixel_auroc is None or check.pixel_auroc >= USELESS:
+        return []
+    how = "scores them lower than" if check.pixel_auroc < 1 - USELESS else "hardly tells them from"
+    return [
+        f"map {name}: shown artificial defects, the network {how} good material (pixel AUROC "
+        f"{check.pixel_auroc:.2f}, .5 is chance), so its anomaly map says little. Try --method auto or train longer"
+    ]

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from inspect_cli.engines.allocation import keep_freed_memory
 from inspect_cli.engines.torch_engine import training_autocast
 from inspect_cli.errors import ModelError
 from inspect_cli.methods.base import Batch, Detector
@@ -60,6 +61,8 @@ def train_map(
         When ``stop``, asked between steps, says so; the state was saved first.
     """
     torch.manual_seed(job.seed)
+    if job.device.type == "cpu":
+        keep_freed_memory()
     detector = job.detector.placed(job.device)
     optimizers = detector.optimizers(job.spec.learning_rate)
     restored = load_checkpoint(job.checkpoint, job.fingerprint, detector, optimizers) if resume else None

@@ -19,8 +19,9 @@ from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit, Train
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
 
-#: Windows that are scored, and their side; a larger tile makes a larger window.
+#: Windows that are scored, and their side: so many tiles, or one where tiles are large.
 WINDOWS: Final = 12
+WINDOW_TILES: Final = 4
 WINDOW_PX: Final = 512
 #: Room above the largest peak: the windows are a small part of what a good part shows.
 MARGIN: Final = 1.5
@@ -85,7 +86,7 @@ def _windows(
         part = parts[number % len(parts)]
         with open_map(part.files[name]) as reader:
             header = reader.header
-        side = max(tiling.size_px, WINDOW_PX)
+        side = min(WINDOW_TILES * tiling.size_px, max(tiling.size_px, WINDOW_PX))
         height, width = min(side, header.height), min(side, header.width)
         y, x = _place(rng, rois[part.id], header.height, header.width)
         y = min(max(y - height // 2, 0), header.height - height)

@@ -18,13 +18,13 @@ from inspect_cli.report.pictures import save_reconstructions
 from inspect_cli.report.plots import save_loss_curve
 from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, write_weights
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.manifest import Manifest, TrainedMap, TrainingFile, Trial
+from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial
 from inspect_cli.store.timestamps import utc_now
-from inspect_cli.training.auto import CHOICE, choose_method
+from inspect_cli.training.auto import CHOICE, choose_method, trial_of
 from inspect_cli.training.batches import MapTraining, validation_batches
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
-from inspect_cli.training.health import explained_variance, training_warnings
+from inspect_cli.training.health import explained_variance, separation_warnings, training_warnings
 from inspect_cli.training.joining import joined, kept_maps
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import (
@@ -39,21 +39,25 @@ from inspect_cli.training.order import (
     tiling_for,
 )
 from inspect_cli.training.prepare import (
-    Survey,
     learn_acquisition,
     preview_range,
 )
 from inspect_cli.training.preview import preview_corruption
 from inspect_cli.training.provisional import provisional_calibration
 from inspect_cli.training.sources import Sources
+from inspect_cli.training.suspects import without_suspects
+from inspect_cli.training.trial import measure_trial
 
 _PICTURES = 4
 
 
-def train_material(order: TrainingOrder, teller: Teller, stop: Callable[[], bool] = lambda: False) -> Bundle:
+def train_material(
+    order: TrainingOrder, teller: Teller, stop: Callable[[], bool] = lambda: False, robust: bool = False
+) -> Bundle:
     """Train every map, write the bundle and its provisional limits; return it.
 
-    ``stop`` is asked between steps. Maps of the same model that are not trained now stay as they are.
+    ``stop`` is asked between steps. Maps of the same model that are not trained now stay as they are. Parts that do
+    not look like the others are named; ``robust`` leaves them out.
 
     Raises
     ------
@@ -65,12 +69,13 @@ def train_material(order: TrainingOrder, teller: Teller, stop: Callable[[], bool
         If ``stop`` said so; the checkpoint is saved.
     """
     trials: list[Trial] = []
+    order, suspects = without_suspects(order, teller, robust)
     if order.method == AUTO:
         order, trials = choose_method(order, teller, stop)
     folder = order.material.folder / order.method
     busy = f"{folder}: is being trained or calibrated by another process; wait for it"
     with lock_folder(folder, busy):
-        bundle = _train_locked(order, folder, trials, teller, stop)
+        bundle = _train_locked(order, folder, trials, suspects, teller, stop)
         prune_weights(folder, bundle.manifest)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         (order.material.folder / CHOICE).unlink(missing_ok=True)
@@ -78,7 +83,12 @@ def train_material(order: TrainingOrder, teller: Teller, stop: Callable[[], bool
 
 
 def _train_locked(
-    order: TrainingOrder, folder: Path, trials: list[Trial], teller: Teller, stop: Callable[[], bool]
+    order: TrainingOrder,
+    folder: Path,
+    trials: list[Trial],
+    suspects: list[Suspect],
+    teller: Teller,
+    stop: Callable[[], bool],
 ) -> Bundle:
     recipe = order.material.recipe
     if order.resume and not (folder / CHECKPOINTS).is_dir():
@@ -116,6 +126,8 @@ def _train_locked(
         warnings=[warning for found in trained.values() for warning in found.warnings],
         calibration=calibration,
         trials=trials,
+        checks={name: found.check for name, found in trained.items() if found.check is not None},
+        suspects=suspects,
     )
     if kept is not None:
         old, names = kept
@@ -165,6 +177,7 @@ class _Trained:
     entry: TrainedMap
     detector: Detector
     warnings: list[str]
+    check: Trial | None
 
 
 def _train_one(
@@ -181,7 +194,7 @@ def _train_one(
             state = train_map(job, Shown(update), order.resume, stop)
         if order.half:  # what is measured and calibrated from here on is what will be stored
             job.detector.half().float()
-        return _described(order, name, job, state, sources.survey, teller)
+        return _described(order, name, job, state, sources, teller)
 
 
 def _described(
@@ -189,11 +202,11 @@ def _described(
     name: str,
     job: MapTraining,
     state: TrainingState,
-    survey: Survey,
+    sources: Sources,
     teller: Teller,
 ) -> _Trained:
     """Write a trained map's weights and pictures and describe it for the manifest."""
-    batches = validation_batches(job)
+    batches, survey = validation_batches(job), sources.survey
     explained = explained_variance(job.detector, batches)
     folder = order.material.folder / order.method
     write_pictures(folder, name, job.detector, batches[0].tiles, state.history)
@@ -220,8 +233,12 @@ def _described(
         f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s, validation loss {state.best_loss:.6f}"
         + ("" if explained is None else f", explains {explained:.1%} of the variance")
     )
+    check = None
+    if not job.detector.supervised:  # that learns kinds of defects, and knows no others
+        check = trial_of(order.method, [measure_trial(job, order, name, sources)], state.step, state.spent_s)
     warnings = training_warnings(name, explained, len(survey.parts), state.stopped_early, state.step)
-    return _Trained(entry, job.detector, warnings)
+    warnings += separation_warnings(name, check)
+    return _Trained(entry, job.detector, warnings, check)
 
 
 @torch.no_grad()

@@ -1,0 +1,206 @@
+"""Parts of a training set that do not look like the others, as defective ones do.
+
+The parts are split into two halves. Features of a pretrained network on patches of one half say what is usual, and
+the parts of the other half are scored against that, so that a defective part cannot vouch for itself. A part whose
+worst place lies far from the worst places of the others is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inspect_cli.engines import TorchEngine
+from inspect_cli.engines.allocation import keep_freed_memory
+from inspect_cli.errors import ModelError, NoInputError
+from inspect_cli.images import Part, open_map
+from inspect_cli.recipe.schema import parse_budget
+from inspect_cli.report.plots import save_patches
+from inspect_cli.scoring.smooth import RowSmoother
+from inspect_cli.store.manifest import Suspect
+from inspect_cli.tiles.grid import Grid, pad_to_tile
+from inspect_cli.tiles.tiling import count_of_area
+from inspect_cli.training.batches import FEWEST_FIT_PATCHES, FIT_STEP, MapTraining, plain_batches
+from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job, open_order
+from inspect_cli.training.prepare import Mask, Split
+from inspect_cli.training.sources import Sources
+
+PICTURE: Final = "suspects.png"
+#: What looks at the parts; it is fitted, not trained.
+METHOD: Final = "feature-ae"
+#: Parts below this number say too little of what is usual.
+LEAST_PARTS: Final = 8
+#: A part is named when its worst place lies so many robust standard deviations (of the logarithm) above the median.
+FAR: Final = 3.5
+#: ... and is worse than the median of the parts' worst by this factor.
+WORSE: Final = 1.5
+#: Least robust standard deviation: parts that are all alike must not make a harmless one stand out.
+_LEAST_SPREAD: Final = 0.06
+#: Median absolute deviation -> standard deviation of a normal distribution.
+_MAD: Final = 1.4826
+#: Patches of 128 px that are looked at: ten for each second of the budget, within these bounds.
+_PATCHES: Final = (600, 6000)
+_A_SECOND: Final = 10
+_A_STEP: Final = 2.5
+_SHOWN: Final = 12
+
+
+class _Place(NamedTuple):
+    """The worst place of a part: its score in units of what is usual, and the patch around it."""
+
+    part: str
+    map: str
+    score: float
+    x_px: int
+    y_px: int
+    patch: NDArray[Any]
+
+
+def without_suspects(order: TrainingOrder, teller: Teller, leave_out: bool) -> tuple[TrainingOrder, list[Suspect]]:
+    """Name the parts that stand out, with a picture of each, and leave them out of the order if asked to.
+
+    Too few parts, and an installation without the pretrained network, are told and nothing is looked at.
+    """
+    sources = open_order(replace(order, method=METHOD, defects=(), truth=None), _Silent(teller))
+    if len(sources.survey.parts) < LEAST_PARTS:
+        return order, []
+    try:
+        found = {name: _worst_places(order, name, sources) for name in order.maps}
+    except ModelError as error:
+        teller.say(f"the parts were not looked at for unusual ones: {error}")
+        return order, []
+    places = [place for name in order.maps for place in outstanding(found[name])]
+    picture = order.material.folder / PICTURE
+    if not places:
+        picture.unlink(missing_ok=True)
+        return order, []
+    save_patches(picture, [(place.patch, _caption(place, times)) for place, times in places[:_SHOWN]])
+    for place, times in places:
+        teller.warn(
+            f"{place.part}, map {place.map}: does not look like the other parts at x {place.x_px}, y {place.y_px} "
+            f"({times:.1f} times what is usual for a part's worst place)"
+        )
+    names = {place.part for place, _ in places}
+    fate = "left out of the training" if leave_out else "trained on all the same; --robust leaves such parts out"
+    teller.warn(f"{len(names)} of {len(sources.survey.parts)} part(s) stand out, see {picture}: {fate}")
+    suspects = [
+        Suspect(part=p.part, map=p.map, x_px=p.x_px, y_px=p.y_px, times_usual=round(times, 2), left_out=leave_out)
+        for p, times in places
+    ]
+    if not leave_out:
+        return order, suspects
+    kept = [part for part in order.parts if part.id not in names]
+    if not kept:
+        raise NoInputError("--robust would leave out every part; look at the pictures")
+    return replace(order, parts=kept), suspects
+
+
+def outstanding(places: Sequence[_Place]) -> list[tuple[_Place, float]]:
+    """Return the places whose score is far above the others', with their score over the median, worst first."""
+    if not places:
+        return []
+    values = np.log(np.maximum([place.score for place in places], np.finfo(float).tiny))
+    middle = float(np.median(values))
+    spread = max(_MAD * float(np.median(np.abs(values - middle))), _LEAST_SPREAD)
+    times = np.exp(values - middle)
+    chosen = [i for i in np.argsort(-values) if values[i] - middle >= FAR * spread and times[i] >= WORSE]
+    return [(places[i], float(times[i])) for i in chosen]
+
+
+def _worst_places(order: TrainingOrder, name: str, sources: Sources) -> list[_Place]:
+    """Return the worst place of each part on one map, scored against the other half of the parts."""
+    parts = sources.survey.parts
+    mixed = [parts[i] for i in np.random.default_rng([order.seed, 13]).permutation(len(parts))]
+    halves = mixed[::2], mixed[1::2]
+    found = []
+    for known, others in (halves, halves[::-1]):
+        look = replace(order, method=METHOD, defaults={}, defects=(), truth=None)
+        job = open_job(look, name, replace(sources, split=Split(known, known)), [])
+        with closing(job):
+            _fit(job)
+            engine = TorchEngine(job.detector, job.device)
+            places = (
+                _worst_of(job, engine, part, sources.survey.rois[part.id], name, order, len(parts)) for part in others
+            )
+            found += [place for place in places if place is not None]
+    return found
+
+
+@torch.no_grad()
+def _fit(job: MapTraining) -> None:
+    torch.manual_seed(job.seed)
+    if job.device.type == "cpu":
+        keep_freed_memory()
+    job.detector.placed(job.device).eval()
+    count = job.patches(job.detector.fit_patches, FEWEST_FIT_PATCHES)
+    tiles = torch.cat([batch.tiles for batch in plain_batches(job, job.train, FIT_STEP, count)])[:count]
+    job.detector.begin(tiles)
+    job.detector.fit(tiles)
+
+
+def _worst_of(
+    job: MapTraining, engine: TorchEngine, part: Part, roi: Mask | None, name: str, order: TrainingOrder, parts: int
+) -> _Place | None:
+    """Return the worst place of a part, of as many tiles spread over it as the budget allows; None without ROI."""
+    side = job.detector.tile_px
+    sigma_px = order.material.recipe.scoring.smooth_sigma_px
+    worst: _Place | None = None
+    with open_map(part.files[name]) as reader:
+        height, width = reader.header.height, reader.header.width
+        grid = Grid(height, width, side, side)
+        corners = [(y, x) for y in grid.rows for x in grid.columns if _inside(roi, y, x, side)]
+        most = max(4, count_of_area(patches_of_budget(order.budget), side) // parts)
+        for i in np.unique(np.linspace(0, len(corners) - 1, min(most, len(corners))).astype(int)):
+            y, x = corners[i]
+            rows = reader.read_rows(y, min(y + side, height))
+            patch = pad_to_tile(rows[:, x : x + side], side, side)
+            inside = _mask(roi, y, x, side, height, width)
+            score = engine.score(job.preprocess.to_network(patch[None], inside[None]))[0]
+            smoother = RowSmoother(side, side, sigma_px, inside)
+            smooth = np.nan_to_num(np.concatenate([r for r in (smoother.push(score), smoother.finish()) if len(r)]))
+            top = np.unravel_index(int(smooth.argmax()), smooth.shape)
+            if worst is None or smooth[top] > worst.score:
+                place = (x + int(top[1]), y + int(top[0]))
+                worst = _Place(part.id, name, float(smooth[top]), *place, patch)
+    return worst
+
+
+def patches_of_budget(budget: str) -> int:
+    """Return how many patches of 128 px are looked at: that takes a small part of what the training takes."""
+    steps, seconds = parse_budget(budget)
+    wanted = _A_SECOND * seconds if seconds is not None else _A_STEP * (steps or 0)
+    return int(np.clip(wanted, *_PATCHES))
+
+
+def _mask(roi: Mask | None, y: int, x: int, side: int, height: int, width: int) -> Mask:
+    inside = np.zeros((side, side), bool)
+    shown = np.ones((min(side, height - y), min(side, width - x)), bool)
+    inside[: shown.shape[0], : shown.shape[1]] = shown if roi is None else roi[y : y + side, x : x + side]
+    return inside
+
+
+def _inside(roi: Mask | None, y: int, x: int, side: int) -> bool:
+    return roi is None or bool(roi[y : y + side, x : x + side].mean() >= 0.5)
+
+
+def _caption(place: _Place, times: float) -> str:
+    return f"{place.part}, {place.map}\nx {place.x_px}, y {place.y_px}: {times:.1f} times"
+
+
+class _Silent:
+    """Says nothing of what the training will say again, and passes progress on."""
+
+    def __init__(self, teller: Teller) -> None:
+        self._teller = teller
+        self.progress = teller.progress
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""

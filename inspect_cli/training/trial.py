@@ -1,0 +1,156 @@
+"""What a trained detector makes of artificial defects in held-out good material.
+
+Windows of the validation parts are scored in the same way as parts are, plain and with defects of kinds that no
+method is trained with (``corruptions/trial.py``), so that methods with tiles of different sizes are shown the same.
+The measure is the area under the ROC curve of the pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
+from inspect_cli.engines import Engine, TorchEngine
+from inspect_cli.evaluation.metrics import ScoreHistogram
+from inspect_cli.images import ImageHeader, MapReader, ValueRange
+from inspect_cli.images.values import Preprocess
+from inspect_cli.recipe.schema import ScoringSpec
+from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.tiles.tiling import TILE_PX, Tiling
+from inspect_cli.training.batches import MapTraining
+from inspect_cli.training.order import TrainingOrder, tiling_for
+from inspect_cli.training.sources import Sources, good_sampler
+
+#: Side of the windows in tiles of the recipe, where the images allow it: 512 px, unless it names another tile.
+WINDOW_TILES: Final = 4
+#: Pixels that are looked at without defects, and once more for each kind; at least two windows.
+MOST_PX: Final = 1_500_000
+_FEWEST: Final = 2
+#: Shares of ``MOST_PX`` for each second or step of a budget: a trial must not take longer than what it judges.
+_SHARE_OF_SECOND: Final = 1 / 120
+_SHARE_OF_STEP: Final = 1 / 1200
+#: Step of the patch source that the windows come from: apart from all others.
+_STEP: Final = 2**34
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Area under the ROC curve of one map's pixels, by kind of defect."""
+
+    auroc: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the kinds."""
+        return float(np.mean(list(self.auroc.values())))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Good material (n, channels, side, side), unit range; the ROI (n, side, side), None for everything; the fill."""
+
+    pixels: NDArray[np.float32]
+    roi: Mask | None
+    fill: tuple[float, ...]
+
+
+def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: Sources) -> Windows:
+    """Cut windows of the validation parts; as many as fit the budget of the training."""
+    recipe = order.material.recipe
+    side = max(min(sources.survey.shortest_px, WINDOW_TILES * (recipe.tiles.size_px or TILE_PX)), TILE_PX)
+    steps, seconds = job.budget.steps, job.budget.seconds
+    share = steps * _SHARE_OF_STEP if steps is not None else (seconds or 0.0) * _SHARE_OF_SECOND
+    count = max(_FEWEST, round(min(1.0, share) * MOST_PX / side**2))
+    source = good_sampler(sources, name, recipe, side, job.seed + 1, validation=True)
+    try:
+        patches, masks = source.batch(_STEP, count)
+    finally:
+        source.close()
+    return Windows(job.preprocess.to_network(patches, masks), masks, job.preprocess.fill)
+
+
+def measure_trial(job: MapTraining, order: TrainingOrder, name: str, sources: Sources) -> Kinds:
+    """Return how well a trained job's detector tells artificial defects from good material, by kind of defect."""
+    windows = trial_windows(job, order, name, sources)
+    engine = TorchEngine(job.detector, job.device)
+    return kinds_told(windows, engine, tiling_for(order, sources), order.material.recipe.scoring, job.seed)
+
+
+def kinds_told(windows: Windows, engine: Engine, tiling: Tiling, scoring: ScoringSpec, seed: int) -> Kinds:
+    """Return how well the scores of an engine tell artificial defects in ``windows`` from the rest of them."""
+    plain = ScoreHistogram()
+    for score in scored(windows, windows.pixels, engine, tiling, scoring):
+        plain.add(score)
+    found = {}
+    for number, kind in enumerate(KINDS):
+        damaged, changed = with_defects(kind, windows.pixels, np.random.default_rng([seed, 11, number]))
+        histogram = ScoreHistogram()
+        histogram.merge(plain)
+        for score, mask in zip(scored(windows, damaged, engine, tiling, scoring), changed, strict=True):
+            histogram.add(score, mask)
+        found[kind] = histogram.auroc() or 0.5
+    return Kinds(found)
+
+
+def with_defects(
+    kind: str, pixels: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], Mask]:
+    """Return copies with a defect of ``kind`` in every other square of 128 px, as on a chessboard; and where.
+
+    Parameters
+    ----------
+    pixels
+        (n, channels, side, side), unit range.
+
+    Returns
+    -------
+    The damaged copies, and (n, side, side), True where a pixel was replaced for the most part.
+    """
+    damaged = pixels.copy()
+    changed = np.zeros((len(pixels), *pixels.shape[2:]), bool)
+    squares = range(pixels.shape[2] // TILE_PX)
+    for row, column in ((row, column) for row in squares for column in squares if (row + column) % 2 == 0):
+        where = (..., slice(row * TILE_PX, (row + 1) * TILE_PX), slice(column * TILE_PX, (column + 1) * TILE_PX))
+        defects = trial_defects(kind, np.ascontiguousarray(pixels[where]), rng)
+        damaged[where], changed[where] = defects.patches, defects.changed[:, 0] > CHANGED
+    return damaged, changed
+
+
+def scored(
+    windows: Windows, pixels: NDArray[np.float32], engine: Engine, tiling: Tiling, scoring: ScoringSpec
+) -> list[NDArray[np.float32]]:
+    """Return the anomaly map (side, side) of each window, NaN outside the ROI, made as those of parts are."""
+    maps = []
+    for number, unit in enumerate(pixels):
+        stream = MapStream(
+            reader=_Window(np.moveaxis(unit, 0, 2)),
+            preprocess=Preprocess(ValueRange(0.0, 1.0), windows.fill, "float32"),
+            engine=engine,
+            tiles=tiling,
+            scoring=scoring,
+            roi=None if windows.roi is None else windows.roi[number],
+            clock=Clock(),
+        )
+        maps.append(np.concatenate(list(stream.rows())))
+    return maps
+
+
+class _Window(MapReader):
+    """Pixels (height, width, channels) in memory, read as if they were an image."""
+
+    def __init__(self, pixels: NDArray[np.float32]) -> None:
+        height, width, channels = pixels.shape
+        self._pixels = pixels if channels > 1 else pixels[..., 0]
+        self.header = ImageHeader(Path("window"), "memory", width, height, channels, pixels.dtype)
+
+    def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
+        """Return some rows."""
+        return self._pixels[y0:y1]

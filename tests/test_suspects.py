@@ -1,0 +1,82 @@
+"""Parts that do not look like the others: found, named with their place, shown, and left out when asked."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from inspect_cli.cli import run
+from inspect_cli.training.suspects import LEAST_PARTS, _Place, outstanding, patches_of_budget
+from tests.helpers import material_of
+
+
+def place(name: str, score: float) -> _Place:
+    return _Place(name, "image", score, 0, 0, np.zeros((4, 4)))
+
+
+def test_what_lies_far_above_the_others_stands_out():
+    usual = [place(f"p{i}", score) for i, score in enumerate([1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0])]
+    assert outstanding(usual) == []
+    assert outstanding([]) == []
+    bad, worse = place("bad", 3.0), place("worse", 6.0)
+    assert [(found.part, times) for found, times in outstanding([bad, *usual, worse])] == [
+        ("worse", pytest.approx(6.0)),
+        ("bad", pytest.approx(3.0)),
+    ]
+
+
+@pytest.mark.parametrize(("budget", "patches"), [("1s", 600), ("2m", 1200), ("1h", 6000), ("400steps", 1000)])
+def test_the_search_takes_a_small_part_of_the_budget(budget, patches):
+    assert patches_of_budget(budget) == patches
+
+
+@pytest.fixture
+def dirty(tmp_path):
+    """Eight parts with stripes, one of them with a blot at x 40 to 70, y 80 to 100."""
+    rng = np.random.default_rng(0)
+    x = np.arange(140)
+    (tmp_path / "good").mkdir()
+    for number in range(LEAST_PARTS):
+        grey = 120 + 50 * np.sin(x[None] * 0.6 + rng.uniform(0, 6)) + rng.normal(0, 4, (130, 140))
+        if number == 3:
+            grey[80:100, 40:70] = 230
+        cv2.imwrite(str(tmp_path / "good" / f"p{number}.png"), grey.clip(0, 255).astype(np.uint8))
+    material_of(tmp_path / "models", "stuff", tile_px=64, method="cae", hidden=32, latent=8)
+    return tmp_path
+
+
+def train(folder, *more: str) -> int:
+    common = ["train", "-m", "stuff", "--models", str(folder / "models"), "--data", str(folder / "good")]
+    return run([*common, "--budget", "4steps", *more])
+
+
+def test_a_defective_part_is_named_and_shown_and_left_out_with_robust(dirty, capsys):
+    assert train(dirty) == 0
+    told = capsys.readouterr().err
+    assert "p3, map image: does not look like the other parts" in told
+    assert "trained on all the same" in told
+    folder = dirty / "models" / "stuff"
+    assert cv2.imread(str(folder / "suspects.png")).shape[1] > 400
+    manifest = json.loads((folder / "cae" / "manifest.json").read_text())
+    assert [(s["part"], s["left_out"]) for s in manifest["suspects"]] == [("p3", False)]
+    found = manifest["suspects"][0]
+    assert 30 <= found["x_px"] <= 80
+    assert 70 <= found["y_px"] <= 110
+    assert "p3" in {file["part"] for file in manifest["training_set"]}
+    assert "## Parts that stand out" in (folder / "cae" / "model_card.md").read_text()
+    assert train(dirty, "--robust") == 0
+    assert "left out of the training" in capsys.readouterr().err
+    manifest = json.loads((folder / "cae" / "manifest.json").read_text())
+    assert "p3" not in {file["part"] for file in manifest["training_set"]}
+    assert manifest["suspects"][0]["left_out"]
+
+
+def test_clean_parts_are_not_named(dirty, capsys):
+    (dirty / "good" / "p3.png").unlink()
+    cv2.imwrite(
+        str(dirty / "good" / "p8.png"), cv2.imread(str(dirty / "good" / "p1.png"), cv2.IMREAD_UNCHANGED)[::-1]
+    )
+    assert train(dirty) == 0
+    assert "does not look like" not in capsys.readouterr().err
+    assert not (dirty / "models" / "stuff" / "suspects.png").exists()
