@@ -207,3 +207,58 @@ def test_map_of_the_rule_is_found_as_other_maps_are(tmp_path: Path, pattern: str
     read = Recipe.model_validate({"material": "foil", "maps": maps, "roi": {"rule": "saturated", "margin_px": 0}})
     (part,) = discover_parts(tmp_path, {"normal": read.maps["normal"]})
     np.testing.assert_array_equal(find_roi(read, part, tmp_path), ~background)
+
+
+def test_an_object_on_a_plain_ground_is_the_foreground(tmp_path: Path) -> None:
+    """A ring whose middle shows the ground is inside as a whole; the ground's noise and slope stay outside."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    radius = np.hypot(y - HEIGHT / 2, x - WIDTH / 2)
+    ground = 60 + x * 0.1 + rng.normal(0, 3, (HEIGHT, WIDTH))
+    ring = (radius < 30) & (radius > 8)
+    pixels = np.where(ring, 150 + rng.normal(0, 10, (HEIGHT, WIDTH)), ground).astype(np.uint8)
+    found = find_roi(recipe(rule="foreground", margin_px=0), part_of(tmp_path, pixels), tmp_path)
+    assert found is not None
+    disc = radius < 30
+    assert (found & disc).sum() / (found | disc).sum() > 0.85
+
+
+def test_a_picture_without_ground_stays_whole(tmp_path: Path) -> None:
+    pixels = np.full((HEIGHT, WIDTH), 90, np.uint8)
+    found = find_roi(recipe(rule="foreground", margin_px=0), part_of(tmp_path, pixels), tmp_path)
+    assert found is not None
+    assert found.all()
+
+
+@pytest.mark.parametrize("rule", ["none", "dark"])
+def test_the_roi_can_be_looked_at_before_training(
+    tmp_path: Path, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    from inspect_cli.cli import run
+
+    folder = tmp_path / "models" / "stuff"
+    folder.mkdir(parents=True)
+    settings = {"material": "stuff", "maps": {"albedo": {"files": "{part}_albedo.tif"}}, "roi": {"rule": rule}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    part_of(tmp_path / "good", picture("dark", area((0, HEIGHT, 0, 30)), "uint8"))
+    assert (
+        run(
+            [
+                "train",
+                "-m",
+                "stuff",
+                "--models",
+                str(tmp_path / "models"),
+                "--data",
+                str(tmp_path / "good"),
+                "--preview-roi",
+            ]
+        )
+        == 0
+    )
+    shown = cv2.imread(capsys.readouterr().out.strip())
+    red = (shown[..., 2] > 100) & (shown[..., 0] < 60)
+    assert (red.mean() > 0.05) == (rule == "dark")
+    assert not (folder / "auto").exists()

@@ -158,7 +158,7 @@ def _recipe(folder: Path, roi: str) -> Recipe:
     try:
         return recipe.model_copy(update={"roi": RoiSpec.model_validate({"rule": roi})})
     except ValueError as error:
-        raise RecipeError(f"--roi {roi}: valid: none, saturated, dark") from error
+        raise RecipeError(f"--roi {roi}: valid: none, saturated, dark, foreground") from error
 
 
 def _score_s_per_mpx(run: Path, maps: int) -> float:

@@ -100,7 +100,7 @@ def detect(
     budget: Annotated[str, typer.Option("--budget", help="Time (90s, 8m) or steps of each training.")] = "8m",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of split, patches and network.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, counted up from --seed.")] = 1,
-    roi: Annotated[str, typer.Option("--roi", help="Rule of the ROI: none, saturated or dark.")] = "none",
+    roi: Annotated[str, typer.Option("--roi", help="Rule of the ROI: none, saturated, dark or foreground.")] = "none",
     out: Annotated[Path, typer.Option("--out", help="Folder for detect.csv; rows in it are kept.")] = Path("detect"),
     as_json: Json = False,
 ) -> None:

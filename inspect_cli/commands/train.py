@@ -63,6 +63,9 @@ def train(
         bool,
         typer.Option("--preview-corruptions", help="Only write a picture of what the network learns to remove."),
     ] = False,
+    preview_roi: Annotated[
+        bool, typer.Option("--preview-roi", help="Only write a picture of the region of interest of some parts.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     robust: Annotated[
         bool,
@@ -93,6 +96,7 @@ def train(
     from inspect_cli.training.loop import Interrupted
     from inspect_cli.training.order import TrainingOrder
     from inspect_cli.training.train import preview_corruptions as write_previews
+    from inspect_cli.training.train import preview_rois as write_rois
     from inspect_cli.training.train import train_material
 
     chosen = _material(material, data, models)
@@ -115,6 +119,10 @@ def train(
         defects=() if defects is None else discover_parts(defects, wanted),
         truth=_truth(truth, defects),
     )
+    if preview_roi:
+        for picture in write_rois(order, console):
+            console.out(str(picture))
+        return
     if preview_corruptions and order.method == AUTO:
         raise UsageError(f"--preview-corruptions: method {AUTO} tries several; name one with --method")
     if preview_corruptions:

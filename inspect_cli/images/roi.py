@@ -1,7 +1,7 @@
 """Region of interest: which pixels are material.
 
 The rules look for what a camera sees beside the part, *connected to the image border*: overexposed
-background (``saturated``) or unlit background (``dark``). A bright spot in the middle of the part is a
+background (``saturated``), unlit background (``dark``), or a plain one of any grey (``foreground``). A bright spot in the middle of the part is a
 finding, not background, and stays inside.
 """
 
@@ -26,6 +26,9 @@ END_SHARE = 0.02
 #: Thinner saturated or dark strips than this are not background.
 MIN_STRIP_PX = 9
 _READ_ROWS = 512
+#: Rows at the top and bottom whose median is the background's value, and the blur before it is looked for.
+_BORDER_PX = 4
+_BLUR_PX = 2.0
 
 Mask = NDArray[np.bool_]
 
@@ -76,7 +79,24 @@ def _dark(reader: MapReader) -> Mask:
     return _all_channels(reader, lambda rows: np.abs(rows.astype(np.float32)) <= level)
 
 
-_RULES: dict[str, Callable[[MapReader], Mask]] = {"saturated": _saturated, "dark": _dark}
+def _plain(reader: MapReader) -> Mask:
+    """Return what looks like the image's border: a threshold (Otsu) on the distance from the border's median."""
+    pixels = reader.read().astype(np.float32)
+    planes = np.nan_to_num(pixels if pixels.ndim == 3 else pixels[..., None])
+    border = np.concatenate(
+        [planes[:_BORDER_PX].reshape(-1, planes.shape[2]), planes[-_BORDER_PX:].reshape(-1, planes.shape[2])]
+    )
+    smooth = cv2.GaussianBlur(planes, (0, 0), _BLUR_PX).reshape(planes.shape)
+    distance = np.abs(smooth - np.median(border, axis=0)).max(axis=2)
+    top = float(np.quantile(distance, 0.999))
+    if top <= 0:
+        return np.zeros(distance.shape, bool)
+    levels = np.minimum(distance * np.float32(255 / top), 255).astype(np.uint8)
+    limit, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return np.asarray(levels <= limit)
+
+
+_RULES: dict[str, Callable[[MapReader], Mask]] = {"saturated": _saturated, "dark": _dark, "foreground": _plain}
 
 
 def _all_channels(reader: MapReader, test: Callable[[NDArray[Any]], Mask]) -> Mask:

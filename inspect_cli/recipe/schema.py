@@ -73,10 +73,11 @@ class MapSpec(Section):
 class RoiSpec(Section):
     """Where the material is; everything outside is ignored in training, scores and limits."""
 
-    rule: Literal["none", "file", "saturated", "dark"] = Field(
+    rule: Literal["none", "file", "saturated", "dark", "foreground"] = Field(
         "none",
         description="`none`: the whole image. `file`: a mask image, nonzero inside. `saturated`: areas at "
-        "the type's maximum that touch the image border are outside. `dark`: areas at zero that touch it.",
+        "the type's maximum that touch the image border are outside. `dark`: areas at zero that touch it. "
+        "`foreground`: areas that look like the top and bottom rows and touch the border; for a part on a plain ground.",
     )
     file: str | None = Field(
         None,

@@ -40,6 +40,11 @@ class Source:
         self._images = images
         self._seed = seed
 
+    @property
+    def tile_px(self) -> int:
+        """Side of an image."""
+        return int(self._images.shape[1])
+
     def batch(self, step: int, size: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Return ``size`` images (size, height, width[, 3]); they have no ROI."""
         chosen = np.random.default_rng([self._seed, step]).integers(len(self._images), size=size)

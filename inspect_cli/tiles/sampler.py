@@ -45,6 +45,11 @@ class SamplerImage:
 class PatchSource(Protocol):
     """Where patches come from; every batch follows from its step alone."""
 
+    @property
+    def tile_px(self) -> int:
+        """Side of a patch."""
+        ...
+
     def batch(self, step: int, size: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Return stored patches (size, side, side[, channels]) and ROI masks (size, side, side) or None."""
         ...
@@ -108,6 +113,11 @@ class PatchSampler:
             if (_window_shares(inside, min(self._tile, aim.shape[0]), self._tile) >= self._min_share).any():
                 usable.append(y)
         return np.asarray(usable, np.int64)
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a patch."""
+        return self._tile
 
     @property
     def dtype(self) -> np.dtype[Any]:

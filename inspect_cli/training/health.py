@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
 import torch
 
 from inspect_cli.methods.base import Batch, Detector
-from inspect_cli.store.manifest import Trial
+from inspect_cli.store.manifest import TrainingFile, Trial
+from inspect_cli.training.prepare import ImageMoments
 
 #: Below this share of explained variance a reconstruction shows little but the local mean.
 COLLAPSED: Final = 0.3
 #: Below this area under the ROC curve artificial defects are hardly told from good material.
 USELESS: Final = 0.6
+#: An image is odd when it lies so many robust standard deviations from the median of the others ...
+_FAR: Final = 8.0
+#: ... and differs from it by this share: of the contrast for the mean, of itself for contrast and sharpness.
+_DIFFERS: Final = 0.5
+_LEAST_IMAGES: Final = 5
+_MAD: Final = 1.4826
+#: Loss on held-out parts at the end over the best one, from which the network has learnt its images by heart.
+_OVERFIT: Final = 1.3
 
 
 @torch.no_grad()
@@ -61,4 +72,57 @@ def separation_warnings(name: str, check: Trial | None) -> list[str]:
     return [
         f"map {name}: shown artificial defects, the network {how} good material (pixel AUROC "
         f"{check.pixel_auroc:.2f}, .5 is chance), so its anomaly map says little. Try --method auto or train longer"
+    ]
+
+
+def odd_image_warnings(name: str, moments: Mapping[str, ImageMoments]) -> list[str]:
+    """Return a warning for each image whose brightness, contrast or sharpness is unlike the others'."""
+    if len(moments) < _LEAST_IMAGES:
+        return []
+    contrast = float(np.median([m.spread for m in moments.values()]))
+    looks = (
+        ("brightness", [m.mean for m in moments.values()], contrast, "exposure or lamp"),
+        ("contrast", [m.spread for m in moments.values()], contrast, "lamp, focus or missing part"),
+        ("sharpness", [m.sharpness for m in moments.values()], None, "focus or motion"),
+    )
+    warnings = []
+    for what, found, scale, cause in looks:
+        values = np.asarray(found)
+        middle = float(np.median(values))
+        spread = _MAD * float(np.median(np.abs(values - middle)))
+        least = _DIFFERS * (abs(middle) if scale is None else scale)
+        for part, value in zip(moments, values, strict=True):
+            if abs(value - middle) > max(_FAR * spread, least):
+                warnings.append(
+                    f"map {name}: {what} of {part} is {value:.4g}, of the others about {middle:.4g} ({cause}?); "
+                    "leave the image out if it is no good one"
+                )
+    return warnings
+
+
+def copy_warnings(files: Sequence[TrainingFile]) -> list[str]:
+    """Return a warning if images are copies of each other: validation on a copy of what was learnt proves nothing."""
+    known: dict[tuple[str, str], str] = {}
+    copies = []
+    for file in files:
+        first = known.setdefault((file.map, file.sha256), file.part)
+        if first != file.part:
+            copies.append(f"{file.part} of {first}")
+    if not copies:
+        return []
+    return [f"{len(copies)} image(s) are copies of others ({', '.join(copies[:3])}): keep one of each"]
+
+
+def overfit_warnings(name: str, history: Sequence[Mapping[str, float | None]]) -> list[str]:
+    """Return a warning if the loss on held-out parts rose again while the network went on learning."""
+    losses = [(entry["step"], loss) for entry in history if (loss := entry["val_loss"]) is not None]
+    if len(losses) < _LEAST_IMAGES:
+        return []
+    best_step, best = min(losses, key=lambda found: found[1])
+    last = float(np.median([loss for _, loss in losses[-3:]]))
+    if best <= 0 or last < _OVERFIT * best:
+        return []
+    return [
+        f"map {name}: after step {best_step:.0f} the loss on held-out parts rose from {best:.4g} to {last:.4g}: the "
+        "network learns its images by heart. The weights of that step were kept; more good parts would help"
     ]

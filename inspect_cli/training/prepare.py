@@ -18,12 +18,14 @@ from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.mapstream import PixelMoments
 from inspect_cli.store.manifest import Acquisition
 from inspect_cli.tiles.sampler import PatchSampler, PatchSource
+from inspect_cli.tiles.tiling import count_of_area
 
 #: Quantiles of the training pixels that ``range: train`` maps to 0 and 1.
 TRAIN_QUANTILES = (0.001, 0.999)
 #: Quantiles of the training pixels that previews show as black and white.
 PREVIEW_QUANTILES = (0.01, 0.99)
 _PROBE_PATCHES = 256
+_FEWEST_PROBED = 32
 _PROBE_STEP = 2**30
 _READ_ROWS = 512
 
@@ -49,12 +51,33 @@ def split_parts(parts: Sequence[Part], share: float, seed: int) -> Split:
 
 
 @dataclass
+class ImageMoments(PixelMoments):
+    """Mean and spread of an image, and the mean difference of a pixel to its right neighbour, which blur lowers."""
+
+    steps: float = 0.0
+    step_count: int = 0
+
+    def add_steps(self, unit: NDArray[np.float32], inside: Mask | None) -> None:
+        """Add the differences within rows (n, width[, channels])."""
+        steps = np.abs(np.diff(unit, axis=1))
+        if inside is not None:
+            steps = steps[inside[:, 1:] & inside[:, :-1]]
+        self.steps += float(steps.sum(dtype=np.float64))
+        self.step_count += steps.size
+
+    @property
+    def sharpness(self) -> float:
+        """Mean difference of neighbours over the spread of the pixels."""
+        return self.steps / max(self.step_count, 1) / max(self.spread, 1e-12)
+
+
+@dataclass
 class Survey:
     """The parts that can be trained on, what was measured on them, and why others were left out."""
 
     parts: list[Part] = field(default_factory=list)
     rois: dict[str, Mask | None] = field(default_factory=dict)
-    moments: dict[tuple[str, str], PixelMoments] = field(default_factory=dict)
+    moments: dict[tuple[str, str], ImageMoments] = field(default_factory=dict)
     dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     #: Shorter side of the smallest image.
@@ -108,20 +131,22 @@ def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: di
     return min(min(header.width, header.height) for header in headers.values())
 
 
-def measure_image(path: Path, roi: Mask | None) -> PixelMoments:
-    """Return mean and spread of an image inside its ROI, in stored values.
+def measure_image(path: Path, roi: Mask | None) -> ImageMoments:
+    """Return mean, spread and sharpness of an image inside its ROI, in stored values.
 
     Raises
     ------
     InputError
         If it cannot be decoded, or a pixel inside the ROI is no finite number.
     """
-    moments = PixelMoments()
+    moments = ImageMoments()
     stored = ValueRange(0.0, 1.0)
     with open_map(path) as reader:
         for y in range(0, reader.header.height, _READ_ROWS):
             y1 = min(y + _READ_ROWS, reader.header.height)
-            moments.add(stored.to_unit(reader.read_rows(y, y1)), None if roi is None else roi[y:y1])
+            rows, inside = stored.to_unit(reader.read_rows(y, y1)), None if roi is None else roi[y:y1]
+            moments.add(rows, inside)
+            moments.add_steps(rows, inside)
     if moments.missing:
         raise InputError(f"{path}: {moments.missing} values inside the ROI are no finite numbers")
     return moments
@@ -129,7 +154,7 @@ def measure_image(path: Path, roi: Mask | None) -> PixelMoments:
 
 def _probe(sampler: PatchSource) -> NDArray[Any]:
     """Return pixels (n, channels) from inside the ROI of random training patches."""
-    patches, masks = sampler.batch(_PROBE_STEP, _PROBE_PATCHES)
+    patches, masks = sampler.batch(_PROBE_STEP, count_of_area(_PROBE_PATCHES, sampler.tile_px, _FEWEST_PROBED))
     pixels = patches[..., None] if patches.ndim == 3 else patches
     return pixels.reshape(-1, pixels.shape[-1]) if masks is None else pixels[masks]
 

@@ -1,18 +1,49 @@
-"""What a network is taught to remove: a picture of the corruptions, without any training."""
+"""Pictures without any training: the corruptions a network is taught to remove, and the region of interest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from inspect_cli.errors import UsageError
+from inspect_cli.images import Part, open_map
+from inspect_cli.outputs.preview import preview_scale
+from inspect_cli.report.draw import caption_strip, enlarged, stacked, tint, to_rgb
 from inspect_cli.report.gallery import save_corruptions
+from inspect_cli.report.pictures import UNCOVERED_RGB, save_png
 from inspect_cli.training.batches import MapTraining, training_batch
+from inspect_cli.training.prepare import Mask
 
 #: Patches in the picture.
 SHOWN: Final = 8
+
+
+def preview_roi(parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, path: Path) -> None:
+    """Write a picture of some parts of a map, what lies outside their ROI in red, with the share inside."""
+    step = -(-len(parts) // SHOWN)
+    pictures = []
+    for part in parts[::step]:
+        with open_map(part.files[name]) as reader:
+            pixels = reader.read()
+        grey = pixels.astype(np.float32) if pixels.ndim == 2 else pixels.mean(axis=2, dtype=np.float32)
+        factor = preview_scale(*grey.shape) * 2
+        small = grey[::factor, ::factor]
+        low, high = np.nanquantile(small, [0.01, 0.99])
+        shown = to_rgb((np.clip((small - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8))
+        inside = rois[part.id]
+        share = 1.0 if inside is None else float(inside.mean())
+        if inside is not None:
+            tint(shown, ~inside[::factor, ::factor], UNCOVERED_RGB, 0.6)
+        shown = enlarged(shown)
+        pictures.append(stacked(shown, caption_strip(shown.shape[1], f"{part.id}: {share:.0%} inside")))
+    whole = pictures[0]
+    for picture in pictures[1:]:
+        whole = stacked(whole, picture)
+    save_png(path, whole)
 
 
 def preview_corruption(job: MapTraining, path: Path) -> None:

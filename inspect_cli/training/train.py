@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,14 @@ from inspect_cli.training.auto import CHOICE, choose_method, trial_of
 from inspect_cli.training.batches import MapTraining, validation_batches
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
-from inspect_cli.training.health import explained_variance, separation_warnings, training_warnings
+from inspect_cli.training.health import (
+    copy_warnings,
+    explained_variance,
+    odd_image_warnings,
+    overfit_warnings,
+    separation_warnings,
+    training_warnings,
+)
 from inspect_cli.training.joining import joined, kept_maps
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import (
@@ -42,7 +49,7 @@ from inspect_cli.training.prepare import (
     learn_acquisition,
     preview_range,
 )
-from inspect_cli.training.preview import preview_corruption
+from inspect_cli.training.preview import preview_corruption, preview_roi
 from inspect_cli.training.provisional import provisional_calibration
 from inspect_cli.training.sources import Sources
 from inspect_cli.training.suspects import without_suspects
@@ -123,7 +130,7 @@ def _train_locked(
         recipe_sha256=recipe.digest(),
         maps=entries,
         training_set=files,
-        warnings=[warning for found in trained.values() for warning in found.warnings],
+        warnings=[warning for found in trained.values() for warning in found.warnings] + copy_warnings(files),
         calibration=calibration,
         trials=trials,
         checks={name: found.check for name, found in trained.items() if found.check is not None},
@@ -159,6 +166,21 @@ def preview_corruptions(order: TrainingOrder, teller: Teller) -> list[Path]:
             pictures.append(order.material.folder / order.method / f"corruptions_{name}.png")
             preview_corruption(job, pictures[-1])
     return pictures
+
+
+def preview_rois(order: TrainingOrder, teller: Teller) -> list[Path]:
+    """Write a picture of the ROI of some parts beside the recipe, train nothing, and return it.
+
+    Raises
+    ------
+    NoInputError
+        If no part is usable.
+    """
+    survey = open_order(replace(order, method="cae", defects=(), truth=None), teller).survey
+    name = order.material.recipe.roi.map or next(iter(order.maps))
+    picture = order.material.folder / "roi.png"
+    preview_roi(survey.parts, survey.rois, name if name in order.maps else next(iter(order.maps)), picture)
+    return [picture]
 
 
 def _described_parts(sources: Sources) -> str:
@@ -237,6 +259,9 @@ def _described(
     if not job.detector.supervised:  # that learns kinds of defects, and knows no others
         check = trial_of(order.method, [measure_trial(job, order, name, sources)], state.step, state.spent_s)
     warnings = training_warnings(name, explained, len(survey.parts), state.stopped_early, state.step)
+    moments = {part.id: survey.moments[part.id, name] for part in survey.parts}
+    warnings += odd_image_warnings(name, moments)
+    warnings += overfit_warnings(name, state.history)
     warnings += separation_warnings(name, check)
     return _Trained(entry, job.detector, warnings, check)
 
