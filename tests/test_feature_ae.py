@@ -56,7 +56,7 @@ def test_statistics_are_those_of_good_patches():
     torch.manual_seed(1)
     mix = torch.randn(3, 3)
     raw = torch.einsum("nchw,cd->ndhw", torch.randn(40, 3, 8, 8), mix) + torch.tensor([1.0, -2.0, 5.0])[:, None, None]
-    depth = _Depth(3, 2, 50)
+    depth = _Depth(3, 2, 50, 8)
     depth.learn_scale(raw)
     values = depth.standardised(raw)
     assert torch.allclose(values.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5)
@@ -79,7 +79,7 @@ def test_statistics_are_those_of_good_patches():
 
 @torch.no_grad()
 def test_features_that_never_fire_do_no_harm():
-    depth = _Depth(2, 2, 5)
+    depth = _Depth(2, 2, 5, 8)
     raw = torch.zeros(4, 2, 8, 8)
     raw[:, 0] = torch.randn(4, 8, 8)
     depth.learn_scale(raw)
@@ -87,6 +87,33 @@ def test_features_that_never_fire_do_no_harm():
     depth.learn_usual(values)
     depth.learn_memory(values)
     assert torch.isfinite(depth.score(values, 1.0, 1.0)).all()
+
+
+@torch.no_grad()
+def test_places_where_good_patches_score_high_count_less():
+    torch.manual_seed(0)
+    depth = _Depth(2, 2, 20, 8)
+    raw = torch.randn(64, 2, 8, 8)
+    raw[:, :, :, 0] *= 3
+    depth.learn_scale(raw)
+    values = depth.standardised(raw)
+    depth.learn_usual(values)
+    depth.learn_memory(values)
+    before = depth.score(values, 1.0, 1.0)
+    depth.learn_place(values, 1.0, 1.0)
+    after = depth.score(values, 1.0, 1.0)
+    torch.testing.assert_close(after, before / depth.place)
+    assert depth.place.min() == 1
+    assert depth.place[..., 0].min() > 1.5
+    assert depth.place[..., 3:].max() < 1.5
+    larger = torch.randn(1, 2, 12, 12)
+    assert depth.score(larger, 1.0, 1.0).shape == (1, 1, 12, 12)
+
+
+@pytest.mark.parametrize("side", [64, 75, 500])
+def test_sides_are_those_of_the_features(detector, side):
+    found = detector.features(torch.zeros(1, 3, side, side))
+    assert [values.shape[2] for values in found] == detector.features.sides(side)
 
 
 def test_only_the_autoencoders_are_trained(detector):

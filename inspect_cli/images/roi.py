@@ -1,8 +1,8 @@
 """Region of interest: which pixels are material.
 
 The rules look for what a camera sees beside the part, *connected to the image border*: overexposed
-background (``saturated``), unlit background (``dark``), or a plain one of any grey (``foreground``). A bright spot in the middle of the part is a
-finding, not background, and stays inside.
+background (``saturated``), unlit background (``dark``), or a plain one of any grey (``foreground``). A bright spot
+in the middle of the part is a finding, not background, and stays inside.
 """
 
 from __future__ import annotations

@@ -93,6 +93,15 @@ class EfficientNetLite0Features(nn.Module):
         """Channels of each feature map, in the order of :meth:`forward`."""
         return [_BLOCKS[depth][2] for depth in self.depths]
 
+    def sides(self, side_px: int) -> list[int]:
+        """Return the sides of the feature maps of a square image, in the order of :meth:`forward`."""
+        side, found = -(-side_px // 2), []
+        for number, (_, stride, _, _) in enumerate(_BLOCKS[: self.depths[-1] + 1]):
+            side = -(-side // stride)
+            if number in self.depths:
+                found.append(side)
+        return found
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps, shallowest first; a side that does not divide is rounded up.
 

@@ -30,6 +30,8 @@ _FIT_BATCH: Final = 8
 _MOST_VECTORS: Final = 30_000
 #: The usual distance of material that is all alike: a feature hardly farther must not stand out.
 _LEAST_DISTANCE: Final = 0.05
+#: What is high for a place of a tile: the quantile of good patches' scores there.
+_HIGH: Final = 0.9
 #: Added to the variance along each direction, in units of a feature's own: directions that hardly vary on good
 #: patches count, but not without bounds.
 _LEAST_VARIANCE: Final = 0.01
@@ -75,7 +77,8 @@ class _Depth(nn.Module):
 
     The buffers are statistics of good patches: mean and standard deviation of each feature, the directions in which
     the standardised features vary (columns of a matrix, scaled so that good patches have variance 1 along each),
-    some features as they are, and the usual size of the three parts of the score.
+    some features as they are, the usual size of the three parts of the score, and at which places of a tile good
+    patches score higher than elsewhere: along its border, and at edges of parts that always lie alike.
     """
 
     mean: Tensor
@@ -85,8 +88,9 @@ class _Depth(nn.Module):
     usual_rarity: Tensor
     memory: Tensor
     usual_distance: Tensor
+    place: Tensor
 
-    def __init__(self, channels: int, code: int, memory: int) -> None:
+    def __init__(self, channels: int, code: int, memory: int, side: int) -> None:
         super().__init__()
         self.encoder = nn.Conv2d(channels, 2 * code, 3, padding=1, padding_mode="replicate")
         self.narrow = nn.Conv2d(2 * code, code, 1)
@@ -99,6 +103,7 @@ class _Depth(nn.Module):
         self.register_buffer("usual_rarity", torch.ones(()))
         self.register_buffer("memory", torch.zeros(memory, channels))
         self.register_buffer("usual_distance", torch.ones(()))
+        self.register_buffer("place", torch.ones(1, 1, side, side))
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the copy of standardised features (n, channels, h, w)."""
@@ -149,14 +154,30 @@ class _Depth(nn.Module):
         others = values[first:] if first < len(values) else values
         self.usual_distance.copy_(self.distance(others).mean().clamp(min=_LEAST_DISTANCE))
 
+    def learn_place(self, values: Tensor, rarity_weight: float, distance_weight: float) -> None:
+        """Take from features of good patches how high the score goes at each place, over how high it goes in all.
+
+        Never below 1: a place where good patches score low is not made more sensitive.
+        """
+        self.place.fill_(1)
+        scores = torch.cat([self.score(v, rarity_weight, distance_weight) for v in torch.split(values, _FIT_BATCH)])
+        high = scores.quantile(_HIGH, dim=0, keepdim=True)
+        around = functional.avg_pool2d(functional.pad(high, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        self.place.copy_((around / around.median().clamp(min=_LEAST_DEVIATION)).clamp(min=1))
+
     def score(self, values: Tensor, rarity_weight: float, distance_weight: float) -> Tensor:
-        """Return error, rarity and distance, each in units of the usual one, as a weighted mean, (n, 1, h, w)."""
+        """Return error, rarity and distance, each in units of the usual one, as a weighted mean, (n, 1, h, w).
+
+        Features of a tile are divided by what is usual at their place in it; those of a whole image of another size
+        are not.
+        """
         total: Tensor = self.error(values) / self.usual_error
         if rarity_weight:
             total = total + rarity_weight * self.rarity(values) / self.usual_rarity
         if distance_weight:
             total = total + distance_weight * self.distance(values) / self.usual_distance
-        return total / (1 + rarity_weight + distance_weight)
+        mean = total / (1 + rarity_weight + distance_weight)
+        return mean / self.place if mean.shape[2:] == self.place.shape[2:] else mean
 
 
 class FeatureAutoencoder(Detector):
@@ -164,7 +185,8 @@ class FeatureAutoencoder(Detector):
 
     A pixel's score is the mean over depths of three measures: the copy's squared error, how rare the features are
     (their Mahalanobis distance from those of good patches), and how far the nearest of some kept good features is;
-    each in units of what is usual on good patches. The pretrained weights are stored with the model.
+    each in units of what is usual on good patches, and at that place of a tile. The pretrained weights are stored with
+    the model.
     """
 
     name = "feature-ae"
@@ -177,9 +199,11 @@ class FeatureAutoencoder(Detector):
         super().__init__(channels, tile_px, settings)
         self.features = EfficientNetLite0Features(settings.depths, pretrained=False)
         images = 1 if channels == len(MEAN) else channels
-        self.depths = nn.ModuleList(
-            _Depth(images * size, settings.code, settings.memory) for size in self.features.channels
-        )
+        shapes = [
+            (images * size, side)
+            for size, side in zip(self.features.channels, self.features.sides(tile_px), strict=True)
+        ]
+        self.depths = nn.ModuleList(_Depth(size, settings.code, settings.memory, side) for size, side in shapes)
         self._noise = settings.noise
         self._weights = (settings.rarity_weight, settings.distance_weight)
 
@@ -238,6 +262,7 @@ class FeatureAutoencoder(Detector):
             known = torch.cat(values)
             depth.learn_usual(known)
             depth.learn_memory(known)
+            depth.learn_place(known, *self._weights)
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return error and rarity of the features, 1 where they are as usual, (n, height, width)."""

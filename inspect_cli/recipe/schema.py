@@ -77,7 +77,7 @@ class RoiSpec(Section):
         "none",
         description="`none`: the whole image. `file`: a mask image, nonzero inside. `saturated`: areas at "
         "the type's maximum that touch the image border are outside. `dark`: areas at zero that touch it. "
-        "`foreground`: areas that look like the top and bottom rows and touch the border; for a part on a plain ground.",
+        "`foreground`: areas that look like the top and bottom rows and touch the border: the ground beside a part.",
     )
     file: str | None = Field(
         None,
