@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from inspect_cli.cli import run
-from inspect_cli.training.suspects import LEAST_PARTS, _Place, outstanding, patches_of_budget
+from inspect_cli.training.suspects import LEAST_PARTS, _Place, patches_of_budget, ranked
 from tests.helpers import material_of
 
 
@@ -17,10 +17,11 @@ def place(name: str, score: float) -> _Place:
 
 def test_what_lies_far_above_the_others_stands_out():
     usual = [place(f"p{i}", score) for i, score in enumerate([1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0])]
-    assert outstanding(usual) == []
-    assert outstanding([]) == []
+    assert not any(found.stands_out for found in ranked(usual))
+    assert ranked([]) == []
     bad, worse = place("bad", 3.0), place("worse", 6.0)
-    assert [(found.part, times) for found, times in outstanding([bad, *usual, worse])] == [
+    found = [u for u in ranked([bad, *usual, worse]) if u.stands_out]
+    assert [(u.place.part, u.times) for u in found] == [
         ("worse", pytest.approx(6.0)),
         ("bad", pytest.approx(3.0)),
     ]
@@ -79,4 +80,4 @@ def test_clean_parts_are_not_named(dirty, capsys):
     )
     assert train(dirty) == 0
     assert "does not look like" not in capsys.readouterr().err
-    assert not (dirty / "models" / "stuff" / "suspects.png").exists()
+    assert (dirty / "models" / "stuff" / "suspects.png").exists()

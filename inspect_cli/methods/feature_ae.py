@@ -185,8 +185,8 @@ class FeatureAutoencoder(Detector):
 
     A pixel's score is the mean over depths of three measures: the copy's squared error, how rare the features are
     (their Mahalanobis distance from those of good patches), and how far the nearest of some kept good features is;
-    each in units of what is usual on good patches, and at that place of a tile. The pretrained weights are stored with
-    the model.
+    each in units of what is usual on good patches, and at that place of a tile. The pretrained weights are stored
+    with the model.
     """
 
     name = "feature-ae"
@@ -199,11 +199,10 @@ class FeatureAutoencoder(Detector):
         super().__init__(channels, tile_px, settings)
         self.features = EfficientNetLite0Features(settings.depths, pretrained=False)
         images = 1 if channels == len(MEAN) else channels
-        shapes = [
-            (images * size, side)
-            for size, side in zip(self.features.channels, self.features.sides(tile_px), strict=True)
-        ]
-        self.depths = nn.ModuleList(_Depth(size, settings.code, settings.memory, side) for size, side in shapes)
+        shapes = zip(self.features.channels, self.features.sides(tile_px), strict=True)
+        self.depths = nn.ModuleList(
+            _Depth(images * size, settings.code, settings.memory, side) for size, side in shapes
+        )
         self._noise = settings.noise
         self._weights = (settings.rarity_weight, settings.distance_weight)
 

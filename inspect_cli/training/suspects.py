@@ -35,9 +35,11 @@ PICTURE: Final = "suspects.png"
 METHOD: Final = "feature-ae"
 #: Parts below this number say too little of what is usual.
 LEAST_PARTS: Final = 8
-#: A part is named when its worst place lies so many robust standard deviations (of the logarithm) above the median.
-FAR: Final = 3.5
-#: ... and is worse than the median of the parts' worst by this factor.
+#: A part is named when its worst place lies so many robust standard deviations (of the logarithm) above the median; of
+#: few parts the deviation is known badly, so it must be more by ``_FAR_OF_FEW`` over their number ...
+FAR: Final = 3.0
+_FAR_OF_FEW: Final = 16
+#: ... and it is worse than the median of the parts' worst by this factor.
 WORSE: Final = 1.5
 #: Least robust standard deviation: parts that are all alike must not make a harmless one stand out.
 _LEAST_SPREAD: Final = 0.06
@@ -61,8 +63,16 @@ class _Place(NamedTuple):
     patch: NDArray[Any]
 
 
+class Unusual(NamedTuple):
+    """A part's worst place, its score over the median of all parts' worst places, and whether it stands out."""
+
+    place: _Place
+    times: float
+    stands_out: bool
+
+
 def without_suspects(order: TrainingOrder, teller: Teller, leave_out: bool) -> tuple[TrainingOrder, list[Suspect]]:
-    """Name the parts that stand out, with a picture of each, and leave them out of the order if asked to.
+    """Name the parts that stand out and leave them out of the order if asked to; draw the most unusual places.
 
     Too few parts, and an installation without the pretrained network, are told and nothing is looked at.
     """
@@ -74,12 +84,13 @@ def without_suspects(order: TrainingOrder, teller: Teller, leave_out: bool) -> t
     except ModelError as error:
         teller.say(f"the parts were not looked at for unusual ones: {error}")
         return order, []
-    places = [place for name in order.maps for place in outstanding(found[name])]
+    unusual = sorted((u for name in order.maps for u in ranked(found[name])), key=lambda u: -u.times)
     picture = order.material.folder / PICTURE
+    save_patches(picture, [(u.place.patch, _caption(u.place, u.times)) for u in unusual[:_SHOWN]])
+    places = [(u.place, u.times) for u in unusual if u.stands_out]
     if not places:
-        picture.unlink(missing_ok=True)
+        teller.say(f"no part stands out; the most unusual places: {picture}")
         return order, []
-    save_patches(picture, [(place.patch, _caption(place, times)) for place, times in places[:_SHOWN]])
     for place, times in places:
         teller.warn(
             f"{place.part}, map {place.map}: does not look like the other parts at x {place.x_px}, y {place.y_px} "
@@ -100,16 +111,19 @@ def without_suspects(order: TrainingOrder, teller: Teller, leave_out: bool) -> t
     return replace(order, parts=kept), suspects
 
 
-def outstanding(places: Sequence[_Place]) -> list[tuple[_Place, float]]:
-    """Return the places whose score is far above the others', with their score over the median, worst first."""
+def ranked(places: Sequence[_Place]) -> list[Unusual]:
+    """Return the places, worst first, with their score over the median, and whether it is far above the others'."""
     if not places:
         return []
     values = np.log(np.maximum([place.score for place in places], np.finfo(float).tiny))
     middle = float(np.median(values))
     spread = max(_MAD * float(np.median(np.abs(values - middle))), _LEAST_SPREAD)
     times = np.exp(values - middle)
-    chosen = [i for i in np.argsort(-values) if values[i] - middle >= FAR * spread and times[i] >= WORSE]
-    return [(places[i], float(times[i])) for i in chosen]
+    far = (FAR + _FAR_OF_FEW / len(places)) * spread
+    return [
+        Unusual(places[i], float(times[i]), bool(values[i] - middle >= far and times[i] >= WORSE))
+        for i in np.argsort(-values)
+    ]
 
 
 def _worst_places(order: TrainingOrder, name: str, sources: Sources) -> list[_Place]:
