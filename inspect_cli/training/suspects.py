@@ -35,8 +35,8 @@ PICTURE: Final = "suspects.png"
 METHOD: Final = "feature-ae"
 #: Parts below this number say too little of what is usual.
 LEAST_PARTS: Final = 8
-#: A part is named when its worst place lies so many robust standard deviations (of the logarithm) above the median; of
-#: few parts the deviation is known badly, so it must be more by ``_FAR_OF_FEW`` over their number ...
+#: A part is named when its worst place lies so many robust standard deviations (of the logarithm) above the median;
+#: of few parts the deviation is known badly, so it must be more by ``_FAR_OF_FEW`` over their number ...
 FAR: Final = 3.0
 _FAR_OF_FEW: Final = 16
 #: ... and it is worse than the median of the parts' worst by this factor.
