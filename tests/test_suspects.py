@@ -12,7 +12,7 @@ from tests.helpers import material_of
 
 
 def place(name: str, score: float) -> _Place:
-    return _Place(name, "image", score, 0, 0, np.zeros((4, 4)))
+    return _Place(name, "image", score, 0, 0, np.zeros((4, 4)), (0, 0))
 
 
 def test_what_lies_far_above_the_others_stands_out():

@@ -123,22 +123,25 @@ def save_threshold_histogram(
     _save(path, figure)
 
 
-def save_patches(path: Path, patches: Sequence[tuple[NDArray[Any], str]]) -> None:
-    """Write patches in grey side by side, three a row, each stretched to its own range, with a caption of its own.
+def save_patches(path: Path, patches: Sequence[tuple[NDArray[Any], str, tuple[int, int]]]) -> None:
+    """Write patches in grey side by side, three a row, each stretched to its own range, with a place in each.
 
     Parameters
     ----------
     path
         PNG file to write.
     patches
-        Stored pixels (side, side) or (side, side, channels), of which the mean is shown, and the caption.
+        Stored pixels (side, side) or (side, side, channels), of which the mean is shown, the caption, and the place
+        (x, y) that is marked.
     """
     rows = -(-len(patches) // _A_ROW)
     figure = _figure(rows)
-    for number, (pixels, caption) in enumerate(patches, 1):
+    figure.set_size_inches(5.6, 2.15 * rows)
+    for number, (pixels, caption, (x, y)) in enumerate(patches, 1):
         axes = figure.add_subplot(rows, _A_ROW, number)
         grey = pixels.astype(np.float64)
         axes.imshow(grey if grey.ndim == 2 else grey.mean(axis=2), cmap="gray")
+        axes.plot(x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=_LIMIT_COLOUR, clip_on=False)
         axes.set_title(_plain(caption), fontsize=7)
         axes.set_axis_off()
     _save(path, figure)

@@ -53,7 +53,7 @@ _SHOWN: Final = 12
 
 
 class _Place(NamedTuple):
-    """The worst place of a part: its score in units of what is usual, and the patch around it."""
+    """The worst place of a part: its score in units of what is usual, the patch around it, and where (x, y) in it."""
 
     part: str
     map: str
@@ -61,6 +61,7 @@ class _Place(NamedTuple):
     x_px: int
     y_px: int
     patch: NDArray[Any]
+    at: tuple[int, int]
 
 
 class Unusual(NamedTuple):
@@ -86,7 +87,7 @@ def without_suspects(order: TrainingOrder, teller: Teller, leave_out: bool) -> t
         return order, []
     unusual = sorted((u for name in order.maps for u in ranked(found[name])), key=lambda u: -u.times)
     picture = order.material.folder / PICTURE
-    save_patches(picture, [(u.place.patch, _caption(u.place, u.times)) for u in unusual[:_SHOWN]])
+    save_patches(picture, [(u.place.patch, _caption(u.place, u.times), u.place.at) for u in unusual[:_SHOWN]])
     places = [(u.place, u.times) for u in unusual if u.stands_out]
     if not places:
         teller.say(f"no part stands out; the most unusual places: {picture}")
@@ -179,8 +180,8 @@ def _worst_of(
             smooth = np.nan_to_num(np.concatenate([r for r in (smoother.push(score), smoother.finish()) if len(r)]))
             top = np.unravel_index(int(smooth.argmax()), smooth.shape)
             if worst is None or smooth[top] > worst.score:
-                place = (x + int(top[1]), y + int(top[0]))
-                worst = _Place(part.id, name, float(smooth[top]), *place, patch)
+                at = int(top[1]), int(top[0])
+                worst = _Place(part.id, name, float(smooth[top]), x + at[0], y + at[1], patch, at)
     return worst
 
 
