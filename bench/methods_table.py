@@ -55,7 +55,6 @@ def recipe_of(method: str, more: dict[str, Any]) -> dict[str, Any]:
     return {
         "material": "bench",
         "maps": {"image": {"files": "{part}.*"}},
-        "tiles": {"size_px": 128, "stride_px": 64},
         "method": {"name": method, "settings": NARROW.get(method, {})},
         "training": {"patience": 1000},
         "scoring": {"smooth_sigma_px": 4},

@@ -67,7 +67,8 @@ def _conditions(rows: list[dict[str, str]]) -> str:
     widths = "".join(f", `{name}` with width {settings['width']}" for name, settings in sorted(narrow.items()))
     return (
         f"Each trained for {first['budget']} (all maps together) on {first['threads']} core of a server CPU, seed "
-        f"{first['seed']}, tiles of 128 px, stride 64, smoothing 4 px, default settings{widths}. fabric_00 "
+        f"{first['seed']}, tiles that suit the method (128 px at stride 64; of features the image's shorter side), "
+        f"smoothing 4 px, default settings{widths}. fabric_00 "
         "with the ROI rule `saturated`. `cnn` learns from every second defective part and is measured on the "
         "others. .5 is chance. A short training on one core says what to expect for little time, not what a method "
         "can reach; other work ran on the other core. "
