@@ -11,7 +11,6 @@ import torch
 
 from inspect_cli.errors import UsageError
 from inspect_cli.images import Part, open_map
-from inspect_cli.outputs.preview import preview_scale
 from inspect_cli.report.draw import caption_strip, enlarged, stacked, tint, to_rgb
 from inspect_cli.report.gallery import save_corruptions
 from inspect_cli.report.pictures import UNCOVERED_RGB, save_png
@@ -20,6 +19,8 @@ from inspect_cli.training.prepare import Mask
 
 #: Patches in the picture.
 SHOWN: Final = 8
+#: Longer side of a part in the picture of its ROI, at most.
+_ROI_PX: Final = 800
 
 
 def preview_roi(parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, path: Path) -> None:
@@ -30,7 +31,7 @@ def preview_roi(parts: Sequence[Part], rois: Mapping[str, Mask | None], name: st
         with open_map(part.files[name]) as reader:
             pixels = reader.read()
         grey = pixels.astype(np.float32) if pixels.ndim == 2 else pixels.mean(axis=2, dtype=np.float32)
-        factor = preview_scale(*grey.shape) * 2
+        factor = max(1, -(-max(grey.shape) // _ROI_PX))
         small = grey[::factor, ::factor]
         low, high = np.nanquantile(small, [0.01, 0.99])
         shown = to_rgb((np.clip((small - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8))
