@@ -115,3 +115,12 @@ def test_a_batch_scored_with_either_engine_is_the_same_batch(batch, models, tmp_
     assert capsys.readouterr().out.count("(done before)") == 4
     assert run([*common, "--engine", "openvino", "--precision", "bf16", "--out", str(tmp_path / "torch")]) == 0
     assert "(done before)" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "even"), [(85, 16, 17), (5, 16, 16), (96, 16, 16), (41, 16, 14), (7, 1, 1)]
+)
+def test_batches_come_out_even_in_a_row(count, batch, even):
+    from inspect_cli.engines.openvino_engine import even_batch
+
+    assert even_batch(count, batch) == even

@@ -61,13 +61,15 @@ class RegionFinder:
     def push(self, fused: NDArray[np.float32], scores: list[NDArray[np.float32]]) -> None:
         """Add rows (n, width) of the fused score and of each map's score, in the order of the names."""
         flagged = fused > 1
-        _, found = cv2.connectedComponents(flagged.astype(np.uint8), connectivity=8)
-        labels = np.where(flagged, found.astype(np.int64) - 1 + self._count, -1)
         if flagged.any():
+            _, found = cv2.connectedComponents(flagged.astype(np.uint8), connectivity=8)
+            labels = np.where(flagged, found.astype(np.int64) - 1 + self._count, -1)
             self._blocks.append(self._measure(flagged, labels, fused, scores))
             self._join(labels[0])
             self._count += int(found.max())
-        self._last_row = labels[-1]
+            self._last_row = labels[-1]
+        else:
+            self._last_row = np.full(self._width, -1, np.int64)
         self._y += len(fused)
 
     def _measure(
