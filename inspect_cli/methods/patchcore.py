@@ -29,7 +29,12 @@ class PatchCoreSettings(MethodSettings):
     """Settings of the nearest neighbour in a memory of features."""
 
     memory: int = Field(2000, ge=1, le=50_000, description="Features of good material that are kept.")
-    patches: int = Field(384, ge=1, le=4096, description="Good patches that they are chosen from.")
+    patches: int = Field(
+        384,
+        ge=1,
+        le=4096,
+        description="Good patches that they are chosen from; above 128 px as many as have the same area, at least 64.",
+    )
     greedy: bool = Field(True, description="Keep features that are far from each other; else random ones.")
 
 
