@@ -33,7 +33,7 @@ class PatchCoreSettings(MethodSettings):
         384,
         ge=1,
         le=4096,
-        description="Good patches that they are chosen from; above 128 px as many as have the same area, at least 64.",
+        description="Good patches that they are chosen from; above 128 px as many as have that area, at least 64.",
     )
     greedy: bool = Field(True, description="Keep features that are far from each other; else random ones.")
 
