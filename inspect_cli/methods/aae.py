@@ -43,11 +43,12 @@ class AdversarialAutoencoder(ConvolutionalAutoencoder):
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return the optimizers of reconstruction, critic and regularised encoder."""
         coder = [*self.encoder.parameters(), *self.bottleneck.parameters(), *self.decoder.parameters()]
-        pace = self.adversarial_pace
+        own = self.pace
+        pace = own * self.adversarial_pace
         generator = [*self.encoder.parameters(), *self.bottleneck.squeeze.parameters()]
         return [
-            torch.optim.Adam(coder, lr=learning_rate),
-            torch.optim.Adam(self.critic.parameters(), lr=learning_rate),
+            torch.optim.Adam([{"params": coder, "pace": own, "lr": own * learning_rate}]),
+            torch.optim.Adam([{"params": list(self.critic.parameters()), "pace": own, "lr": own * learning_rate}]),
             torch.optim.Adam([{"params": generator, "pace": pace, "lr": pace * learning_rate}]),
         ]
 

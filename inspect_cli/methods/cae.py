@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -17,6 +18,10 @@ from inspect_cli.methods.networks import (
     initialise,
     start_at_mean,
 )
+
+#: Step size over the loop's. At the loop's own the industrial network stays on the plateau of the mean grey value for
+#: hundreds of steps with some seeds (riblet, 450 steps: 76 to 95 % explained; at half of it 94 to 95 %).
+PACES: Final = {"industrial": 0.5}
 
 
 class CaeSettings(MethodSettings):
@@ -49,7 +54,13 @@ class ConvolutionalAutoencoder(Detector):
         self.latent = settings.latent or architecture.latent
         self.bottleneck = Bottleneck((architecture.channels[-1], side, side), self.hidden, self.latent)
         self.decoder = decoder(channels, architecture)
+        self.pace = PACES.get(settings.architecture, 1.0)
         initialise(self)
+
+    def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
+        """Return Adam, at the architecture's pace."""
+        groups = [{"params": list(self.parameters()), "pace": self.pace, "lr": self.pace * learning_rate}]
+        return [torch.optim.Adam(groups)]
 
     def begin(self, tiles: Tensor) -> None:
         """Start from the mean value of good tiles."""
