@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from inspect_cli.corruptions.trial import KINDS
@@ -26,7 +25,7 @@ from inspect_cli.store.manifest import Trial
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job, open_order
 from inspect_cli.training.sources import Sources
-from inspect_cli.training.trial import Kinds, measure_trial
+from inspect_cli.training.trial import measure_trial, trial_of
 
 #: What is tried, the most dependable on real defects first. Settings go behind the recipe's; a narrow `direct` makes
 #: enough steps in a trial, on a CPU too.
@@ -127,13 +126,6 @@ def _read_choice(path: Path) -> list[Trial]:
         raise UsageError(f"--resume: no interrupted training of method {AUTO}; train without it") from error
     except ValidationError as error:
         raise UsageError(f"--resume: {path} is damaged; train without it") from error
-
-
-def trial_of(method: str, measured: Sequence[Kinds], steps: int, seconds: float) -> Trial:
-    """Return what the manifest keeps of a candidate: the mean over maps, in all and by kind."""
-    by_kind = {kind: round(float(np.mean([found.auroc[kind] for found in measured])), 4) for kind in KINDS}
-    mean = float(np.mean([found.mean for found in measured]))
-    return Trial(method=method, pixel_auroc=round(mean, 4), by_kind=by_kind, steps=steps, seconds=round(seconds, 1))
 
 
 def best(trials: Iterable[Trial]) -> Trial:

@@ -78,6 +78,16 @@ def validation_batches(job: MapTraining) -> list[Batch]:
     ]
 
 
+def good_tiles(job: MapTraining, first_step: int, count: int) -> Tensor:
+    """Return ``count`` good training patches (count, channels, side, side) as they are."""
+    return torch.cat([batch.tiles for batch in plain_batches(job, job.train, first_step, count)])[:count]
+
+
+def fit_tiles(job: MapTraining) -> Tensor:
+    """Return the good training patches that :meth:`Detector.fit` looks at."""
+    return good_tiles(job, FIT_STEP, job.patches(job.detector.fit_patches, FEWEST_FIT_PATCHES))
+
+
 def plain_batches(job: MapTraining, source: PatchSource, first_step: int, patches: int) -> list[Batch]:
     """Return at least ``patches`` good patches in batches, as they are."""
     count = -(-patches // job.batch)

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from scipy.stats import median_abs_deviation
 
 from inspect_cli.methods.base import Batch, Detector
 from inspect_cli.store.manifest import TrainingFile, Trial
@@ -21,7 +22,6 @@ _FAR: Final = 8.0
 #: ... and differs from it by this share: of the contrast for the mean, of itself for contrast and sharpness.
 _DIFFERS: Final = 0.5
 _LEAST_IMAGES: Final = 5
-_MAD: Final = 1.4826
 #: Loss on held-out parts at the end over the best one, from which the network has learnt its images by heart.
 _OVERFIT: Final = 1.3
 
@@ -89,7 +89,7 @@ def odd_image_warnings(name: str, moments: Mapping[str, ImageMoments]) -> list[s
     for what, found, scale, cause in looks:
         values = np.asarray(found)
         middle = float(np.median(values))
-        spread = _MAD * float(np.median(np.abs(values - middle)))
+        spread = float(median_abs_deviation(values, scale="normal"))
         least = _DIFFERS * (abs(middle) if scale is None else scale)
         for part, value in zip(moments, values, strict=True):
             if abs(value - middle) > max(_FAR * spread, least):

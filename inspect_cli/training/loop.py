@@ -23,10 +23,9 @@ from inspect_cli.training.batches import (
     BEGIN_PATCHES,
     BEGIN_STEP,
     FEWEST_BEGIN_PATCHES,
-    FEWEST_FIT_PATCHES,
-    FIT_STEP,
     MapTraining,
-    plain_batches,
+    fit_tiles,
+    good_tiles,
     training_batch,
     validation_batches,
 )
@@ -67,7 +66,7 @@ def train_map(
     optimizers = detector.optimizers(job.spec.learning_rate)
     restored = load_checkpoint(job.checkpoint, job.fingerprint, detector, optimizers) if resume else None
     if restored is None:
-        detector.begin(_good_tiles(job, BEGIN_STEP, job.patches(BEGIN_PATCHES, FEWEST_BEGIN_PATCHES)))
+        detector.begin(good_tiles(job, BEGIN_STEP, job.patches(BEGIN_PATCHES, FEWEST_BEGIN_PATCHES)))
     state, best = restored or (TrainingState(job.fingerprint), _copy(detector))
     job.budget.start(state.spent_s)
     if not state.finished and detector.trains:
@@ -79,16 +78,11 @@ def train_map(
     detector.load_state_dict(best)
     detector.eval()
     if detector.fit_patches:
-        detector.fit(_good_tiles(job, FIT_STEP, job.patches(detector.fit_patches, FEWEST_FIT_PATCHES)))
+        detector.fit(fit_tiles(job))
     if not detector.trains:
         state.best_loss = validation_loss(detector, validation_batches(job), contextlib.nullcontext())
         state.spent_s = job.budget.elapsed_s()
     return state
-
-
-def _good_tiles(job: MapTraining, first_step: int, count: int) -> Tensor:
-    """Return ``count`` good training patches as they are."""
-    return torch.cat([batch.tiles for batch in plain_batches(job, job.train, first_step, count)])[:count]
 
 
 def _run(

@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import median_abs_deviation
 
 from inspect_cli.engines import TorchEngine
-from inspect_cli.engines.allocation import keep_freed_memory
 from inspect_cli.errors import ModelError, NoInputError
 from inspect_cli.images import Part, open_map
 from inspect_cli.recipe.schema import parse_budget
@@ -25,7 +25,7 @@ from inspect_cli.scoring.smooth import RowSmoother
 from inspect_cli.store.manifest import Suspect
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 from inspect_cli.tiles.tiling import count_of_area
-from inspect_cli.training.batches import FEWEST_FIT_PATCHES, FIT_STEP, MapTraining, plain_batches
+from inspect_cli.training.batches import MapTraining, fit_tiles
 from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job, open_order
 from inspect_cli.training.prepare import Mask, Split
 from inspect_cli.training.sources import Sources
@@ -43,8 +43,6 @@ _FAR_OF_FEW: Final = 16
 WORSE: Final = 1.5
 #: Least robust standard deviation: parts that are all alike must not make a harmless one stand out.
 _LEAST_SPREAD: Final = 0.06
-#: Median absolute deviation -> standard deviation of a normal distribution.
-_MAD: Final = 1.4826
 #: Patches of 128 px that are looked at: ten for each second of the budget, within these bounds.
 _PATCHES: Final = (600, 6000)
 _A_SECOND: Final = 10
@@ -118,7 +116,7 @@ def ranked(places: Sequence[_Place]) -> list[Unusual]:
         return []
     values = np.log(np.maximum([place.score for place in places], np.finfo(float).tiny))
     middle = float(np.median(values))
-    spread = max(_MAD * float(np.median(np.abs(values - middle))), _LEAST_SPREAD)
+    spread = max(float(median_abs_deviation(values, scale="normal")), _LEAST_SPREAD)
     times = np.exp(values - middle)
     far = (FAR + _FAR_OF_FEW / len(places)) * spread
     return [
@@ -137,25 +135,16 @@ def _worst_places(order: TrainingOrder, name: str, sources: Sources) -> list[_Pl
         look = replace(order, method=METHOD, defaults={}, defects=(), truth=None)
         job = open_job(look, name, replace(sources, split=Split(known, known)), [])
         with closing(job):
-            _fit(job)
             engine = TorchEngine(job.detector, job.device)
+            torch.manual_seed(job.seed)
+            tiles = fit_tiles(job)
+            job.detector.begin(tiles)
+            job.detector.fit(tiles)
             places = (
                 _worst_of(job, engine, part, sources.survey.rois[part.id], name, order, len(parts)) for part in others
             )
             found += [place for place in places if place is not None]
     return found
-
-
-@torch.no_grad()
-def _fit(job: MapTraining) -> None:
-    torch.manual_seed(job.seed)
-    if job.device.type == "cpu":
-        keep_freed_memory()
-    job.detector.placed(job.device).eval()
-    count = job.patches(job.detector.fit_patches, FEWEST_FIT_PATCHES)
-    tiles = torch.cat([batch.tiles for batch in plain_batches(job, job.train, FIT_STEP, count)])[:count]
-    job.detector.begin(tiles)
-    job.detector.fit(tiles)
 
 
 def _worst_of(

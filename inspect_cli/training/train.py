@@ -20,7 +20,7 @@ from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, writ
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial
 from inspect_cli.store.timestamps import utc_now
-from inspect_cli.training.auto import CHOICE, choose_method, trial_of
+from inspect_cli.training.auto import CHOICE, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
@@ -53,7 +53,7 @@ from inspect_cli.training.preview import preview_corruption, preview_roi
 from inspect_cli.training.provisional import provisional_calibration
 from inspect_cli.training.sources import Sources
 from inspect_cli.training.suspects import without_suspects
-from inspect_cli.training.trial import measure_trial
+from inspect_cli.training.trial import measure_trial, trial_of
 
 _PICTURES = 4
 

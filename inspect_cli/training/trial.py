@@ -7,6 +7,7 @@ The measure is the area under the ROC curve of the pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.store.manifest import Trial
 from inspect_cli.tiles.tiling import TILE_PX, Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.order import TrainingOrder, tiling_for
@@ -82,6 +84,13 @@ def measure_trial(job: MapTraining, order: TrainingOrder, name: str, sources: So
     windows = trial_windows(job, order, name, sources)
     engine = TorchEngine(job.detector, job.device)
     return kinds_told(windows, engine, tiling_for(order, sources), order.material.recipe.scoring, job.seed)
+
+
+def trial_of(method: str, measured: Sequence[Kinds], steps: int, seconds: float) -> Trial:
+    """Return what the manifest keeps of a candidate: the mean over maps, in all and by kind."""
+    by_kind = {kind: round(float(np.mean([found.auroc[kind] for found in measured])), 4) for kind in KINDS}
+    mean = float(np.mean([found.mean for found in measured]))
+    return Trial(method=method, pixel_auroc=round(mean, 4), by_kind=by_kind, steps=steps, seconds=round(seconds, 1))
 
 
 def kinds_told(windows: Windows, engine: Engine, tiling: Tiling, scoring: ScoringSpec, seed: int) -> Kinds:
