@@ -23,7 +23,7 @@ from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.manifest import Trial
 from inspect_cli.training.loop import train_map
-from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job, open_order
+from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
 from inspect_cli.training.sources import Sources
 from inspect_cli.training.trial import measure_trial, trial_of
 
@@ -47,7 +47,7 @@ _TRIALS: Final = TypeAdapter(list[Trial])
 
 
 def choose_method(
-    order: TrainingOrder, teller: Teller, stop: Callable[[], bool]
+    order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[[], bool]
 ) -> tuple[TrainingOrder, list[Trial]]:
     """Try the candidates and return the order with the method to train and the budget that is left, and the trials.
 
@@ -56,21 +56,18 @@ def choose_method(
     Raises
     ------
     UsageError
-        If there is nothing to resume, or labelled defects are given, which no candidate learns from.
+        If there is nothing to resume.
     ModelError
         If no candidate could be tried.
     Interrupted
         If ``stop`` said so.
     """
     note, started = order.material.folder / CHOICE, time.monotonic()
-    if order.defects:
-        raise UsageError(f"--defects: method {AUTO} learns from good parts alone; name a method, such as cnn")
     if order.resume:
         trials = _read_choice(note)
     else:
         part = _part_of(order.budget, TRIAL_SHARE / len(CANDIDATES))
         orders = [replace(_with_method(order, name), budget=part) for name in CANDIDATES]
-        sources = open_order(orders[0], teller)
         trials = [_try(candidate, sources, teller, stop) for candidate in orders]
         if all(trial.pixel_auroc is None for trial in trials):
             raise ModelError(f"no method could be tried: {'; '.join(f'{t.method}: {t.note}' for t in trials)}")

@@ -16,7 +16,7 @@ from inspect_cli.errors import UsageError
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import Part
 from inspect_cli.methods import build_detector
-from inspect_cli.methods.registry import method_class
+from inspect_cli.methods.registry import AUTO, method_class
 from inspect_cli.recipe import MapSpec
 from inspect_cli.store.manifest import TrainingFile
 from inspect_cli.store.materials import Material
@@ -99,11 +99,11 @@ def open_order(order: TrainingOrder, teller: Teller) -> Sources:
     UsageError
         If labelled defects are missing, or given to a method that cannot use them.
     """
-    supervised = method_class(order.method).supervised
+    supervised = order.method != AUTO and method_class(order.method).supervised
     if supervised and not order.defects:
         raise UsageError(f"method {order.method} learns from labelled defects: name their folder with --defects")
     if order.defects and not supervised:
-        raise UsageError(f"--defects: method {order.method} learns from good parts alone; leave it out")
+        raise UsageError(f"--defects: method {order.method} learns from good parts alone; name a method, such as cnn")
     parts = Parts(order.parts, order.extra, order.defects, order.truth)
     sources = open_sources(parts, order.material.recipe, order.maps, order.material.folder, order.seed)
     for fault in sources.faults:

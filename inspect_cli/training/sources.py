@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +69,11 @@ class Sources:
             for use, part in uses
             for name in maps
         ]
+
+    def without(self, names: Collection[str], share: float, seed: int) -> Sources:
+        """Return the sources without some good parts, split anew with ``share`` kept for validation."""
+        survey = replace(self.survey, parts=[part for part in self.survey.parts if part.id not in names])
+        return replace(self, survey=survey, split=split_parts(survey.parts, share, seed))
 
     def labels_sha256(self) -> str:
         """Return the hash of the defects' masks."""

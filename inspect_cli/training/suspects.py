@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
 from inspect_cli.engines import TorchEngine
-from inspect_cli.errors import ModelError, NoInputError
+from inspect_cli.errors import ModelError
 from inspect_cli.images import Part, open_map
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.report.plots import save_patches
-from inspect_cli.scoring.smooth import RowSmoother
+from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.store.manifest import Suspect
-from inspect_cli.tiles.grid import Grid, pad_to_tile
-from inspect_cli.tiles.tiling import count_of_area
+from inspect_cli.tiles.grid import Grid
+from inspect_cli.tiles.tiling import Tiling, count_of_area
 from inspect_cli.training.batches import MapTraining, fit_tiles
-from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job, open_order
-from inspect_cli.training.prepare import Mask, Split
+from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job
+from inspect_cli.training.prepare import Mask, Split, Survey
+from inspect_cli.training.provisional import WindowReader
 from inspect_cli.training.sources import Sources
 
 PICTURE: Final = "suspects.png"
@@ -70,26 +72,27 @@ class Unusual(NamedTuple):
     stands_out: bool
 
 
-def without_suspects(order: TrainingOrder, teller: Teller, leave_out: bool) -> tuple[TrainingOrder, list[Suspect]]:
-    """Name the parts that stand out and leave them out of the order if asked to; draw the most unusual places.
+def without_suspects(
+    order: TrainingOrder, sources: Sources, teller: Teller, leave_out: bool
+) -> tuple[Sources, list[Suspect]]:
+    """Name the parts that stand out and leave them out of the sources if asked to; draw the most unusual places.
 
     Too few parts, and an installation without the pretrained network, are told and nothing is looked at.
     """
-    sources = open_order(replace(order, method=METHOD, defects=(), truth=None), _Silent(teller))
     if len(sources.survey.parts) < LEAST_PARTS:
-        return order, []
+        return sources, []
     try:
         found = {name: _worst_places(order, name, sources) for name in order.maps}
     except ModelError as error:
         teller.say(f"the parts were not looked at for unusual ones: {error}")
-        return order, []
+        return sources, []
     unusual = sorted((u for name in order.maps for u in ranked(found[name])), key=lambda u: -u.times)
     picture = order.material.folder / PICTURE
     save_patches(picture, [(u.place.patch, _caption(u.place, u.times), u.place.at) for u in unusual[:_SHOWN]])
     places = [(u.place, u.times) for u in unusual if u.stands_out]
     if not places:
         teller.say(f"no part stands out; the most unusual places: {picture}")
-        return order, []
+        return sources, []
     for place, times in places:
         teller.warn(
             f"{place.part}, map {place.map}: does not look like the other parts at x {place.x_px}, y {place.y_px} "
@@ -103,11 +106,8 @@ def without_suspects(order: TrainingOrder, teller: Teller, leave_out: bool) -> t
         for p, times in places
     ]
     if not leave_out:
-        return order, suspects
-    kept = [part for part in order.parts if part.id not in names]
-    if not kept:
-        raise NoInputError("--robust would leave out every part; look at the pictures")
-    return replace(order, parts=kept), suspects
+        return sources, suspects
+    return sources.without(names, order.material.recipe.training.validation_share, order.seed), suspects
 
 
 def ranked(places: Sequence[_Place]) -> list[Unusual]:
@@ -132,8 +132,8 @@ def _worst_places(order: TrainingOrder, name: str, sources: Sources) -> list[_Pl
     halves = mixed[::2], mixed[1::2]
     found = []
     for known, others in (halves, halves[::-1]):
-        look = replace(order, method=METHOD, defaults={}, defects=(), truth=None)
-        job = open_job(look, name, replace(sources, split=Split(known, known)), [])
+        look = replace(order, method=METHOD, defaults={})
+        job = open_job(look, name, replace(sources, split=Split(known, known), extra=Survey()), [])
         with closing(job):
             engine = TorchEngine(job.detector, job.device)
             torch.manual_seed(job.seed)
@@ -152,25 +152,29 @@ def _worst_of(
 ) -> _Place | None:
     """Return the worst place of a part, of as many tiles spread over it as the budget allows; None without ROI."""
     side = job.detector.tile_px
-    sigma_px = order.material.recipe.scoring.smooth_sigma_px
     worst: _Place | None = None
     with open_map(part.files[name]) as reader:
-        height, width = reader.header.height, reader.header.width
-        grid = Grid(height, width, side, side)
+        height, width = min(side, reader.header.height), min(side, reader.header.width)
+        grid = Grid(reader.header.height, reader.header.width, side, side)
         corners = [(y, x) for y in grid.rows for x in grid.columns if _inside(roi, y, x, side)]
         most = max(1, count_of_area(patches_of_budget(order.budget), side) // parts)
         for i in np.unique(np.linspace(0, len(corners) - 1, min(most, len(corners))).astype(int)):
             y, x = corners[i]
-            rows = reader.read_rows(y, min(y + side, height))
-            patch = pad_to_tile(rows[:, x : x + side], side, side)
-            inside = _mask(roi, y, x, side, height, width)
-            score = engine.score(job.preprocess.to_network(patch[None], inside[None]))[0]
-            smoother = RowSmoother(side, side, sigma_px, inside)
-            smooth = np.nan_to_num(np.concatenate([r for r in (smoother.push(score), smoother.finish()) if len(r)]))
-            top = np.unravel_index(int(smooth.argmax()), smooth.shape)
-            if worst is None or smooth[top] > worst.score:
+            window = WindowReader(reader, y, x, height, width)
+            stream = MapStream(
+                reader=window,
+                preprocess=job.preprocess,
+                engine=engine,
+                tiles=Tiling(side, side),
+                scoring=order.material.recipe.scoring,
+                roi=None if roi is None else roi[y : y + height, x : x + width],
+                clock=Clock(),
+            )
+            scores = np.concatenate(list(stream.rows()))
+            top = np.unravel_index(int(np.nanargmax(scores)), scores.shape)
+            if worst is None or scores[top] > worst.score:
                 at = int(top[1]), int(top[0])
-                worst = _Place(part.id, name, float(smooth[top]), x + at[0], y + at[1], patch, at)
+                worst = _Place(part.id, name, float(scores[top]), x + at[0], y + at[1], window.read(), at)
     return worst
 
 
@@ -181,30 +185,9 @@ def patches_of_budget(budget: str) -> int:
     return int(np.clip(wanted, *_PATCHES))
 
 
-def _mask(roi: Mask | None, y: int, x: int, side: int, height: int, width: int) -> Mask:
-    inside = np.zeros((side, side), bool)
-    shown = np.ones((min(side, height - y), min(side, width - x)), bool)
-    inside[: shown.shape[0], : shown.shape[1]] = shown if roi is None else roi[y : y + side, x : x + side]
-    return inside
-
-
 def _inside(roi: Mask | None, y: int, x: int, side: int) -> bool:
     return roi is None or bool(roi[y : y + side, x : x + side].mean() >= 0.5)
 
 
 def _caption(place: _Place, times: float) -> str:
     return f"{place.part}, {place.map}\nx {place.x_px}, y {place.y_px}: {times:.1f} times"
-
-
-class _Silent:
-    """Says nothing of what the training will say again, and passes progress on."""
-
-    def __init__(self, teller: Teller) -> None:
-        self._teller = teller
-        self.progress = teller.progress
-
-    def say(self, text: str) -> None:
-        """Say nothing."""
-
-    def warn(self, text: str) -> None:
-        """Say nothing."""

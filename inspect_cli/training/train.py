@@ -76,34 +76,41 @@ def train_material(
         If ``stop`` said so; the checkpoint is saved.
     """
     trials: list[Trial] = []
-    order, suspects = without_suspects(order, teller, robust)
+    if order.method != AUTO:
+        _check(order)
+    sources, suspects = without_suspects(order, open_order(order, teller), teller, robust)
     if order.method == AUTO:
-        order, trials = choose_method(order, teller, stop)
+        order, trials = choose_method(order, sources, teller, stop)
+        _check(order)
     folder = order.material.folder / order.method
     busy = f"{folder}: is being trained or calibrated by another process; wait for it"
     with lock_folder(folder, busy):
-        bundle = _train_locked(order, folder, trials, suspects, teller, stop)
+        bundle = _train_locked(order, sources, trials, suspects, teller, stop)
         prune_weights(folder, bundle.manifest)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         (order.material.folder / CHOICE).unlink(missing_ok=True)
     return bundle
 
 
+def _check(order: TrainingOrder) -> None:
+    """Raise what can be told before any image is read: nothing to resume, or no method for whole images."""
+    folder = order.material.folder / order.method
+    if order.resume and not (folder / CHECKPOINTS).is_dir():
+        raise UsageError(f"--resume: {folder} holds no checkpoint; train without it")
+    if order.material.recipe.tiles.whole:
+        check_whole_images(order.method)
+
+
 def _train_locked(
     order: TrainingOrder,
-    folder: Path,
+    sources: Sources,
     trials: list[Trial],
     suspects: list[Suspect],
     teller: Teller,
     stop: Callable[[], bool],
 ) -> Bundle:
-    recipe = order.material.recipe
-    if order.resume and not (folder / CHECKPOINTS).is_dir():
-        raise UsageError(f"--resume: {folder} holds no checkpoint; train without it")
-    settings = settings_of(order)
-    if recipe.tiles.whole:
-        check_whole_images(order.method)
-    sources = open_order(order, teller)
+    recipe, settings = order.material.recipe, settings_of(order)
+    folder = order.material.folder / order.method
     tiling = tiling_for(order, sources)
     kept = kept_maps(folder, order.maps, recipe.maps, settings, tiling.size_px)
     files = sources.files(list(order.maps))
@@ -176,7 +183,7 @@ def preview_rois(order: TrainingOrder, teller: Teller) -> list[Path]:
     NoInputError
         If no part is usable.
     """
-    survey = open_order(replace(order, method="cae", defects=(), truth=None), teller).survey
+    survey = open_order(replace(order, method=AUTO, defects=(), truth=None), teller).survey
     name = order.material.recipe.roi.map or next(iter(order.maps))
     picture = order.material.folder / "roi.png"
     preview_roi(survey.parts, survey.rois, name if name in order.maps else next(iter(order.maps)), picture)
