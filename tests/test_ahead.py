@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from inspect_cli.scoring.ahead import ahead
+from inspect_cli.scoring.ahead import ahead, behind
 
 
 def test_items_keep_their_order_and_are_made_elsewhere():
@@ -48,3 +48,17 @@ def test_an_error_comes_in_its_place():
     assert next(source) == 1
     with pytest.raises(ValueError, match="second"):
         next(source)
+
+
+def test_behind_hands_on_an_item_when_its_successor_is_made():
+    made = []
+
+    def numbers():
+        for number in range(4):
+            made.append(number)
+            yield number
+
+    known = [(number, made[-1]) for number in behind(numbers())]
+    assert known == [(0, 1), (1, 2), (2, 3), (3, 3)]
+    assert list(behind([])) == []
+    assert list(behind(["one"])) == ["one"]

@@ -205,6 +205,18 @@ def test_the_best_limit_is_negative_when_zero_scores_must_be_flagged() -> None:
     assert histogram.iou_at(best.limit) == 1.0
 
 
+def test_largest_recall_at_an_iou_is_that_of_trying_every_limit() -> None:
+    scores, mask = _random_map(5, levels=60)
+    histogram = _histogram(scores, mask)
+    limits = [-1.0, *np.unique(scores[np.isfinite(scores)]).tolist()]
+    tried = [(histogram.iou_at(limit), histogram.recall_at(limit)) for limit in limits]
+    best = max(iou for iou, _ in tried)
+    for least in (0.0, 0.3 * best, 0.9 * best, best):
+        assert histogram.recall_max(least) == max(recall for iou, recall in tried if iou >= least)
+    assert histogram.recall_max(1.01) is None
+    assert ScoreHistogram().recall_max(0.5) is None
+
+
 def test_bands_and_merges_equal_one_pass() -> None:
     scores, mask = _random_map(3, levels=400)
     whole = _histogram(scores, mask)

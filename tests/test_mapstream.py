@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images.reader import ImageHeader, MapReader, open_map
 from inspect_cli.images.values import Preprocess, ValueRange
@@ -44,7 +45,7 @@ class Memory(MapReader):
         return self._pixels[y0:y1].copy()
 
 
-class Copying:
+class Copying(Blocking):
     """An engine that returns each tile's first channel, and keeps what it was given."""
 
     name, device_name, precision, size_step_px = "copying", "none", "f32", 1
@@ -253,3 +254,23 @@ def test_rows_of_a_file_stream_through(tmp_path: Path) -> None:
         from_file.reader = reader
         np.testing.assert_array_equal(np.concatenate(list(from_file.rows())), np.concatenate(list(memory.rows())))
     assert {"read", "network", "stitch", "smooth", "total"} <= set(from_file.clock.seconds())
+
+
+@pytest.mark.parametrize("blend", ["average", "hann"])
+def test_pieces_of_rows_and_small_blocks_change_nothing(blend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    pixels = rng.integers(0, 65535, (75, 61), np.uint16)
+    roi = np.zeros(pixels.shape, bool)
+    roi[10:70, 30:] = True
+    for inside in (None, roi):
+        stream, _, engine = stream_of(pixels, 12, 5, inside, sigma=1.0, blend=blend)
+        expected, patches, count = np.concatenate(list(stream.rows())), stream.patches(), len(engine.tiles)
+        with monkeypatch.context() as patch:
+            patch.setattr("inspect_cli.tiles.grid.PIECE_PX", 3 * 12**2)
+            patch.setattr("inspect_cli.scoring.mapstream._BLOCK_PX", 61 * 2)
+            patch.setattr("inspect_cli.scoring.mapstream._LEAST_ROWS", 1)
+            stream, _, engine = stream_of(pixels, 12, 5, inside, sigma=1.0, blend=blend)
+            np.testing.assert_allclose(np.concatenate(list(stream.rows())), expected, rtol=1e-3)
+        for found, known in zip(stream.patches(), patches, strict=True):
+            np.testing.assert_array_equal(found, known)
+        assert len(engine.tiles) == count

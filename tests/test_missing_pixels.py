@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images import discover_parts
 from inspect_cli.images.values import Preprocess
@@ -29,7 +30,7 @@ scoring: {min_area_px: 1}
 """
 
 
-class Spreading:
+class Spreading(Blocking):
     """An engine whose scores are the tile's pixels; one that is no number spoils its tile, as in a network."""
 
     name, device_name, precision = "spreading", "cpu", "f32"

@@ -9,6 +9,7 @@ import torch
 
 from inspect_cli.cli import run
 from inspect_cli.engines import Hardware, TorchEngine, choose_engine, make_engine
+from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.parity import CheckedEngine
 from inspect_cli.errors import ModelError, UsageError
 from inspect_cli.methods import build_detector
@@ -46,7 +47,7 @@ def test_lower_precision_is_near(detector, tiles):
     np.testing.assert_allclose(engine.score(tiles), expected, atol=0.05 * expected.max())
 
 
-class _Wrong:
+class _Wrong(Blocking):
     name, device_name, precision, batch, size_step_px = "openvino", "cpu", "f32", 4, 1
 
     def __init__(self, factor):
@@ -124,3 +125,35 @@ def test_batches_come_out_even_in_a_row(count, batch, even):
     from inspect_cli.engines.openvino_engine import even_batch
 
     assert even_batch(count, batch) == even
+
+
+def test_scores_in_work_do_not_mix(detector, tiles):
+    engine = make_engine(detector, Hardware(engine="openvino", batch=2))
+    engine.score(tiles)  # checked
+    pieces = [tiles[:5], tiles[5:6], tiles[:0], tiles[6:]]
+    waits = [engine.start(piece) for piece in pieces]
+    for wait, piece in reversed(list(zip(waits, pieces, strict=True))):
+        np.testing.assert_array_equal(wait(), engine.score(piece))
+
+
+def test_a_request_that_fails_is_told_instead_of_waited_for(detector, tiles, monkeypatch):
+    from inspect_cli.engines import openvino_engine
+
+    monkeypatch.setattr(openvino_engine, "_LOOK_S", 0.01)
+    engine = openvino_engine.OpenVinoEngine(detector, batch=2)
+    engine.score(tiles[:2])
+    queue = engine._requests[(2, 2, 32, 32)]
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(queue, name)
+
+        def start_async(self, inputs, target):
+            """Lose the request, as OpenVINO does with one that raises."""
+
+        def wait_all(self):
+            raise RuntimeError("request failed")
+
+    engine._requests[(2, 2, 32, 32)] = Failing()
+    with pytest.raises(RuntimeError, match="request failed"):
+        engine.score(tiles[:2])

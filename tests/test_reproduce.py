@@ -271,6 +271,7 @@ def test_chess_stands_beside_the_papers(tmp_path, monkeypatch):
     case = Case("chess-noise", "chess", None, "cae", "2steps", 1, tmp_path)
     [row] = synthetic.CHESS_NOISE.measure(case, Quiet())
     assert 0 < row["iou"] <= row["recall"] <= 1
+    assert row["recall_at_paper_iou"] is None or row["recall_at_paper_iou"] >= row["recall"]
     assert (row["steps"], row["seed"], row["budget"]) == (2, 1, "2steps")
     assert (row["recall_paper"], row["iou_paper"], row["train_s_paper"]) == (0.9487, 0.7975, 212)
     assert (tmp_path / "chess" / "train" / "good" / "g000.png").is_file()

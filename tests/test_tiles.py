@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inspect_cli.tiles.grid import Grid, pad_to_tile, tile_starts
-from inspect_cli.tiles.stitch import RowStitcher, blend_window
+from inspect_cli.tiles.stitch import RowStitcher, blend_window, move_up
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=80)
 BLENDS = st.sampled_from(["average", "hann"])
@@ -184,3 +184,34 @@ def test_hann_window_is_symmetric_positive_and_highest_in_the_middle(tile: int) 
     assert window.min() > 0
     assert window.argmax() in (tile // 2, (tile - 1) // 2)
     assert tile < 7 or window.max() == pytest.approx(1, abs=0.05)
+
+
+@QUICK
+@given(grids(), BLENDS, st.integers(1, 400))
+def test_rows_of_tiles_added_in_pieces_are_the_same_map(grid: Grid, blend: str, most_px: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("inspect_cli.tiles.grid.PIECE_PX", most_px)
+        pieces = grid.pieces
+    assert [x for piece in pieces for x in grid.columns[piece]] == grid.columns
+    lengths = [len(grid.columns[piece]) for piece in pieces]
+    assert max(lengths) <= max(1, most_px // grid.tile_px**2)
+    assert set(lengths[:-1]) <= {lengths[0]}
+    assert lengths[-1] <= lengths[0]
+    shape = (len(grid.rows), len(grid.columns), grid.tile_px, grid.tile_px)
+    tiles = np.random.default_rng(0).random(shape, np.float32)
+    stitcher, rows = RowStitcher(grid, blend), []
+    for row in tiles:
+        for piece in pieces:
+            stitcher.add(piece.start, row[piece])
+        rows.append(stitcher.finish_row())
+    np.testing.assert_allclose(np.concatenate(rows), stitched(grid, tiles, blend), rtol=1e-6)
+
+
+@QUICK
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_rows_move_up_in_place(count: int, height: int) -> None:
+    rows = np.arange(2 * height * 3).reshape(2, height, 3)
+    before = rows.copy()
+    move_up(rows, count)
+    np.testing.assert_array_equal(rows[:, : max(height - count, 0)], before[:, count:])
+    np.testing.assert_array_equal(rows[:, max(height - count, 0) :], before[:, max(height - count, 0) :])

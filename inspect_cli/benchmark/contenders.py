@@ -24,6 +24,7 @@ from torch import Tensor
 from inspect_cli.engines import Hardware
 from inspect_cli.images import Part
 from inspect_cli.outputs.finish import score_batch
+from inspect_cli.scoring.ahead import behind
 from inspect_cli.scoring.model import ScoringModel, load_model
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.materials import Material
@@ -86,8 +87,8 @@ def _network(job: Job) -> Work:
     model.engine.score(tiles)
 
     def work() -> None:
-        for _ in grid.rows:
-            model.engine.score(tiles)
+        for wait in behind(model.engine.start(tiles) for _ in grid.rows):
+            wait()
 
     return work
 

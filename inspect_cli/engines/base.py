@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images.values import Preprocess
 from inspect_cli.tiles.grid import Grid
+
+#: Waits for scores (n, height, width) that are in work.
+Wait = Callable[[], NDArray[np.float32]]
 
 
 class Engine(Protocol):
@@ -40,6 +44,26 @@ class Engine(Protocol):
         """Return the scores (n, height, width) of tiles (n, channels, height, width), unit range."""
         ...
 
+    def start(self, tiles: NDArray[np.float32]) -> Wait:
+        """Start scoring such tiles; what is returned waits for their scores.
+
+        An engine may let the processors go on with the last tiles meanwhile.
+        """
+        ...
+
     def rows_on_device(self, grid: Grid, preprocess: Preprocess, blend: str) -> ResidentRows | None:
         """Return what scores an image without its tiles leaving the device, None if the host is to cut them."""
         ...
+
+
+class Blocking:
+    """For an engine that has its scores when it returns: ``start`` in terms of ``score``."""
+
+    def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the scores; see :class:`Engine`."""
+        raise NotImplementedError
+
+    def start(self, tiles: NDArray[np.float32]) -> Wait:
+        """Score tiles; nothing is left to wait for."""
+        scores = self.score(tiles)
+        return lambda: scores

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspect_cli.engines.base import Engine
+from inspect_cli.engines.base import Engine, Wait
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.errors import ModelError
 from inspect_cli.images.values import Preprocess
@@ -52,9 +52,20 @@ class CheckedEngine:
         ModelError
             If they differ from the trained network's by more than the precision's tolerance.
         """
-        scores = self._engine.score(tiles)
-        self._check(tiles, scores)
-        return scores
+        return self.start(tiles)()
+
+    def start(self, tiles: NDArray[np.float32]) -> Wait:
+        """Start the engine; what is returned waits for its scores and raises as :meth:`score` does."""
+        wait = self._engine.start(tiles)
+        if self._reference is None:
+            return wait
+
+        def checked() -> NDArray[np.float32]:
+            scores = wait()
+            self._check(tiles, scores)
+            return scores
+
+        return checked
 
     def rows_on_device(self, grid: Grid, preprocess: Preprocess, blend: str) -> ResidentRows | None:
         """Return the engine's own, its first tiles checked too."""

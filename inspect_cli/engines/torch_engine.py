@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inspect_cli.engines.allocation import keep_freed_memory
+from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.errors import UsageError, WorkerError
 from inspect_cli.images.values import Preprocess
@@ -63,7 +64,7 @@ def autocast(device: torch.device, precision: str) -> Any:
     return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "f16": torch.float16}[precision])
 
 
-class TorchEngine:
+class TorchEngine(Blocking):
     """Runs a detector on a torch device.
 
     ``batch`` 0 picks the device's default. When the device's memory runs out the batch is halved, down to

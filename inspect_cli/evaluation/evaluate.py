@@ -127,6 +127,21 @@ def evaluate_run(
     InputError
         If a record, a map or a mask is damaged, or their sizes differ.
     """
+    return _summarise(*_count_run(run, truth_folder, on_part))
+
+
+def fused_histogram(run: Path, truth_folder: Path) -> ScoreHistogram:
+    """Return the pixels of a run by fused score, good and defective ones; raises as :func:`evaluate_run` does."""
+    tallies, _ = _count_run(run, truth_folder, None)
+    counted = ScoreHistogram()
+    for (_, name), tally in tallies.items():
+        if name == FUSED:
+            counted.merge(tally.histogram)
+    return counted
+
+
+def _count_run(run: Path, truth_folder: Path, on_part: Callable[[int, int, str], None] | None) -> tuple[Tallies, int]:
+    """Return what was counted of a run's parts, and the number of unfinished ones."""
     truth = Truth.open(truth_folder)
     folders, unfinished = find_parts(run)
     records = [(folder, read_record(folder / PART_RECORD)) for folder in folders]
@@ -142,7 +157,7 @@ def evaluate_run(
         _count_part(tallies, folder, record, truth)
         if on_part:
             on_part(number, len(records), record.part)
-    return _summarise(tallies, unfinished)
+    return tallies, unfinished
 
 
 def find_parts(run: Path) -> tuple[list[Path], int]:

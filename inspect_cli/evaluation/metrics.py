@@ -177,6 +177,15 @@ class ScoreHistogram:
         """Share of the defect pixels that are flagged: A of the IND paper, eq. 7; ``None`` without any."""
         return _share(self._flagged(limit)[0], int(self.defect.sum()))
 
+    def recall_max(self, least_iou: float) -> float | None:
+        """Largest recall over all limits whose IoU is at least ``least_iou``; ``None`` if there is no such limit."""
+        if not self.defect.any():
+            return None
+        curve = self._curve()
+        total = curve.flagged_defect[-1]
+        reached = curve.flagged_defect[curve.flagged_defect / (curve.flagged_good + total) >= least_iou]
+        return float(reached.max() / total) if reached.size else None
+
     def precision_at(self, limit: float) -> float | None:
         """Share of the flagged pixels that are defective; ``None`` if nothing is flagged or defective."""
         defect, good = self._flagged(limit)

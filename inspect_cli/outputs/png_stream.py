@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import struct
 import zlib
+from bisect import bisect_left, bisect_right
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from inspect_cli.store.atomic import output_error, whole_file
 
 
 class MaskWriter:
-    """Takes rows (n, width) bool top to bottom; white is True. Context manager; keeps the bits for outlines.
+    """Takes rows (n, width) bool top to bottom; white is True. Context manager.
 
-    ``bits`` holds the rows packed eight pixels a byte, an eighth of a byte a pixel.
+    The rows are kept for outlines, block by block, eight pixels a byte and compressed.
     """
 
     def __init__(self, path: Path, height: int, width: int) -> None:
-        self.bits: list[NDArray[np.uint8]] = []
+        self._blocks: list[bytes] = []
+        self._starts = [0]
         self._path, self._height, self._width = path, height, width
         self._stack = ExitStack()
 
@@ -39,7 +42,8 @@ class MaskWriter:
     def push(self, rows: NDArray[np.bool_]) -> None:
         """Add rows; each is written with the filter type 0 (none) in front."""
         packed = np.packbits(rows, axis=1)
-        self.bits.append(packed)
+        self._blocks.append(isal_zlib.compress(packed))
+        self._starts.append(self._starts[-1] + len(packed))
         data = self._packer.compress(np.pad(packed, ((0, 0), (1, 0))).tobytes())
         if data:
             self._write(_chunk(b"IDAT", data))
@@ -55,20 +59,19 @@ class MaskWriter:
     ) -> None:
         with self._stack:  # an error of the last write removes the temporary file, like any other
             if kind is None:
-                rows = sum(len(block) for block in self.bits)
-                if rows != self._height:
-                    raise ValueError(f"{self._path}: {rows} rows given, its height is {self._height}")
+                if self._starts[-1] != self._height:
+                    raise ValueError(f"{self._path}: {self._starts[-1]} rows given, its height is {self._height}")
                 self._write(_chunk(b"IDAT", self._packer.flush()) + _chunk(b"IEND", b""))
             elif error is not None:
                 raise error
 
     def window(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the mask inside a window as 0 and 1, shape (height, width)."""
-        if len(self.bits) > 1:
-            self.bits = [np.concatenate(self.bits)]
-        first = x // 8
-        bits = np.unpackbits(self.bits[0][y : y + height, first : -(-(x + width) // 8)], axis=1)
-        return bits[:, x - 8 * first :][:, :width]
+        first, end = bisect_right(self._starts, y) - 1, bisect_left(self._starts, y + height)
+        raw = b"".join(isal_zlib.decompress(block) for block in self._blocks[first:end])
+        rows = np.frombuffer(raw, np.uint8).reshape(-1, -(-self._width // 8))[y - self._starts[first] :][:height]
+        bits = np.unpackbits(rows[:, x // 8 : -(-(x + width) // 8)], axis=1)
+        return bits[:, x % 8 :][:, :width]
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -11,11 +11,15 @@ from typing import Any, Final, Self
 
 import numpy as np
 import tifffile
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from inspect_cli.store.atomic import whole_file
 
-TILE: Final = 256
+#: Height and width of the file's tiles; a row of them is held in memory.
+TILE: Final = (64, 512)
+#: Deflate of Intel's ISA-L, the most it can do: smaller files than zlib's fastest level in a quarter of its time.
+_LEVEL: Final = 3
 _END: Final = None
 
 
@@ -28,7 +32,7 @@ class TiffRowWriter:
     def __init__(self, path: Path, height: int, width: int, pixel_pitch_um: float | None = None) -> None:
         self._path, self._shape = path, (height, width)
         self._pitch = pixel_pitch_um
-        self._rows: queue.Queue[NDArray[np.float32] | None] = queue.Queue(maxsize=8)
+        self._rows: queue.Queue[NDArray[np.float32] | None] = queue.Queue(maxsize=1)
         self._pool = ThreadPoolExecutor(1)
         self._aborted = False
         self._left: NDArray[np.float32] = np.empty((0, width), np.float32)
@@ -77,11 +81,7 @@ class TiffRowWriter:
         self._pool.shutdown()
 
     def _write(self) -> None:
-        options: dict[str, Any] = {
-            "tile": (TILE, TILE),
-            "compression": "zlib",
-            "compressionargs": {"level": 1},
-        }
+        options: dict[str, Any] = {"tile": TILE, "compression": "zlib"}
         if self._pitch:
             per_cm = 10_000 / self._pitch
             options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
@@ -102,15 +102,16 @@ class TiffRowWriter:
         except _Aborted:
             return
 
-    def _tiles(self) -> Iterator[NDArray[np.float32]]:
+    def _tiles(self) -> Iterator[bytes]:
+        """Yield the file's tiles, compressed."""
         height, width = self._shape
-        across, down = -(-width // TILE), -(-height // TILE)
-        for number in range(down):
-            wanted = min(TILE, height - number * TILE)
-            band = np.zeros((TILE, across * TILE), np.float32)
-            band[:wanted, :width] = self._next_rows(wanted)
-            for column in range(across):
-                yield np.ascontiguousarray(band[:, column * TILE : (column + 1) * TILE])
+        (tile_height, tile_width), padded = TILE, np.zeros((TILE[0], -(-width // TILE[1]) * TILE[1]), np.float32)
+        for top in range(0, height, tile_height):
+            padded[height - top :] = 0
+            self._fill(padded[: height - top, :width])
+            for left in range(0, width, tile_width):
+                tile = np.ascontiguousarray(padded[:, left : left + tile_width])
+                yield isal_zlib.compress(tile, _LEVEL)
 
     def _wait_for_end(self) -> None:
         """Let the file appear only when the block has ended well, and with as many rows as were promised."""
@@ -118,18 +119,19 @@ class TiffRowWriter:
             return
         raise _Aborted if self._aborted else ValueError(f"{self._path}: more rows than its height {self._shape[0]}")
 
-    def _next_rows(self, count: int) -> NDArray[np.float32]:
-        blocks = [self._left]
-        have = sum(len(block) for block in blocks)
-        while have < count:
-            block = self._rows.get()
-            if block is _END or self._aborted:
-                raise _Aborted if self._aborted else ValueError(f"{self._path}: rows are missing")
-            blocks.append(block)
-            have += len(block)
-        rows = np.concatenate(blocks)
-        self._left = rows[count:]
-        return rows[:count]
+    def _fill(self, rows: NDArray[np.float32]) -> None:
+        """Put the next rows into ``rows``."""
+        at = 0
+        while at < len(rows):
+            if not len(self._left):
+                block = self._rows.get()
+                if block is _END or self._aborted:
+                    raise _Aborted if self._aborted else ValueError(f"{self._path}: rows are missing")
+                self._left = block
+            taken = self._left[: len(rows) - at]
+            rows[at : at + len(taken)] = taken
+            self._left = self._left[len(taken) :]
+            at += len(taken)
 
 
 class _Aborted(Exception):  # noqa: N818

@@ -22,3 +22,16 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
         while (item := following.result()) is not _END:
             following = pool.submit(next, iterator, _END)
             yield cast(T, item)
+
+
+def behind(items: Iterable[T]) -> Iterator[T]:
+    """Yield each of ``items`` when its successor has been made, the last one at the end.
+
+    For items that go on working by themselves: while one is in use, the next is in work.
+    """
+    waiting: list[T] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) == 2:
+            yield waiting.pop(0)
+    yield from waiting

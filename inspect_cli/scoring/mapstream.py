@@ -1,34 +1,37 @@
 """One map of one part: rows from the file -> tiles -> network -> stitched and smoothed rows.
 
 Memory is one row of tiles, whatever the image's height: rows are read once, each row of tiles is scored,
-stitched and smoothed, and finished rows are handed on.
+stitched and smoothed, and finished rows are handed on. Wide rows of tiles are worked on in pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.engines import Engine
+from inspect_cli.engines.base import Wait
 from inspect_cli.engines.resident import Band, Finished, ResidentRows
 from inspect_cli.errors import InputError
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import ScoringSpec
-from inspect_cli.scoring.ahead import ahead
+from inspect_cli.scoring.ahead import ahead, behind
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.smooth import RowSmoother
 from inspect_cli.tiles.grid import Grid, pad_to_tile
-from inspect_cli.tiles.stitch import RowStitcher
+from inspect_cli.tiles.stitch import RowStitcher, move_up
 from inspect_cli.tiles.tiling import Tiling
 
 Mask = NDArray[np.bool_]
+#: Pixels of a block of rows on its way before the tiles and behind them; never fewer rows than 16.
+_BLOCK_PX: Final = 2**19
+_LEAST_ROWS: Final = 16
 
 
 class PatchScores(NamedTuple):
@@ -71,12 +74,21 @@ class PixelMoments:
         return float(max(self.squares / max(self.count, 1) - self.mean**2, 0.0) ** 0.5)
 
 
-class _TileRow(NamedTuple):
-    """A row of the grid: its tiles' ROI masks (columns, tile, tile), if any, and which tiles have pixels inside."""
+class _Tiles(NamedTuple):
+    """Neighbours in a row of the grid: where they lie, ROI masks (n, tile, tile), if any, which have pixels in it."""
 
     y: int
+    columns: list[int]
     masks: Mask | None
     wanted: Mask
+
+
+class _Piece(NamedTuple):
+    """A piece of a row of the grid from its tile ``first`` on, with the pixels of the wanted ones."""
+
+    first: int
+    tiles: _Tiles
+    pixels: NDArray[np.float32]
 
 
 @dataclass
@@ -109,10 +121,11 @@ class MapStream:
         grid = Grid(header.height, header.width, self.tiles.size_px, self.tiles.stride_px)
         smoother = RowSmoother(header.height, header.width, self.scoring.smooth_sigma_px, self.roi)
         for finished in self._residual(grid):
-            with self.clock.phase("smooth"):
-                smoothed = round_scores(smoother.push(finished))
-            if len(smoothed):
-                yield smoothed
+            for top, end in _blocks(*finished.shape):
+                with self.clock.phase("smooth"):
+                    smoothed = round_scores(smoother.push(finished[top:end]))
+                if len(smoothed):
+                    yield smoothed
         with self.clock.phase("smooth"):
             last = round_scores(smoother.finish())
         if len(last):
@@ -127,19 +140,20 @@ class MapStream:
 
     def _resident(self, grid: Grid, resident: ResidentRows) -> Iterator[NDArray[np.float32]]:
         """Yield the raw residual as it comes back from the device, one row of tiles behind what is in work there."""
-        in_work: list[tuple[_TileRow, Callable[[], Finished]]] = []
-        for step in chain(ahead(self._bands(grid)), [None]):
+        for row, wait in behind(self._pushed(grid, resident)):
             with self.clock.phase("network"):
-                if step is not None:
-                    in_work.append((step[0], resident.push(step[1])))
-                if len(in_work) <= (step is not None):
-                    continue
-                row, wait = in_work.pop(0)
                 finished = wait()
             self._note_patches(grid, row, finished.means)
             yield finished.rows
 
-    def _bands(self, grid: Grid) -> Iterator[tuple[_TileRow, Band]]:
+    def _pushed(self, grid: Grid, resident: ResidentRows) -> Iterator[tuple[_Tiles, Callable[[], Finished]]]:
+        """Yield each row of tiles, in work on the device, with what waits for it."""
+        for row, band in ahead(self._bands(grid)):
+            with self.clock.phase("network"):
+                wait = resident.push(band)
+            yield row, wait
+
+    def _bands(self, grid: Grid) -> Iterator[tuple[_Tiles, Band]]:
         """Yield each row of tiles with the pixels that are new in it; every image row is read once."""
         read_to = 0
         for y in grid.rows:
@@ -147,23 +161,31 @@ class MapStream:
                 end = min(y + grid.tile_px, grid.height_px)
                 fresh = self.reader.read_rows(read_to, end)
                 self._measured(fresh, read_to)
-                row = self._tile_row(grid, y)
+                row = self._tiles(grid, y, grid.columns)
                 roi = None if self.roi is None else self.roi[read_to:end]
                 read_to = end
             yield row, Band(fresh, roi, row.masks, row.wanted)
 
     def _stitched(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
-        """Yield the raw residual of overlapping tiles, row of tiles by row of tiles."""
+        """Yield the raw residual of overlapping tiles, row of tiles by row of tiles, each in pieces."""
         stitcher = RowStitcher(grid, self.tiles.blend)
-        for row, tiles in ahead(self._cut_rows(grid)):
-            scores = np.zeros((len(grid.columns), grid.tile_px, grid.tile_px), np.float32)
+        for piece, wait in behind(self._started(grid)):
             with self.clock.phase("network"):
-                if len(tiles):
-                    scores[row.wanted] = self.engine.score(tiles)
-            self._note_patches(grid, row, _means(scores, row))
+                scores = _spread(wait(), piece.tiles.wanted)
+            self._note_patches(grid, piece.tiles, _means(scores, piece.tiles))
             with self.clock.phase("stitch"):
-                finished = stitcher.add_row(scores)
-            yield finished
+                stitcher.add(piece.first, scores)
+                last = piece.first + len(scores) == len(grid.columns)
+                finished = stitcher.finish_row() if last else None
+            if finished is not None:
+                yield finished
+
+    def _started(self, grid: Grid) -> Iterator[tuple[_Piece, Wait]]:
+        """Yield each piece of a row of tiles, in work, with what waits for its scores."""
+        for piece in ahead(self._pieces(grid)):
+            with self.clock.phase("network"):
+                wait = self.engine.start(piece.pixels)
+            yield piece, wait
 
     def _whole(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
         """Yield the raw residual of the image as one tile; patches are the grid's squares of it."""
@@ -174,14 +196,15 @@ class MapStream:
                 f"{self.tiles.whole_max_mpx:g}; raise it if memory allows, or score in tiles"
             )
         with self.clock.phase("read"):
-            unit = self._prepared(0, header.height)
+            unit = self._empty(header.height, header.width)
+            self._prepare(unit, 0)
             step = self.engine.size_step_px
             down, right = (-side % step for side in unit.shape[1:])
             tile = np.pad(unit, [(0, 0), (0, down), (0, right)], mode="symmetric")
         with self.clock.phase("network"):
             scores = self.engine.score(tile[None])[0, : header.height, : header.width]
         for y in grid.rows:
-            row = self._tile_row(grid, y)
+            row = self._tiles(grid, y, grid.columns)
             band = pad_to_tile(scores[y : y + grid.tile_px], grid.tile_px, grid.padded_width_px)
             self._note_patches(grid, row, _means(_cut(band, grid.columns, grid.tile_px), row))
         yield scores
@@ -190,30 +213,38 @@ class MapStream:
         """Return the patch scores of all tiles, row by row."""
         return PatchScores(*(np.concatenate(column) for column in zip(*self._patches, strict=True)))
 
-    def _cut_rows(self, grid: Grid) -> Iterator[tuple[_TileRow, NDArray[np.float32]]]:
-        """Yield each row of tiles with its wanted tiles (n, channels, tile, tile); image rows are read once."""
-        window = np.empty((0, 0, 0), np.float32)
+    def _pieces(self, grid: Grid) -> Iterator[_Piece]:
+        """Yield the grid in pieces of its rows, with the pixels of wanted tiles; image rows are read once."""
+        window = self._empty(grid.tile_px, grid.padded_width_px)
         read_to = 0
         for y in grid.rows:
             with self.clock.phase("read"):
+                known = read_to - y if y else 0
+                if y:
+                    move_up(window, grid.tile_px - known)
                 end = min(y + grid.tile_px, grid.height_px)
-                fresh = self._prepared(read_to, end)
-                known = read_to - y
-                window = (
-                    fresh if known <= 0 else np.concatenate([window[:, window.shape[1] - known :], fresh], axis=1)
-                )
+                self._prepare(window[:, known : end - y, : grid.width_px], read_to)
                 read_to = end
-                row = self._tile_row(grid, y)
-                tiles = self._cut_row(grid, row, window)
-            yield row, tiles
+            for piece in grid.pieces:
+                with self.clock.phase("read"):
+                    tiles = self._tiles(grid, y, grid.columns[piece])
+                    wanted = [x for x, is_wanted in zip(tiles.columns, tiles.wanted, strict=True) if is_wanted]
+                    pixels = _cut(window, wanted, grid.tile_px)
+                yield _Piece(piece.start, tiles, pixels)
 
-    def _prepared(self, y0: int, y1: int) -> NDArray[np.float32]:
-        """Read rows: unit range, (channels, rows, width), filled outside the ROI; measured on the way."""
-        unit = self._measured(self.reader.read_rows(y0, y1), y0)
-        planes = unit[..., None] if unit.ndim == 2 else unit
-        if self.roi is not None:
-            planes = np.where(self.roi[y0:y1, :, None], planes, np.asarray(self.preprocess.fill, np.float32))
-        return np.ascontiguousarray(np.moveaxis(planes, 2, 0))
+    def _empty(self, height_px: int, width_px: int) -> NDArray[np.float32]:
+        """Return pixels (channels, height, width) that are all fill, as those beyond a small image are."""
+        fill = np.asarray(self.preprocess.fill, np.float32)[:, None, None]
+        return np.broadcast_to(fill, (len(fill), height_px, width_px)).copy()
+
+    def _prepare(self, target: NDArray[np.float32], y0: int) -> None:
+        """Read rows from ``y0`` on into ``target`` (channels, rows, width): unit range, filled outside the ROI."""
+        fill = np.asarray(self.preprocess.fill, np.float32)[:, None, None]
+        for top, end in _blocks(*target.shape[1:]):
+            unit = self._measured(self.reader.read_rows(y0 + top, y0 + end), y0 + top)
+            target[:, top:end] = unit if unit.ndim == 2 else np.moveaxis(unit, 2, 0)
+            if self.roi is not None:
+                np.copyto(target[:, top:end], fill, where=~self.roi[y0 + top : y0 + end])
 
     def _measured(self, fresh: NDArray[Any], y0: int) -> NDArray[np.float32]:
         unit = self.preprocess.range.to_unit(fresh)
@@ -222,29 +253,12 @@ class MapStream:
         self.moments.add(unit, None if self.roi is None else self.roi[y0 : y0 + len(fresh)])
         return unit
 
-    def _tile_row(self, grid: Grid, y: int) -> _TileRow:
+    def _tiles(self, grid: Grid, y: int, columns: list[int]) -> _Tiles:
         inside = self._inside(grid, y)
         if inside is None:
-            return _TileRow(y, None, np.ones(len(grid.columns), bool))
-        masks = _cut(inside, grid.columns, grid.tile_px)
-        return _TileRow(y, masks, np.any(masks, axis=(1, 2)))
-
-    def _cut_row(self, grid: Grid, row: _TileRow, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Cut the wanted tiles of a row from a window (channels, rows, width)."""
-        columns = [x for x, is_wanted in zip(grid.columns, row.wanted, strict=True) if is_wanted]
-        if not columns:
-            return np.empty((0, len(window), grid.tile_px, grid.tile_px), np.float32)
-        return _cut(self._padded(window, grid.tile_px, grid.padded_width_px), columns, grid.tile_px)
-
-    def _padded(self, window: NDArray[np.float32], height_px: int, width_px: int) -> NDArray[np.float32]:
-        """Fill up a window of an image that is smaller than a tile."""
-        down, right = height_px - window.shape[1], width_px - window.shape[2]
-        if not down and not right:
-            return window
-        fill = np.asarray(self.preprocess.fill, np.float32)[:, None, None]
-        full = np.broadcast_to(fill, (len(window), height_px, width_px)).copy()
-        full[:, : window.shape[1], : window.shape[2]] = window
-        return full
+            return _Tiles(y, columns, None, np.ones(len(columns), bool))
+        masks = _cut(inside, columns, grid.tile_px)
+        return _Tiles(y, columns, masks, np.any(masks, axis=(1, 2)))
 
     def _inside(self, grid: Grid, y: int) -> Mask | None:
         """Return the ROI of a row of tiles; what was mirrored onto a small image is outside."""
@@ -256,24 +270,43 @@ class MapStream:
         inside[:height, :width] = True if self.roi is None else self.roi[y : y + height]
         return inside
 
-    def _note_patches(self, grid: Grid, row: _TileRow, means: NDArray[np.float64]) -> None:
-        columns = np.asarray(grid.columns, np.int32)[row.wanted]
+    def _note_patches(self, grid: Grid, tiles: _Tiles, means: NDArray[np.float64]) -> None:
+        columns = np.asarray(tiles.columns, np.int32)[tiles.wanted]
         share = np.ones(len(columns), np.float32)
-        if row.masks is not None:
-            share = (row.masks[row.wanted].sum(axis=(1, 2)) / grid.tile_px**2).astype(np.float32)
-        rows = np.full(len(columns), row.y, np.int32)
+        if tiles.masks is not None:
+            share = (tiles.masks[tiles.wanted].sum(axis=(1, 2)) / grid.tile_px**2).astype(np.float32)
+        rows = np.full(len(columns), tiles.y, np.int32)
         self._patches.append(PatchScores(columns, rows, round_scores(means.astype(np.float32)), share))
 
 
-def _means(scores: NDArray[np.float32], row: _TileRow) -> NDArray[np.float64]:
-    """Return the mean inside the ROI of each wanted tile of scores (columns, tile, tile)."""
-    if row.masks is None:
+def _spread(scores: NDArray[np.float32], wanted: Mask) -> NDArray[np.float32]:
+    """Return the scores of all tiles, 0 for those that are not wanted."""
+    if wanted.all():
+        return scores
+    spread = np.zeros((len(wanted), *scores.shape[1:]), np.float32)
+    spread[wanted] = scores
+    return spread
+
+
+def _means(scores: NDArray[np.float32], tiles: _Tiles) -> NDArray[np.float64]:
+    """Return the mean inside the ROI of each wanted tile of scores (n, tile, tile)."""
+    if tiles.masks is None:
         return np.asarray(scores.mean(axis=(1, 2), dtype=np.float64))
-    inside = row.masks[row.wanted]
-    total = (scores[row.wanted] * inside).sum(axis=(1, 2), dtype=np.float64)
+    inside = tiles.masks[tiles.wanted]
+    total = (scores[tiles.wanted] * inside).sum(axis=(1, 2), dtype=np.float64)
     return np.asarray(total / inside.sum(axis=(1, 2)))
 
 
+def _blocks(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yield first and end row of blocks of at most ``_BLOCK_PX`` pixels, or of ``_LEAST_ROWS`` rows."""
+    rows = max(_LEAST_ROWS, _BLOCK_PX // width)
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
+
+
 def _cut(band: NDArray[Any], columns: list[int], tile_px: int) -> NDArray[Any]:
-    """Return the tiles (columns, ..., tile_px, tile_px) of a band of pixels (..., tile_px, width)."""
-    return np.stack([band[..., x : x + tile_px] for x in columns])
+    """Return the tiles (n, ..., tile_px, tile_px) of a band of pixels (..., tile_px, width)."""
+    tiles = np.empty((len(columns), *band.shape[:-1], tile_px), band.dtype)
+    for tile, x in zip(tiles, columns, strict=True):
+        tile[...] = band[..., x : x + tile_px]
+    return tiles

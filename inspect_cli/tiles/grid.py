@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+#: Pixels of neighbouring tiles that are cut, scored and stitched together: 96 tiles of 128 px.
+PIECE_PX: Final = 96 * 128**2
 
 
 def tile_starts(length_px: int, tile_px: int, stride_px: int) -> list[int]:
@@ -46,6 +50,17 @@ class Grid:
     def columns(self) -> list[int]:
         """First column of each column of tiles."""
         return tile_starts(self.width_px, self.tile_px, self.stride_px)
+
+    @cached_property
+    def pieces(self) -> list[slice]:
+        """Columns in pieces of ``PIECE_PX`` at most, or of one tile, all but the last of one length.
+
+        What is worked on at once has one size, however wide the image is.
+        """
+        columns = len(self.columns)
+        most = max(1, PIECE_PX // self.tile_px**2)
+        length = -(-columns // -(-columns // most))
+        return [slice(first, min(first + length, columns)) for first in range(0, columns, length)]
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)

@@ -6,6 +6,8 @@ number of overlaps, so a map that is cut and stitched comes back bit for bit.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +34,16 @@ def axis_weight(starts: list[int], length_px: int, tile_px: int, blend: str = "a
     for start in starts:
         weight[start : start + tile_px] += window
     return weight
+
+
+def move_up(rows: NDArray[Any], count: int) -> None:
+    """Move rows (..., rows, width) up by ``count`` in place; the last ``count`` keep what they hold.
+
+    Pieces that do not overlap need no copy.
+    """
+    for y in range(count, rows.shape[-2], count):
+        piece = rows[..., y : y + count, :]
+        rows[..., y - count : y - count + piece.shape[-2], :] = piece
 
 
 class RowStitcher:
@@ -66,29 +78,40 @@ class RowStitcher:
         grid, tile = self._grid, self._grid.tile_px
         if scores.shape != (len(grid.columns), tile, tile):
             raise ValueError(f"scores are {scores.shape}; ({len(grid.columns)}, {tile}, {tile}) expected")
+        self.add(0, scores)
+        return self.finish_row()
+
+    def add(self, first: int, scores: NDArray[np.floating]) -> None:
+        """Add neighbours (n, tile_px, tile_px) of the grid row in work, from its tile ``first`` on.
+
+        Few large additions are made: tiles that do not overlap each other go in one.
+        """
+        grid, tile, stride = self._grid, self._grid.tile_px, self._grid.stride_px
+        if not self._flat:
+            scores = scores * np.outer(self._window, self._window)
+        last = len(grid.columns) - 1  # the last tile is moved to the edge: added alone
+        regular = min(len(scores), last - first)
+        apart = -(-tile // stride)
+        for start in range(min(apart, regular)):
+            group = scores[start:regular:apart]
+            x0, pitch = (first + start) * stride, apart * stride
+            self._add_group(self._sum[:, x0 : x0 + (len(group) - 1) * pitch + tile], group, pitch)
+        if first + len(scores) > last:
+            self._sum[:, grid.columns[last] :][:, :tile] += scores[-1]
+
+    def finish_row(self) -> NDArray[np.float32]:
+        """Go on to the next grid row; return the image rows (rows, width_px) that are final with this one."""
+        grid = self._grid
         y0 = grid.rows[self._row]
-        self._add(scores if self._flat else scores * np.outer(self._window, self._window))
         self._row += 1
         last = self._row == len(grid.rows)
         done = (grid.height_px if last else grid.rows[self._row]) - y0
-        weight = self._weight_y[y0 : y0 + done, None] * self._weight_x[None, : grid.width_px]
-        finished = (self._sum[:done, : grid.width_px] / weight).astype(np.float32)
-        self._sum[:-done] = self._sum[done:].copy()
+        finished = np.empty((done, grid.width_px), np.float32)
+        for row, sums, weight_y in zip(finished, self._sum, self._weight_y[y0 : y0 + done], strict=False):
+            row[:] = sums[: grid.width_px] / (weight_y * self._weight_x[: grid.width_px])
+        move_up(self._sum, done)
         self._sum[-done:] = 0
         return finished
-
-    def _add(self, scores: NDArray[np.floating]) -> None:
-        """Add tiles in few large additions: tiles that do not overlap each other go in one."""
-        tile, stride = self._grid.tile_px, self._grid.stride_px
-        regular = len(scores) - 1  # the last tile is moved to the edge: added alone
-        apart = -(-tile // stride)
-        for first in range(min(apart, regular)):
-            group = scores[first:regular:apart]
-            x0, pitch = first * stride, apart * stride
-            for_view = self._sum[:, x0 : x0 + (len(group) - 1) * pitch + tile]
-            self._add_group(for_view, group, pitch)
-        x_last = self._grid.columns[-1]
-        self._sum[:, x_last : x_last + tile] += scores[-1]
 
     def _add_group(self, target: NDArray[np.float64], group: NDArray[np.floating], pitch: int) -> None:
         tile = self._grid.tile_px
