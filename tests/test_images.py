@@ -21,7 +21,7 @@ from inspect_cli.errors import InputError
 from inspect_cli.images import reader as reader_module
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.reader import ImageHeader, open_map, read_mask
-from inspect_cli.images.values import Preprocess, ValueRange
+from inspect_cli.images.values import Preprocess, ValueRange, continue_outside, mirror_sources
 from inspect_cli.recipe.schema import DTYPES, MapSpec
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=60)
@@ -299,16 +299,48 @@ def test_floats_are_neither_scaled_nor_clipped() -> None:
 
 @QUICK
 @given(st.integers(1, 3), st.booleans(), st.integers(0, 5))
-def test_network_input_is_the_scaled_pixels_with_the_fill_outside(channels: int, masked: bool, seed: int) -> None:
+def test_network_input_is_the_scaled_pixels_and_material_from_inside_outside(
+    channels: int, masked: bool, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     patches = rng.integers(0, 256, (2, 4, 5, channels), dtype=np.uint8)
     masks = rng.random((2, 4, 5)) < 0.5 if masked else None
-    fill = tuple(float(v) for v in rng.random(channels))
-    preprocess = Preprocess(ValueRange(10, 210), fill, "uint8")
+    preprocess = Preprocess(ValueRange(10, 210), (0.5,) * channels, "uint8")
     found = preprocess.to_network(patches[..., 0] if channels == 1 else patches, masks)
     assert found.shape == (2, channels, 4, 5)
     assert found.flags.c_contiguous
-    for n, c, y, x in np.ndindex(found.shape):
-        inside = masks is None or masks[n, y, x]
-        expected = (float(patches[n, y, x, c]) - 10) / 200 if inside else fill[c]
-        assert found[n, c, y, x] == pytest.approx(expected, abs=1e-6)
+    unit = (patches.astype(np.float64) - 10) / 200
+    for n, y, x in np.ndindex(2, 4, 5):
+        if masks is None or masks[n, y, x]:
+            np.testing.assert_allclose(found[n, :, y, x], unit[n, y, x], atol=1e-6)
+        else:
+            inside = unit[n][masks[n]]
+            assert np.isclose(inside, found[n, :, y, x], atol=1e-6).all(axis=1).any()
+
+
+def test_material_is_mirrored_across_the_border_of_the_roi() -> None:
+    row = np.arange(8, dtype=np.float32)
+    mask = np.broadcast_to(np.isin(row, [3, 4, 5]), (6, 8))
+    tile = np.broadcast_to(row, (1, 1, 6, 8)).copy()
+    continue_outside(tile, mask[None], (0.0,))
+    np.testing.assert_array_equal(
+        tile[0, 0, 2], [3, 5, 4, 3, 4, 5, 4, 3]
+    )  # 0 would need 6, outside: the nearest
+    whole, nothing = np.ones((6, 8), bool), np.zeros((6, 8), bool)
+    tiles = np.stack([tile[0], tile[0]])
+    continue_outside(tiles, np.stack([whole, nothing]), (7.0,))
+    np.testing.assert_array_equal(tiles[0], tile[0])
+    assert (tiles[1] == 7).all()
+
+
+@QUICK
+@given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 9))
+def test_pixel_that_stands_for_one_outside_lies_inside_and_near(seed: int, height: int, width: int) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < 0.3
+    mask.flat[seed % mask.size] = True
+    sources = mirror_sources(mask)
+    assert mask.ravel()[sources].all()
+    inside = np.argwhere(mask)
+    for place, source in zip(np.argwhere(~mask), sources, strict=True):
+        least = np.hypot(*(inside - place).T).min()
+        assert np.hypot(*(np.array(divmod(int(source), width)) - place)) <= 2.3 * least

@@ -173,3 +173,14 @@ def test_wrong_number_of_mask_rows_is_an_error(tmp_path: Path, rows: int) -> Non
     with pytest.raises((ValueError, OutputError)):
         write_mask(tmp_path / "mask.png", np.zeros((rows, 40), bool), 60)
     assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("limit", [0, 2**32])
+def test_map_that_is_large_is_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr("inspect_cli.outputs.tiff_stream.CLASSIC_BYTES", limit)
+    rows = np.random.default_rng(0).random((70, 600), np.float32)
+    with TiffRowWriter(tmp_path / "map.tif", *rows.shape) as writer:
+        writer.push(rows)
+    with tifffile.TiffFile(tmp_path / "map.tif") as tiff:
+        assert tiff.is_bigtiff == (limit == 0)
+        np.testing.assert_array_equal(tiff.asarray(), rows)

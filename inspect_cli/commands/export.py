@@ -29,7 +29,8 @@ def export(
 
     A file takes tiles in the unit range, any number of them, and gives their anomaly maps: the residual is part
     of the graph. Its scores are compared with the trained network's; a file that differs is not written.
-    export.json says what a program that runs the files must know: shapes, value range, fill, limits, hashes.
+    export.json says what a program that runs the files must know: shapes, value range, what replaces pixels
+    outside the ROI, limits, hashes.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inspect_cli.images.values import Preprocess
+from inspect_cli.images.values import Preprocess, mirror_sources
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.stitch import axis_weight, blend_window
 
@@ -30,8 +30,6 @@ class Band(NamedTuple):
     ----------
     fresh
         Stored pixels (rows, width[, channels]) below what was handed over before.
-    roi
-        (rows, width), True inside, for the fresh rows; None if everything is.
     masks
         (columns, tile_px, tile_px), True inside the image and its ROI, for each tile; None if everything is.
     wanted
@@ -39,7 +37,6 @@ class Band(NamedTuple):
     """
 
     fresh: NDArray[Any]
-    roi: Mask | None
     masks: Mask | None
     wanted: Mask
 
@@ -87,7 +84,7 @@ class ResidentRows:
         y0 = grid.rows[self._row]
         self._row += 1
         last = self._row == len(grid.rows)
-        tiles = self._tiles(self._window_of(band))
+        tiles = self._tiles(self._window_of(band), band.masks)
         wanted = self._upload(band.wanted)
         scores = torch.zeros((len(grid.columns), grid.tile_px, grid.tile_px), device=self._device)
         if band.wanted.any():
@@ -112,8 +109,6 @@ class ResidentRows:
         stored = self._upload(band.fresh)
         planes = (stored[None] if stored.ndim == 2 else stored.movedim(2, 0)).float()
         unit = (planes - limits.low) * (1.0 / (limits.high - limits.low))
-        if band.roi is not None:
-            unit = torch.where(self._upload(band.roi), unit, self._fill)
         keep = min(grid.tile_px, grid.height_px) - unit.shape[1]
         known = self._pixels[:, self._pixels.shape[1] - keep :, : grid.width_px]
         unit = torch.cat([known, unit], dim=1)
@@ -125,9 +120,16 @@ class ResidentRows:
         self._pixels = unit
         return unit
 
-    def _tiles(self, pixels: Tensor) -> Tensor:
-        """Return the tiles (columns, channels, tile_px, tile_px), channels last in memory."""
+    def _tiles(self, pixels: Tensor, masks: Mask | None) -> Tensor:
+        """Return the tiles (columns, channels, tile_px, tile_px), channels last, material mirrored outwards.
+
+        As :func:`inspect_cli.images.values.continue_outside` does it; which pixel goes where is found on the host.
+        """
         tiles = torch.stack([pixels[..., x : x + self._grid.tile_px] for x in self._grid.columns])
+        for tile, mask in zip(tiles.flatten(2), () if masks is None else masks, strict=False):
+            if mask.any() and not mask.all():
+                outside, sources = self._upload(np.flatnonzero(~mask)), self._upload(mirror_sources(mask))
+                tile[:, outside] = tile[:, sources]
         return tiles.contiguous(memory_format=torch.channels_last)
 
     def _means(self, scores: Tensor, band: Band, wanted: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,8 +42,9 @@ class ValueRange:
 class Preprocess:
     """How a map's pixels become the network's input; part of the trained model.
 
-    ``fill`` (one value a channel, unit range) replaces pixels outside the ROI, so that background beside
-    the part neither trains the network nor disturbs the score next to it.
+    Pixels outside the ROI are replaced by material (:func:`continue_outside`), so that background beside the part
+    neither trains the network nor disturbs the score next to it. Tiles without material hold ``fill`` (one value a
+    channel, unit range).
     """
 
     range: ValueRange
@@ -54,8 +57,51 @@ class Preprocess:
         ``masks`` (n, h, w) is True inside the ROI.
         """
         unit = self.range.to_unit(patches)
-        if unit.ndim == 3:
-            unit = unit[..., None]
+        tiles = np.ascontiguousarray(np.moveaxis(unit[..., None] if unit.ndim == 3 else unit, 3, 1))
         if masks is not None:
-            np.copyto(unit, np.asarray(self.fill, np.float32), where=~masks[..., None])
-        return np.ascontiguousarray(np.moveaxis(unit, 3, 1))
+            continue_outside(tiles, masks, self.fill)
+        return tiles
+
+
+def continue_outside(tiles: NDArray[np.float32], masks: NDArray[np.bool_], fill: Sequence[float]) -> None:
+    """Replace what lies outside the ROI by the material next to it, mirrored, in place.
+
+    A constant there would make an edge along the ROI's border, which networks see and score.
+
+    Parameters
+    ----------
+    tiles
+        (n, channels, h, w).
+    masks
+        (n, h, w), True inside.
+    fill
+        What a tile gets that lies outside all over, one value a channel.
+    """
+    for tile, mask in zip(tiles, masks, strict=True):
+        if mask.all():
+            continue
+        if mask.any():
+            tile[:, ~mask] = tile.reshape(len(tile), -1)[:, mirror_sources(mask)]
+        else:
+            tile[...] = np.asarray(fill, np.float32)[:, None, None]
+
+
+def mirror_sources(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return for each pixel outside ``mask`` (h, w), in row order, the flat index of one inside that stands for it.
+
+    That lies as far inside as the pixel lies outside, straight across the nearest pixel inside; where that is not
+    inside either, it is the nearest one.
+    """
+    height, width = mask.shape
+    _, labels = cv2.distanceTransformWithLabels(
+        (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    inside = np.flatnonzero(mask)
+    of_label = np.zeros(int(labels.max()) + 1, np.int64)
+    of_label[labels.ravel()[inside]] = inside
+    y, x = np.nonzero(~mask)
+    nearest = of_label[labels[y, x]]
+    mirrored_y, mirrored_x = 2 * (nearest // width) - y, 2 * (nearest % width) - x
+    there = (mirrored_y >= 0) & (mirrored_y < height) & (mirrored_x >= 0) & (mirrored_x < width)
+    mirrored = np.where(there, mirrored_y * width + mirrored_x, nearest)
+    return np.asarray(np.where(mask.ravel()[mirrored], mirrored, nearest), np.int64)

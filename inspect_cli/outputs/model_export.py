@@ -35,7 +35,7 @@ def export_model(
 ) -> dict[str, Any]:
     """Write each map's network in ``formats`` into ``out`` and ``export.json``, which is returned.
 
-    The report tells for each map what the network takes (shape, stored values at 0 and 1, fill outside the ROI),
+    The report tells for each map what the network takes (shape, stored values at 0 and 1, pixels outside the ROI),
     the limits, and for each file its sha256 and how far its scores are from the network's, on random tiles of
     ``parts`` or, without parts, on noise of the material's brightness. ``on_file`` gets a line a file.
 
@@ -84,7 +84,7 @@ def _described(
         "stored_type": trained.dtype,
         "low": trained.low,
         "high": trained.high,
-        "fill": list(trained.fill),
+        "outside_roi": "mirrored",
         "limit": limit,
         "checked_on": f"{CHECKED_TILES} tiles of {'parts' if real else 'noise'}",
         "files": files,

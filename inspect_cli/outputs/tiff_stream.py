@@ -18,6 +18,8 @@ from inspect_cli.store.atomic import whole_file
 
 #: Height and width of the file's tiles; a row of them is held in memory.
 TILE: Final = (64, 512)
+#: Above so many bytes of pixels the file is a BigTIFF: offsets of a plain one end at 4 GB.
+CLASSIC_BYTES: Final = 2**32 - 2**27
 #: Deflate of Intel's ISA-L, the most it can do: smaller files than zlib's fastest level in a quarter of its time.
 _LEVEL: Final = 3
 _END: Final = None
@@ -82,6 +84,7 @@ class TiffRowWriter:
 
     def _write(self) -> None:
         options: dict[str, Any] = {"tile": TILE, "compression": "zlib"}
+        options["bigtiff"] = 4 * self._shape[0] * self._shape[1] > CLASSIC_BYTES
         if self._pitch:
             per_cm = 10_000 / self._pitch
             options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}

@@ -18,7 +18,7 @@ from inspect_cli.engines.base import Wait
 from inspect_cli.engines.resident import Band, Finished, ResidentRows
 from inspect_cli.errors import InputError
 from inspect_cli.images.reader import MapReader
-from inspect_cli.images.values import Preprocess
+from inspect_cli.images.values import Preprocess, continue_outside
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.ahead import ahead, behind
 from inspect_cli.scoring.clock import Clock
@@ -162,9 +162,8 @@ class MapStream:
                 fresh = self.reader.read_rows(read_to, end)
                 self._measured(fresh, read_to)
                 row = self._tiles(grid, y, grid.columns)
-                roi = None if self.roi is None else self.roi[read_to:end]
                 read_to = end
-            yield row, Band(fresh, roi, row.masks, row.wanted)
+            yield row, Band(fresh, row.masks, row.wanted)
 
     def _stitched(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
         """Yield the raw residual of overlapping tiles, row of tiles by row of tiles, each in pieces."""
@@ -198,6 +197,8 @@ class MapStream:
         with self.clock.phase("read"):
             unit = self._empty(header.height, header.width)
             self._prepare(unit, 0)
+            if self.roi is not None:
+                continue_outside(unit[None], self.roi[None], self.preprocess.fill)
             step = self.engine.size_step_px
             down, right = (-side % step for side in unit.shape[1:])
             tile = np.pad(unit, [(0, 0), (0, down), (0, right)], mode="symmetric")
@@ -230,21 +231,20 @@ class MapStream:
                     tiles = self._tiles(grid, y, grid.columns[piece])
                     wanted = [x for x, is_wanted in zip(tiles.columns, tiles.wanted, strict=True) if is_wanted]
                     pixels = _cut(window, wanted, grid.tile_px)
+                    if tiles.masks is not None:
+                        continue_outside(pixels, tiles.masks[tiles.wanted], self.preprocess.fill)
                 yield _Piece(piece.start, tiles, pixels)
 
     def _empty(self, height_px: int, width_px: int) -> NDArray[np.float32]:
-        """Return pixels (channels, height, width) that are all fill, as those beyond a small image are."""
+        """Return pixels (channels, height, width) that are all fill, for what is read or continued into them."""
         fill = np.asarray(self.preprocess.fill, np.float32)[:, None, None]
         return np.broadcast_to(fill, (len(fill), height_px, width_px)).copy()
 
     def _prepare(self, target: NDArray[np.float32], y0: int) -> None:
-        """Read rows from ``y0`` on into ``target`` (channels, rows, width): unit range, filled outside the ROI."""
-        fill = np.asarray(self.preprocess.fill, np.float32)[:, None, None]
+        """Read rows from ``y0`` on into ``target`` (channels, rows, width), unit range."""
         for top, end in _blocks(*target.shape[1:]):
             unit = self._measured(self.reader.read_rows(y0 + top, y0 + end), y0 + top)
             target[:, top:end] = unit if unit.ndim == 2 else np.moveaxis(unit, 2, 0)
-            if self.roi is not None:
-                np.copyto(target[:, top:end], fill, where=~self.roi[y0 + top : y0 + end])
 
     def _measured(self, fresh: NDArray[Any], y0: int) -> NDArray[np.float32]:
         unit = self.preprocess.range.to_unit(fresh)
