@@ -323,9 +323,7 @@ def test_material_is_mirrored_across_the_border_of_the_roi() -> None:
     mask = np.broadcast_to(np.isin(row, [3, 4, 5]), (6, 8))
     tile = np.broadcast_to(row, (1, 1, 6, 8)).copy()
     continue_outside(tile, mask[None], (0.0,))
-    np.testing.assert_array_equal(
-        tile[0, 0, 2], [3, 5, 4, 3, 4, 5, 4, 3]
-    )  # 0 would need 6, outside: the nearest
+    np.testing.assert_array_equal(tile[0, 0, 2], [3, 5, 4, 3, 4, 5, 4, 3])  # 0 would need 6, outside: the nearest
     whole, nothing = np.ones((6, 8), bool), np.zeros((6, 8), bool)
     tiles = np.stack([tile[0], tile[0]])
     continue_outside(tiles, np.stack([whole, nothing]), (7.0,))

@@ -18,8 +18,9 @@ from inspect_cli.commands.options import (
     Precision,
     Stride,
     parse_batch,
+    parse_names,
 )
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError, UsageError, nearest
 
 if TYPE_CHECKING:
     from inspect_cli.outputs.run import Outcome, RunSummary
@@ -79,6 +80,14 @@ def score(
     log: Annotated[
         Path | None, typer.Option("--log-file", help="Log file, one line a part; turned over at 5 MB, 5 are kept.")
     ] = None,
+    outputs: Annotated[
+        str,
+        typer.Option(
+            "--outputs",
+            help="Large files to write for each part: maps (raw, for new limits without the network), heatmap (for "
+            "inspect evaluate), pictures (for the report); all, or none. Tables and mask are always written.",
+        ),
+    ] = "all",
     force: Annotated[bool, typer.Option("--force", help="Score again what is done already.")] = False,
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help="End with exit code 8 if a part fails (3 goes first).")
@@ -94,6 +103,7 @@ def score(
     Examples:
       inspect score sample_data/riblet/test
       inspect score batch/ --material riblet --out results/monday
+      inspect score batch/ --material riblet --outputs pictures
       inspect score batch/ --material riblet --json | jq .verdict
     """  # noqa: D301
     from inspect_cli import console
@@ -107,6 +117,7 @@ def score(
     from inspect_cli.store.materials import choose_material
 
     with Monitor(metrics, log, folder) as monitor:
+        kept = _outputs(outputs)
         if not folder.is_dir():
             raise NoInputError(f"{folder}: no such folder")
         chosen = choose_material(material, folder, models)
@@ -135,8 +146,24 @@ def score(
                 fail_on_defect=fail_on_defect,
                 settle_s=settle,
                 wait_s=wait,
+                outputs=kept,
             )
         _finish(summary, exit_code)
+
+
+def _outputs(text: str) -> frozenset[str]:
+    """Return the outputs that a text names."""
+    from inspect_cli.store.layout import ALL_OUTPUTS
+
+    if text in ("all", "none"):
+        return ALL_OUTPUTS if text == "all" else frozenset()
+    names = parse_names(text) or []
+    for name in names:
+        if name not in ALL_OUTPUTS:
+            raise UsageError(f"--outputs: {nearest(name, sorted(ALL_OUTPUTS))}")
+    if not names:
+        raise UsageError(f"--outputs: give {', '.join(sorted(ALL_OUTPUTS))}, all or none")
+    return frozenset(names)
 
 
 def _announce(count: int, run: Path, model: ScoringModel) -> None:

@@ -17,7 +17,7 @@ from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import open_map
-from inspect_cli.store.layout import PART_RECORD, RUN_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
 
 BAND_ROWS: Final = 256
 LIMIT: Final = 1.0
@@ -41,6 +41,7 @@ class PartRecord(BaseModel):
     score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     maps: dict[str, MapRecord]
     size_px: tuple[int, int]
+    outputs: frozenset[str] = ALL_OUTPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +227,12 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
         if layer.path.is_file():
             _count_pixels(tally.histogram, layer, mask, regions, (height, width))
         elif record.verdict != "undecided":
-            raise InputError(f"{layer.path}: missing, although {record.part} is finished; score it again")
+            raise InputError(f"{layer.path}: missing; score {record.part} again, with the outputs maps and heatmap")
 
 
 def _layers(folder: Path, record: PartRecord) -> list[Layer]:
     layers = [Layer(FUSED, folder / "heatmap.tif", 1.0, record.score)]
-    for name, stored in record.maps.items():
+    for name, stored in record.maps.items() if "maps" in record.outputs else ():
         if stored.threshold is not None:
             layers.append(Layer(name, folder / "maps" / f"{name}.tif", stored.threshold, stored.score))
         elif record.verdict != "undecided":

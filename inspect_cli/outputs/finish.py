@@ -11,12 +11,21 @@ from typing import Any
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.outputs.record import PartKey, read_record
-from inspect_cli.outputs.run import Outcome, RunSummary, has_maps, part_folder, rejudge, score_parts, write_run_record
+from inspect_cli.outputs.run import (
+    Outcome,
+    RunSummary,
+    has_maps,
+    outputs_of,
+    part_folder,
+    rejudge,
+    score_parts,
+    write_run_record,
+)
 from inspect_cli.outputs.space import check_space
 from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
-from inspect_cli.store.layout import EVALUATION, RUN_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_now
 
@@ -37,21 +46,23 @@ def score_batch(
     fail_on_defect: bool = False,
     settle_s: float = 0.0,
     wait_s: float = 0.0,
+    outputs: frozenset[str] = ALL_OUTPUTS,
 ) -> tuple[RunSummary, int]:
     """Score parts into ``run``, write its tables and record; return the summary and the exit code.
 
-    ``settle_s``: see :func:`score_parts`. ``wait_s``: how long to wait for another run that holds the folder.
+    ``settle_s`` and ``outputs``: see :func:`score_parts`. ``wait_s``: how long to wait for another run that holds the
+    folder.
     """
     model.calibration()
     _check_place(run, folder, model)
-    check_space(run, parts, model, force)
+    check_space(run, parts, model, force, outputs)
     started_utc = utc_now()
     with lock_run(run, wait_s), graceful_stop() as stopper:
         summary = RunSummary(run, [part.id for part in parts])
         write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
         exit_code: int | None = None
         try:
-            score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force, settle_s)
+            score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force, settle_s, outputs)
             exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
         finally:  # whatever ended the run, what is done is listed
             write_tables(run, summary.outcomes)
@@ -101,7 +112,9 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         for part, record in records.items():
             key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
             stale = record["key"] != key.as_dict() and not stopper.wanted()
-            new = rejudge(part_folder(run, part), record, model, key) if stale else record
+            new = record
+            if stale:
+                new = rejudge(part_folder(run, part), record, model, key, outputs_of(record))
             summary.outcomes.append(Outcome(part, new, unchanged=not stale))
             on_part(summary.outcomes[-1])
         summary.outcomes += others
@@ -117,6 +130,6 @@ def _same_model(run: Path, part: str, model: ScoringModel) -> dict[str, Any]:
     record = read_record(part_folder(run, part))
     if record is None or record["key"]["scoring"] != model.scoring_digest():
         raise InputError(f"{run}: part {part} was scored by another model, stride or recipe; run `inspect score`")
-    if not has_maps(part_folder(run, part), model):
-        raise InputError(f"{run}: the stored maps of part {part} are gone; run `inspect score`")
+    if not has_maps(part_folder(run, part), model, outputs_of(record)):
+        raise InputError(f"{run}: the maps of part {part} were not kept or are gone; run `inspect score`")
     return record

@@ -26,7 +26,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
 from inspect_cli.store.atomic import write_json, write_with
-from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD
 from inspect_cli.store.manifest import Calibration
 
 Rows = NDArray[np.float32]
@@ -37,7 +37,7 @@ _REPLAY_ROWS: Final = 256
 
 @dataclass(frozen=True)
 class PartPlan:
-    """Where a part's files go and what its verdict rests on."""
+    """Where a part's files go, which of ``OUTPUTS`` there are, and what its verdict rests on."""
 
     folder: Path
     height: int
@@ -46,6 +46,15 @@ class PartPlan:
     calibration: Calibration
     min_area_px: int
     pixel_pitch_um: float | None
+    outputs: frozenset[str] = ALL_OUTPUTS
+
+
+def remove_others(folder: Path, outputs: frozenset[str]) -> None:
+    """Remove what an earlier run wrote into a part's folder and this one does not."""
+    for name in ALL_OUTPUTS - outputs:
+        for pattern in OUTPUTS[name]:
+            for path in folder.glob(pattern):
+                path.unlink()
 
 
 def write_findings(
@@ -66,7 +75,7 @@ def write_findings(
     clock
         Counts judging and writing.
     store_raw
-        Whether the raw maps are written too; they are there already when stored maps are judged again.
+        Whether the raw maps are written if they are wanted; they are there when stored maps are judged again.
     faults
         Called after the last block: reasons not to trust the pictures.
     """
@@ -75,17 +84,18 @@ def write_findings(
     reducer = BlockReducer(preview_scale(plan.height, plan.width), "max")
     with ExitStack() as stack:
         mask = stack.enter_context(MaskWriter(plan.folder / "mask.png", plan.height, plan.width))
-        heatmap = stack.enter_context(_map_writer(plan, plan.folder / "heatmap.tif"))
+        heatmap = _map_writer(plan, "heatmap.tif", stack) if "heatmap" in plan.outputs else None
         raw_writers = {
-            name: stack.enter_context(_map_writer(plan, plan.folder / "maps" / f"{name}.tif"))
-            for name in (limits if store_raw else ())
+            name: _map_writer(plan, f"maps/{name}.tif", stack)
+            for name in (limits if store_raw and "maps" in plan.outputs else ())
         }
         for block in ahead(blocks):
             with clock.phase("judge"):
                 fused = judge.push(block)
                 reducer.push(fused)
             with clock.phase("write"):
-                heatmap.push(fused)
+                if heatmap is not None:
+                    heatmap.push(fused)
                 mask.push(fused > 1)
                 for name, writer in raw_writers.items():
                     writer.push(block[name])
@@ -98,8 +108,8 @@ def write_findings(
     return content
 
 
-def _map_writer(plan: PartPlan, path: Path) -> TiffRowWriter:
-    return TiffRowWriter(path, plan.height, plan.width, plan.pixel_pitch_um)
+def _map_writer(plan: PartPlan, name: str, stack: ExitStack) -> TiffRowWriter:
+    return stack.enter_context(TiffRowWriter(plan.folder / name, plan.height, plan.width, plan.pixel_pitch_um))
 
 
 def write_part(
@@ -115,17 +125,27 @@ def write_part(
     preview = content.pop("preview")
     scale = preview_scale(plan.height, plan.width)
     with clock.phase("write"):
-        shown = (content["peak"] or {}).get("map") or next(iter(pictures))
-        for name, picture in pictures.items():
-            save_png(folder / "maps" / f"{name}.png", picture)
-        save_png(folder / "image.png", pictures[shown])
-        save_heatmap(folder / "heatmap.png", preview)
-        save_overlay(folder / "overlay.png", pictures[shown], preview, content["regions"][:50], scale)
+        if "pictures" in plan.outputs:
+            shown = (content["peak"] or {}).get("map") or next(iter(pictures))
+            for name, picture in pictures.items():
+                save_png(folder / "maps" / f"{name}.png", picture)
+            save_png(folder / "image.png", pictures[shown])
+            save_heatmap(folder / "heatmap.png", preview)
+            save_overlay(folder / "overlay.png", pictures[shown], preview, content["regions"][:50], scale)
+            save_patch_histogram(folder / "histogram.png", _scores_by_map(patches))
         write_with(folder / "patches.parquet", lambda path: pq.write_table(patches, path))
-        save_patch_histogram(folder / "histogram.png", _scores_by_map(patches))
     map_scores = content.pop("map_scores")
     maps = {name: head["maps"].get(name, {}) | scores for name, scores in map_scores.items()}
-    record = head | content | {"maps": maps, "preview_scale": scale, "timing_s": clock.seconds()}
+    record = (
+        head
+        | content
+        | {
+            "maps": maps,
+            "outputs": sorted(plan.outputs),
+            "preview_scale": scale,
+            "timing_s": clock.seconds(),
+        }
+    )
     write_json(folder / PART_RECORD, record)
     return record
 

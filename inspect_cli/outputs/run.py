@@ -22,6 +22,7 @@ from inspect_cli.outputs.part_folder import (
     PartPlan,
     Pictures,
     patch_table,
+    remove_others,
     rescored_patches,
     stored_blocks,
     stored_roi,
@@ -35,7 +36,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan, file_sha256
 from inspect_cli.store.atomic import write_json
-from inspect_cli.store.layout import PART_RECORD, RUN_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
 from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
@@ -100,6 +101,7 @@ def score_parts(
     stop: Callable[[], bool] = lambda: False,
     force: bool = False,
     settle_s: float = 0.0,
+    outputs: frozenset[str] = ALL_OUTPUTS,
 ) -> None:
     """Score ``parts`` and note their outcomes in ``summary``; one that cannot be read fails and the rest goes on.
 
@@ -108,6 +110,8 @@ def score_parts(
     and left to the next run.
 
     While the pictures of a part are drawn and written, the network works on the next one.
+
+    ``outputs`` are those of :data:`OUTPUTS` that are written; a part that is done is scored again if it lacks one.
 
     ``on_part`` is told of each part that is done, ``on_rows`` how far the part in hand is (0 to 1).
     ``stop`` is asked before each part; when it says yes the run ends there. The summary stays marked as interrupted
@@ -130,7 +134,7 @@ def score_parts(
                 if stopped:
                     break
                 if obstacle is None:
-                    finish = _score_or_fail(summary.run, part, model, settling, on_rows, force)
+                    finish = _score_or_fail(summary.run, part, model, settling, on_rows, force, outputs)
                 else:
                     finish = _pending(part, obstacle)
                 last, previous = finishing.submit(finish), last
@@ -170,10 +174,11 @@ def _score_or_fail(
     settling: Settling,
     on_rows: Callable[[str, float], None],
     force: bool,
+    outputs: frozenset[str],
 ) -> Finish:
     folder = part_folder(run, part.id)
     try:
-        return _score(folder, part, model, on_rows, force)
+        return _score(folder, part, model, on_rows, force, outputs)
     except InputError as error:
         (folder / PART_RECORD).unlink(missing_ok=True)  # an old result must not stand for what cannot be read now
         if isinstance(error, IncompleteError) and settling.may_grow(part):
@@ -183,7 +188,12 @@ def _score_or_fail(
 
 
 def _score(
-    folder: Path, part: Part, model: ScoringModel, on_rows: Callable[[str, float], None], force: bool
+    folder: Path,
+    part: Part,
+    model: ScoringModel,
+    on_rows: Callable[[str, float], None],
+    force: bool,
+    outputs: frozenset[str],
 ) -> Finish:
     """Score a part; what is returned writes its pictures and record, and tells how it ended."""
     clock = Clock()
@@ -194,16 +204,16 @@ def _score(
         inputs = {name: file_sha256(part.files[name]) for name in model.maps}
     key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
     record = None if force else read_record(folder)
-    if record is not None and record["key"] == key.as_dict():
+    if record is not None and record["key"] == key.as_dict() and outputs <= outputs_of(record):
         same = Outcome(part.id, record, unchanged=True)
         return lambda: same
-    if record is not None and key.same_maps(record["key"]) and has_maps(folder, model):
-        judged = Outcome(part.id, rejudge(folder, record, model, key))
+    if record is not None and key.same_maps(record["key"]) and has_maps(folder, model, outputs):
+        judged = Outcome(part.id, rejudge(folder, record, model, key, outputs))
         return lambda: judged
     (folder / PART_RECORD).unlink(missing_ok=True)
     with PartScan(part, model, clock) as scan:
         scan.on_rows = lambda share: on_rows(part.id, share)
-        write = _write_scan(folder, part, model, scan, key, clock)
+        write = _write_scan(folder, part, model, scan, key, clock, outputs)
     if _look_at(part) != before:
         raise IncompleteError(f"{part.id}: a file changed while it was read")
     return lambda: Outcome(part.id, write())
@@ -217,15 +227,22 @@ def _look_at(part: Part) -> object:
 
 
 def _write_scan(
-    folder: Path, part: Part, model: ScoringModel, scan: PartScan, key: PartKey, clock: Clock
+    folder: Path,
+    part: Part,
+    model: ScoringModel,
+    scan: PartScan,
+    key: PartKey,
+    clock: Clock,
+    outputs: frozenset[str],
 ) -> Callable[[], dict[str, Any]]:
     """Write the maps of a part; return what writes the rest and returns the record."""
     calibration = model.calibration()
     reducers = {}
-    for name, stream in scan.streams.items():
+    for name, stream in scan.streams.items() if "pictures" in outputs else ():
         reducers[name] = BlockReducer(preview_scale(scan.height, scan.width), "mean")
         stream.on_pixels = reducers[name].push
-    plan = _plan(folder, model, scan.height, scan.width, scan.roi)
+    plan = _plan(folder, model, scan.height, scan.width, scan.roi, outputs)
+    remove_others(folder, outputs)
     write_roi(folder, scan.roi)
     content = write_findings(plan, scan.blocks(), clock, store_raw=True, faults=scan.acquisition_faults)
     trained = model.bundle.manifest.maps
@@ -251,11 +268,17 @@ def _write_scan(
     return lambda: write_part(plan, content, head, patches, pictures, clock)
 
 
-def _plan(folder: Path, model: ScoringModel, height: int, width: int, roi: NDArray[np.bool_] | None) -> PartPlan:
+def _plan(
+    folder: Path,
+    model: ScoringModel,
+    height: int,
+    width: int,
+    roi: NDArray[np.bool_] | None,
+    outputs: frozenset[str],
+) -> PartPlan:
     recipe = model.recipe
-    return PartPlan(
-        folder, height, width, roi, model.calibration(), recipe.scoring.min_area_px, recipe.pixel_pitch_um
-    )
+    least, pitch = recipe.scoring.min_area_px, recipe.pixel_pitch_um
+    return PartPlan(folder, height, width, roi, model.calibration(), least, pitch, outputs)
 
 
 def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8]:
@@ -271,13 +294,21 @@ def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8
     return shown
 
 
-def has_maps(folder: Path, model: ScoringModel) -> bool:
-    """Whether the raw maps of a part are still there to be judged again."""
-    names = [f"maps/{name}{ending}" for name in model.maps for ending in (".tif", ".png")]
+def outputs_of(record: dict[str, Any]) -> frozenset[str]:
+    """Return which of ``OUTPUTS`` a part's record says there are."""
+    return frozenset(record.get("outputs", ALL_OUTPUTS))
+
+
+def has_maps(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
+    """Whether all is there that a part can be judged from again: its raw maps, and what pictures are made of."""
+    endings = (".tif", ".png") if "pictures" in outputs else (".tif",)
+    names = [f"maps/{name}{ending}" for name in model.maps for ending in endings]
     return all((folder / name).is_file() for name in [*names, "patches.parquet"])
 
 
-def rejudge(folder: Path, record: dict[str, Any], model: ScoringModel, key: PartKey) -> dict[str, Any]:
+def rejudge(
+    folder: Path, record: dict[str, Any], model: ScoringModel, key: PartKey, outputs: frozenset[str]
+) -> dict[str, Any]:
     """Apply the limits in force to a part's stored maps; the network does not run. Returns the new record.
 
     Until the new record is there, the old one stands with a key that no limits have: if this is killed half-way, the
@@ -286,16 +317,19 @@ def rejudge(folder: Path, record: dict[str, Any], model: ScoringModel, key: Part
     clock = Clock()
     width, height = record["size_px"]
     write_json(folder / PART_RECORD, record | {"key": key.as_dict() | {"limits": ""}})
-    plan = _plan(folder, model, height, width, stored_roi(folder, height, width))
+    plan = _plan(folder, model, height, width, stored_roi(folder, height, width), outputs)
     faults = list(record["acquisition_faults"])
     blocks = stored_blocks(folder, model.maps)
     content = write_findings(plan, blocks, clock, store_raw=False, faults=lambda: faults)
     patches = rescored_patches(pq.read_table(folder / "patches.parquet"), model.calibration())
-    pictures: Pictures = {name: _stored_picture(folder / "maps" / f"{name}.png") for name in model.maps}
+    shown = model.maps if "pictures" in outputs else ()
+    pictures: Pictures = {name: _stored_picture(folder / "maps" / f"{name}.png") for name in shown}
     head = {k: record[k] for k in ("format", "part", "size_px", "acquisition_faults", "scored_utc")}
     kept = ("file", "sha256", "mean", "spread")
     head["maps"] = {name: {k: record["maps"][name][k] for k in kept} for name in model.maps}
-    return write_part(plan, content, head | {"key": key.as_dict()}, patches, pictures, clock)
+    new = write_part(plan, content, head | {"key": key.as_dict()}, patches, pictures, clock)
+    remove_others(folder, outputs)
+    return new
 
 
 def _stored_picture(path: Path) -> NDArray[np.uint8]:

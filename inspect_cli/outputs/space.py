@@ -17,13 +17,14 @@ from inspect_cli.store.layout import PART_RECORD
 BYTES_PER_PIXEL: Final = 1.6
 
 
-def check_space(run: Path, parts: Sequence[Part], model: ScoringModel, force: bool) -> None:
+def check_space(run: Path, parts: Sequence[Part], model: ScoringModel, force: bool, outputs: frozenset[str]) -> None:
     """Raise OutputError if what is not scored yet needs more space than there is where ``run`` is.
 
-    The need is estimated from the size of the first readable part, for its raw maps and its anomaly map.
+    The need is estimated from the size of the first readable part, for its raw maps and its anomaly map as they
+    are among ``outputs``.
     """
     waiting = [part for part in parts if force or not (part_folder(run, part.id) / PART_RECORD).is_file()]
-    needed = len(waiting) * _bytes_of_a_part(waiting, model)
+    needed = len(waiting) * _bytes_of_a_part(waiting, model, outputs)
     place = next(folder for folder in (run, *run.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -33,7 +34,8 @@ def check_space(run: Path, parts: Sequence[Part], model: ScoringModel, force: bo
         )
 
 
-def _bytes_of_a_part(parts: Sequence[Part], model: ScoringModel) -> float:
+def _bytes_of_a_part(parts: Sequence[Part], model: ScoringModel, outputs: frozenset[str]) -> float:
+    stored = len(model.maps) * ("maps" in outputs) + ("heatmap" in outputs)
     for part in parts:
         try:
             part.require_complete(model.maps)
@@ -41,5 +43,5 @@ def _bytes_of_a_part(parts: Sequence[Part], model: ScoringModel) -> float:
                 pixels = reader.header.width * reader.header.height
         except InputError:
             continue  # named when its turn comes
-        return BYTES_PER_PIXEL * pixels * (len(model.maps) + 1)
+        return BYTES_PER_PIXEL * pixels * stored
     return 0.0

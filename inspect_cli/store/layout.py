@@ -14,3 +14,10 @@ PART_RECORD: Final = "part.json"
 EVALUATION: Final = "evaluation.json"
 #: The index of a folder of patches.
 TILE_INDEX: Final = "index.parquet"
+#: What may be left out of a part's folder, and its files. Mask, patches and record are always there.
+OUTPUTS: Final = {
+    "maps": ("maps/*.tif",),
+    "heatmap": ("heatmap.tif",),
+    "pictures": ("maps/*.png", "image.png", "heatmap.png", "overlay.png", "histogram.png"),
+}
+ALL_OUTPUTS: Final = frozenset(OUTPUTS)

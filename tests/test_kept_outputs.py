@@ -1,0 +1,114 @@
+"""`score --outputs`: what is kept of a part, what that costs the commands after it, and how it comes back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inspect_cli.cli import run
+from inspect_cli.store.layout import OUTPUTS
+
+
+@pytest.fixture
+def scored(batch: Path, models: Path, tmp_path: Path):
+    """Return a function that scores the batch with some options, and the run folder."""
+    folder = tmp_path / "run"
+
+    def score(*options: str) -> int:
+        words = ["score", str(batch / "test"), "--material", "foil", "--models", str(models), "--out", str(folder)]
+        return run([*words, *options])
+
+    return score, folder
+
+
+def kept(folder: Path) -> dict[str, set[str]]:
+    """Return the outputs that each part has, all or none of their files."""
+    found = {}
+    for record in sorted(folder.rglob("part.json")):
+        files = {name: [list(record.parent.glob(p)) for p in patterns] for name, patterns in OUTPUTS.items()}
+        assert all(all(each) or not any(each) for each in files.values())
+        found[record.parent.name] = {name for name, each in files.items() if all(each)}
+        assert set(json.loads(record.read_text())["outputs"]) == found[record.parent.name]
+        assert (record.parent / "mask.png").is_file()
+        assert (record.parent / "patches.parquet").is_file()
+    return found
+
+
+def verdicts(folder: Path) -> dict[str, tuple[str, float]]:
+    records = [json.loads(path.read_text()) for path in sorted(folder.rglob("part.json"))]
+    return {record["part"]: (record["verdict"], record["score"]) for record in records}
+
+
+def apply_new_limit(models: Path, folder: Path) -> int:
+    words = ["threshold", "--material", "foil", "--models", str(models), "--value", "albedo=0.01"]
+    return run([*words, "--apply", str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [("all", set(OUTPUTS)), ("none", set()), ("heatmap", {"heatmap"}), ("maps,pictures", {"maps", "pictures"})],
+)
+def test_what_is_asked_for_is_there_and_nothing_else(scored, option: str, names: set[str]) -> None:
+    score, folder = scored
+    assert score("--outputs", option) == 0
+    found = kept(folder)
+    assert len(found) == 4
+    assert all(each == names for each in found.values())
+
+
+def test_verdicts_do_not_hang_on_what_is_kept(scored, capsys: pytest.CaptureFixture[str]) -> None:
+    score, folder = scored
+    assert score() == 0
+    expected = verdicts(folder)
+    assert score("--outputs", "none", "--force") == 0
+    assert verdicts(folder) == expected
+    assert all(not each for each in kept(folder).values())
+    capsys.readouterr()
+    assert score("--outputs", "none") == 0
+    assert capsys.readouterr().out.count("(done before)") == 4
+
+
+def test_a_rerun_that_asks_for_less_changes_nothing_and_one_for_more_makes_it(scored, capsys) -> None:
+    score, folder = scored
+    assert score("--outputs", "maps,pictures") == 0
+    capsys.readouterr()
+    assert score("--outputs", "maps") == 0
+    assert capsys.readouterr().out.count("(done before)") == 4
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("maps/*.tif")}
+    assert score() == 0
+    assert "(done before)" not in capsys.readouterr().out
+    assert all(each == set(OUTPUTS) for each in kept(folder).values())
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "judged again from the stored maps"
+
+
+def test_commands_that_miss_something_say_what_to_do(scored, batch: Path, models: Path, capsys) -> None:
+    score, folder = scored
+    assert score("--outputs", "pictures") == 0
+    truth = ["evaluate", str(folder), "--truth", str(batch / "ground_truth")]
+    assert run(truth) == 3
+    assert "with the outputs maps and heatmap" in capsys.readouterr().err
+    assert apply_new_limit(models, folder) == 3
+    assert "were not kept" in capsys.readouterr().err
+    assert score("--outputs", "heatmap") == 0
+    assert run([*truth, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["pixel_auroc"] > 0.5
+    assert found["by_map"] == {}
+    assert run(["report", str(folder)]) == 0, "a page with gaps"
+
+
+def test_new_limits_keep_what_was_kept(scored, models: Path) -> None:
+    score, folder = scored
+    assert score("--outputs", "maps") == 0
+    assert apply_new_limit(models, folder) == 0
+    assert all(each == {"maps"} for each in kept(folder).values())
+
+
+@pytest.mark.parametrize(("option", "told"), [("map", "did you mean 'maps'"), ("", "give heatmap, maps, pictures")])
+def test_unknown_output_is_refused(scored, capsys, option: str, told: str) -> None:
+    score, folder = scored
+    assert score("--outputs", option) == 1
+    assert told in capsys.readouterr().err
+    assert not folder.exists()
