@@ -107,6 +107,9 @@ def score(
       inspect score batch/ --material riblet --json | jq .verdict
     """  # noqa: D301
     from inspect_cli import console
+    from inspect_cli.allocation import share_freed_memory
+
+    share_freed_memory()
     from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
     from inspect_cli.outputs.finish import score_batch

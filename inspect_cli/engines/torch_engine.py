@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inspect_cli.engines.allocation import keep_freed_memory
+from inspect_cli.allocation import keep_freed_memory
 from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.errors import UsageError, WorkerError

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from inspect_cli.engines.allocation import keep_freed_memory
+from inspect_cli.allocation import keep_freed_memory
 from inspect_cli.engines.torch_engine import training_autocast
 from inspect_cli.errors import ModelError
 from inspect_cli.methods.base import Batch, Detector
