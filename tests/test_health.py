@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from inspect_cli.store.manifest import TrainingFile, Trial
-from inspect_cli.training.health import copy_warnings, odd_image_warnings, overfit_warnings, separation_warnings
-from inspect_cli.training.prepare import ImageMoments
+from inspect_cli.training.health import (
+    copy_warnings,
+    few_patches_warnings,
+    odd_image_warnings,
+    overfit_warnings,
+    separation_warnings,
+    shifted_image_warnings,
+)
+from inspect_cli.training.prepare import ImageMoments, measure_image
 
 
 def moments(pixels: np.ndarray) -> ImageMoments:
@@ -49,6 +56,54 @@ def test_sharpness_is_the_step_between_neighbours_over_the_spread():
     found = ImageMoments()
     found.add_steps(pixels, inside)
     assert (found.steps, found.step_count) == (3, 3)
+
+
+def discs(count: int, shifts: dict[int, tuple[int, int]], noise: float = 0.05) -> dict[str, ImageMoments]:
+    """Return what is known of images of a part with two holes, some of them shifted by reduced pixels (y, x)."""
+    y, x = np.mgrid[:96, :128]
+    found = {}
+    for number in range(count):
+        dy, dx = shifts.get(number, (0, 0))
+        part = np.hypot(y - 48 - dy, x - 64 - dx) < 30
+        holes = (np.hypot(y - 40 - dy, x - 50 - dx) < 6) | (np.hypot(y - 58 - dy, x - 80 - dx) < 8)
+        image = 0.2 + 0.6 * part - 0.4 * holes + np.random.default_rng(number).normal(0, noise, y.shape)
+        found[f"p{number}"] = ImageMoments(small=image.astype(np.float32), scale=10)
+    return found
+
+
+def test_part_that_lies_elsewhere_is_named_with_where():
+    assert shifted_image_warnings("gray", discs(6, {})) == []
+    [line] = shifted_image_warnings("gray", discs(6, {4: (-5, 8)}))
+    assert "p4 lies about" in line
+    across, down = (int(word) for word in line.replace(" px", "").split() if word[0] in "+-")
+    assert across == pytest.approx(80, abs=10)
+    assert down == pytest.approx(-50, abs=10)
+
+
+def test_material_that_lies_differently_in_every_image_is_not_named():
+    foil = {i: tuple(np.random.default_rng(i).integers(-25, 25, 2)) for i in range(8)}
+    assert shifted_image_warnings("gray", discs(8, foil)) == []
+    rng = np.random.default_rng(0)
+    grain = {f"p{i}": ImageMoments(small=rng.random((60, 80), np.float32)) for i in range(6)}
+    assert shifted_image_warnings("gray", grain) == []
+    assert shifted_image_warnings("gray", discs(4, {1: (9, 9)})) == [], "too few to tell"
+
+
+def test_image_is_reduced_while_it_is_measured(tmp_path):
+    import tifffile
+
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
+    found = measure_image(tmp_path / "a.tif", None)
+    assert found.scale == 4
+    np.testing.assert_allclose(found.small, pixels.reshape(75, 4, 100, 4, 3).mean(axis=(1, 3, 4)), rtol=1e-4)
+
+
+def test_little_material_is_told():
+    three = {f"p{i}": ImageMoments(count=3 * 512 * 512) for i in range(3)}
+    [line] = few_patches_warnings("normal", three, 3, 256)
+    assert "3 image(s) hold material for 12 patches of 256 px" in line
+    assert few_patches_warnings("normal", three, 3, 128) == []
 
 
 def test_copies_are_named():

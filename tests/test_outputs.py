@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inspect_cli.errors import NoInputError
+from inspect_cli.images.reduced import PREVIEW_PX, BlockReducer, preview_scale
 from inspect_cli.outputs.outlines import MAX_OUTLINES, TOLERANCE_PX, outlines
 from inspect_cli.outputs.part_folder import patch_table
 from inspect_cli.outputs.png_stream import MaskWriter
-from inspect_cli.outputs.preview import PREVIEW_PX, BlockReducer, preview_scale
 from inspect_cli.outputs.run import Outcome
 from inspect_cli.outputs.tables import finished_parts, write_tables
 from inspect_cli.scoring.mapstream import PatchScores

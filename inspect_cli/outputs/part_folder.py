@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from inspect_cli.images import open_map, read_mask
+from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.outputs.outlines import outlines
 from inspect_cli.outputs.png_stream import MaskWriter
-from inspect_cli.outputs.preview import BlockReducer, preview_scale
 from inspect_cli.outputs.record import findings
 from inspect_cli.outputs.tiff_stream import TiffRowWriter
 from inspect_cli.report.pictures import save_heatmap, save_overlay, save_png

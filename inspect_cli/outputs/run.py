@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from inspect_cli import __version__
 from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images import Part, open_map
+from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.settle import Settling, fingerprint
 from inspect_cli.outputs.part_folder import (
     PartPlan,
@@ -30,7 +31,6 @@ from inspect_cli.outputs.part_folder import (
     write_part,
     write_roi,
 )
-from inspect_cli.outputs.preview import BlockReducer, preview_scale
 from inspect_cli.outputs.record import PartKey, read_record
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from inspect_cli.errors import UsageError
 from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.values import ValueRange
-from inspect_cli.outputs.preview import BlockReducer, preview_scale
 from inspect_cli.recipe import MapSpec, Recipe
 from inspect_cli.report.pictures import save_tile_grid
 from inspect_cli.store.atomic import write_text, write_with

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
 from inspect_cli.methods.base import Batch, Detector
@@ -22,6 +24,13 @@ _FAR: Final = 8.0
 #: ... and differs from it by this share: of the contrast for the mean, of itself for contrast and sharpness.
 _DIFFERS: Final = 0.5
 _LEAST_IMAGES: Final = 5
+#: Material for fewer patches than this, side by side, is little to learn from.
+_FEW_PATCHES: Final = 16
+#: Correlation with the median image from which parts lie all alike ...
+_ALIGNED: Final = 0.8
+#: ... and how far one may lie elsewhere, in pixels of the reduced images.
+_SHIFT_PX: Final = 2.0
+_LEAST_SIDE_PX: Final = 16
 #: Loss on held-out parts at the end over the best one, from which the network has learnt its images by heart.
 _OVERFIT: Final = 1.3
 
@@ -98,6 +107,51 @@ def odd_image_warnings(name: str, moments: Mapping[str, ImageMoments]) -> list[s
                     "leave the image out if it is no good one"
                 )
     return warnings
+
+
+def shifted_image_warnings(name: str, moments: Mapping[str, ImageMoments]) -> list[str]:
+    """Return a warning for each image that shows the part elsewhere, where all others show it at one place.
+
+    Found by phase correlation of the reduced images with their median. Material that lies differently in every image,
+    as foil does, gives none.
+    """
+    small = {part: m.small for part, m in moments.items() if m.small is not None}
+    if len(small) < _LEAST_IMAGES or len({image.shape for image in small.values()}) > 1:
+        return []
+    if min(next(iter(small.values())).shape) < _LEAST_SIDE_PX:
+        return []
+    images = np.stack([_standardised(image) for image in small.values()])
+    usual = _standardised(np.median(images, axis=0))
+    if np.median((images * usual).mean(axis=(1, 2))) < _ALIGNED:
+        return []
+    window = cv2.createHanningWindow(usual.shape[::-1], cv2.CV_64F)
+    scale = next(iter(moments.values())).scale
+    shifts = [cv2.phaseCorrelate(usual, image, window)[0] for image in images]
+    usually_px = float(median_abs_deviation(np.hypot(*np.transpose(shifts)), scale="normal"))
+    warnings = []
+    for part, (x, y) in zip(small, shifts, strict=True):
+        if np.hypot(x, y) > max(_SHIFT_PX, _FAR * usually_px):
+            warnings.append(
+                f"map {name}: {part} lies about {x * scale:+.0f} px across and {y * scale:+.0f} px down from where "
+                "the others lie (position or registration?); leave the image out if it is no good one"
+            )
+    return warnings
+
+
+def _standardised(image: NDArray[np.floating]) -> NDArray[np.float64]:
+    values = np.nan_to_num(image.astype(np.float64))
+    return np.asarray((values - values.mean()) / max(float(values.std()), 1e-12))
+
+
+def few_patches_warnings(name: str, moments: Mapping[str, ImageMoments], channels: int, tile_px: int) -> list[str]:
+    """Return a warning if the images hold material for few patches only."""
+    patches = sum(m.count for m in moments.values()) / channels / tile_px**2
+    if patches >= _FEW_PATCHES:
+        return []
+    return [
+        f"map {name}: {len(moments)} image(s) hold material for {patches:.0f} patches of {tile_px} px, side by side: "
+        "what is usual is not known well, and limits are unsure; give more good parts"
+    ]
 
 
 def copy_warnings(files: Sequence[TrainingFile]) -> list[str]:

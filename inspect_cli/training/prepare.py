@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images import Part, ValueRange, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.images.reduced import BlockReducer, reduction
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.mapstream import PixelMoments
@@ -28,6 +29,8 @@ _PROBE_PATCHES = 256
 _FEWEST_PROBED = 32
 _PROBE_STEP = 2**30
 _READ_ROWS = 512
+#: Longer side of the reduced images by which parts that lie elsewhere are found, at most.
+_SMALL_PX = 128
 
 Mask = NDArray[np.bool_]
 
@@ -52,10 +55,15 @@ def split_parts(parts: Sequence[Part], share: float, seed: int) -> Split:
 
 @dataclass
 class ImageMoments(PixelMoments):
-    """Mean and spread of an image, and the mean difference of a pixel to its right neighbour, which blur lowers."""
+    """Mean and spread of an image, and the mean difference of a pixel to its right neighbour, which blur lowers.
+
+    ``small`` is the image (h, w), mean over channels, reduced so that a pixel stands for ``scale`` by ``scale``.
+    """
 
     steps: float = 0.0
     step_count: int = 0
+    small: NDArray[np.float32] | None = None
+    scale: int = 1
 
     def add_steps(self, unit: NDArray[np.float32], inside: Mask | None) -> None:
         """Add the differences within rows (n, width[, channels])."""
@@ -132,7 +140,7 @@ def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: di
 
 
 def measure_image(path: Path, roi: Mask | None) -> ImageMoments:
-    """Return mean, spread and sharpness of an image inside its ROI, in stored values.
+    """Return mean, spread and sharpness of an image inside its ROI, in stored values, and the image reduced.
 
     Raises
     ------
@@ -142,11 +150,16 @@ def measure_image(path: Path, roi: Mask | None) -> ImageMoments:
     moments = ImageMoments()
     stored = ValueRange(0.0, 1.0)
     with open_map(path) as reader:
+        moments.scale = reduction(reader.header.height, reader.header.width, _SMALL_PX)
+        reducer = BlockReducer(moments.scale, "mean")
         for y in range(0, reader.header.height, _READ_ROWS):
             y1 = min(y + _READ_ROWS, reader.header.height)
             rows, inside = stored.to_unit(reader.read_rows(y, y1)), None if roi is None else roi[y:y1]
             moments.add(rows, inside)
             moments.add_steps(rows, inside)
+            reducer.push(rows)
+        small = reducer.result()
+        moments.small = small if small.ndim == 2 else small.mean(axis=2)
     if moments.missing:
         raise InputError(f"{path}: {moments.missing} values inside the ROI are no finite numbers")
     return moments

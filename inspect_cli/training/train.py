@@ -27,9 +27,11 @@ from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import (
     copy_warnings,
     explained_variance,
+    few_patches_warnings,
     odd_image_warnings,
     overfit_warnings,
     separation_warnings,
+    shifted_image_warnings,
     training_warnings,
 )
 from inspect_cli.training.joining import joined, kept_maps
@@ -267,7 +269,9 @@ def _described(
         check = trial_of(order.method, [measure_trial(job, order, name, sources)], state.step, state.spent_s)
     warnings = training_warnings(name, explained, len(survey.parts), state.stopped_early, state.step)
     moments = {part.id: survey.moments[part.id, name] for part in survey.parts}
+    warnings += few_patches_warnings(name, moments, entry.channels, job.detector.tile_px)
     warnings += odd_image_warnings(name, moments)
+    warnings += shifted_image_warnings(name, moments)
     warnings += overfit_warnings(name, state.history)
     warnings += separation_warnings(name, check)
     return _Trained(entry, job.detector, warnings, check)

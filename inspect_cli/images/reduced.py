@@ -15,7 +15,12 @@ Array = NDArray[np.float32]
 
 def preview_scale(height: int, width: int) -> int:
     """Return how many full-size pixels one preview pixel stands for, along each axis."""
-    return max(1, -(-max(height, width) // PREVIEW_PX))
+    return reduction(height, width, PREVIEW_PX)
+
+
+def reduction(height: int, width: int, most_px: int) -> int:
+    """Return the factor by which an image is reduced so that its longer side is ``most_px`` at most."""
+    return max(1, -(-max(height, width) // most_px))
 
 
 class BlockReducer:
