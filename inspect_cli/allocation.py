@@ -43,5 +43,4 @@ def _tell(options: dict[int, int]) -> bool:
         tell = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    told = [bool(tell(option, value)) for option, value in options.items()]
-    return all(told)
+    return all(bool(tell(option, value)) for option, value in options.items())  # stops at what is refused

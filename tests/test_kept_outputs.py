@@ -83,12 +83,36 @@ def test_a_rerun_that_asks_for_less_changes_nothing_and_one_for_more_makes_it(sc
     assert {path: path.stat().st_mtime_ns for path in before} == before, "judged again from the stored maps"
 
 
+def test_what_a_part_has_is_kept_when_more_is_asked_for(scored, batch: Path) -> None:
+    score, folder = scored
+    assert score("--outputs", "pictures") == 0
+    assert score("--outputs", "heatmap") == 0
+    assert all(each == {"pictures", "heatmap"} for each in kept(folder).values())
+    assert score("--outputs", "heatmap", "--force") == 0
+    assert all(each == {"heatmap"} for each in kept(folder).values())
+
+
+def test_disk_is_asked_for_what_is_still_to_be_written(scored, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    score, _ = scored
+    assert score("--outputs", "none") == 0
+    monkeypatch.setattr("inspect_cli.outputs.space.shutil.disk_usage", lambda _: Disk())
+    assert score("--outputs", "none") == 0
+    assert score("--outputs", "heatmap") == 6
+    assert "4 part(s) need about" in capsys.readouterr().err
+
+
+class Disk:
+    """A disk that is full."""
+
+    free = 0
+
+
 def test_commands_that_miss_something_say_what_to_do(scored, batch: Path, models: Path, capsys) -> None:
     score, folder = scored
     assert score("--outputs", "pictures") == 0
     truth = ["evaluate", str(folder), "--truth", str(batch / "ground_truth")]
     assert run(truth) == 3
-    assert "with the outputs maps and heatmap" in capsys.readouterr().err
+    assert "with --outputs heatmap or all" in capsys.readouterr().err
     assert apply_new_limit(models, folder) == 3
     assert "were not kept" in capsys.readouterr().err
     assert score("--outputs", "heatmap") == 0

@@ -22,7 +22,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream, PixelMoments
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.smooth import RowSmoother
-from inspect_cli.tiles.grid import Grid
+from inspect_cli.tiles.grid import Grid, pad_to_tile
 from inspect_cli.tiles.tiling import Tiling
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=50)
@@ -179,12 +179,9 @@ def test_network_sees_material_mirrored_outside_the_roi_and_beyond_a_small_image
     unit = ValueRange.of_type(pixels.dtype).to_unit(pixels).reshape(*pixels.shape[:2], -1)
     inside = np.ones(pixels.shape[:2], bool) if roi is None else roi
     for y, x, seen in zip(patches.y_px, patches.x_px, engine.tiles, strict=True):
-        expected = np.zeros((tile, tile, unit.shape[2]), np.float32)
-        mask = np.zeros((tile, tile), bool)
-        window = unit[y : y + tile, x : x + tile]
-        expected[: len(window), : window.shape[1]] = window
-        mask[: len(window), : window.shape[1]] = inside[y : y + tile, x : x + tile]
-        expected = np.moveaxis(expected, 2, 0).copy()
+        window = np.asarray(pad_to_tile(unit[y : y + tile, x : x + tile], tile, tile), np.float32)
+        mask = np.asarray(pad_to_tile(inside[y : y + tile, x : x + tile], tile, tile), bool)
+        expected = np.moveaxis(window, 2, 0).copy()
         continue_outside(expected[None], mask[None], (FILL,) * unit.shape[2])
         np.testing.assert_array_equal(seen, expected)
 

@@ -157,3 +157,32 @@ def test_a_request_that_fails_is_told_instead_of_waited_for(detector, tiles, mon
     engine._requests[(2, 2, 32, 32)] = Failing()
     with pytest.raises(RuntimeError, match="request failed"):
         engine.score(tiles[:2])
+
+
+FULL_DISK = """
+import errno, sys
+from inspect_cli.outputs.tiff_stream import TiffRowWriter
+calls = iter(range(1000))
+real = TiffRowWriter.push
+def push(self, rows):
+    if next(calls) == 4:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    real(self, rows)
+TiffRowWriter.push = push
+from inspect_cli.cli import main
+sys.argv = ["inspect", *sys.argv[1:]]
+main()
+"""
+
+
+def test_part_that_ends_in_an_error_with_tiles_in_work_keeps_its_exit_code(tmp_path):
+    import subprocess
+    import sys
+
+    batch = tmp_path / "X"
+    assert (
+        run(["sample", "riblet", "--out", str(batch), "--size", "640x1200", "--parts", "2", "--defective", "0"]) == 0
+    )
+    words = ["score", str(batch / "train"), "--material", "riblet", "--engine", "openvino", "--settle-s", "0"]
+    ended = subprocess.run([sys.executable, "-c", FULL_DISK, *words], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 6, ended.stderr

@@ -104,6 +104,9 @@ def threshold(
       inspect threshold --material riblet --value albedo=0.002 --apply batch/inspection/riblet
     """  # noqa: D301
     from inspect_cli import console
+    from inspect_cli.allocation import share_freed_memory
+
+    share_freed_memory()
     from inspect_cli.engines import Hardware
     from inspect_cli.scoring.model import load_model
     from inspect_cli.store.bundle import find_bundle

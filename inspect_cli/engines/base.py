@@ -12,7 +12,7 @@ from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images.values import Preprocess
 from inspect_cli.tiles.grid import Grid
 
-#: Waits for scores (n, height, width) that are in work.
+#: Waits for scores (n, height, width) that are in work; called once.
 Wait = Callable[[], NDArray[np.float32]]
 
 

@@ -7,6 +7,7 @@ requests a stream are in flight: while one runs, the next one waits with its til
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any, Final
 
 import numpy as np
@@ -93,8 +94,10 @@ class OpenVinoEngine:
             model = to_openvino(self._detector, (n, channels, height, width))
             compiled = openvino.Core().compile_model(model, "CPU", options)
             streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-            self._requests[shape] = openvino.AsyncInferQueue(compiled, _REQUESTS_A_STREAM * streams)
-            self._requests[shape].set_callback(_store)
+            queue = openvino.AsyncInferQueue(compiled, _REQUESTS_A_STREAM * streams)
+            queue.set_callback(_store)
+            weakref.finalize(self, queue.wait_all)  # a request that ends while Python does would abort the process
+            self._requests[shape] = queue
         return self._requests[shape]
 
 

@@ -29,15 +29,18 @@ class Band(NamedTuple):
     Attributes
     ----------
     fresh
-        Stored pixels (rows, width[, channels]) below what was handed over before.
+        Stored pixels (rows, padded width[, channels]) below what was handed over before; a tile's rows at first.
     masks
         (columns, tile_px, tile_px), True inside the image and its ROI, for each tile; None if everything is.
+    material
+        The same for the ROI alone, mirrored like the pixels beyond a small image.
     wanted
         (columns,): tiles with pixels inside.
     """
 
     fresh: NDArray[Any]
     masks: Mask | None
+    material: Mask | None
     wanted: Mask
 
 
@@ -72,9 +75,7 @@ class ResidentRows:
         self._weight_y = torch.from_numpy(axis_weight(grid.rows, grid.padded_height_px, tile, blend)).to(device)
         self._weight_x = torch.from_numpy(axis_weight(grid.columns, grid.padded_width_px, tile, blend)).to(device)
         self._sum = torch.zeros((tile, grid.padded_width_px), dtype=torch.float64, device=device)
-        channels = len(preprocess.fill)
-        self._fill = torch.tensor(preprocess.fill, dtype=torch.float32, device=device)[:, None, None]
-        self._pixels = torch.empty((channels, 0, grid.padded_width_px), device=device)
+        self._pixels = torch.empty((len(preprocess.fill), 0, grid.padded_width_px), device=device)
         self._row = 0
 
     @torch.inference_mode()
@@ -84,7 +85,7 @@ class ResidentRows:
         y0 = grid.rows[self._row]
         self._row += 1
         last = self._row == len(grid.rows)
-        tiles = self._tiles(self._window_of(band), band.masks)
+        tiles = self._tiles(self._window_of(band), band.material)
         wanted = self._upload(band.wanted)
         scores = torch.zeros((len(grid.columns), grid.tile_px, grid.tile_px), device=self._device)
         if band.wanted.any():
@@ -105,28 +106,21 @@ class ResidentRows:
 
     def _window_of(self, band: Band) -> Tensor:
         """Return the pixels (channels, tile_px, padded width) of the row of tiles, in the unit range."""
-        grid, limits = self._grid, self._preprocess.range
+        limits = self._preprocess.range
         stored = self._upload(band.fresh)
         planes = (stored[None] if stored.ndim == 2 else stored.movedim(2, 0)).float()
         unit = (planes - limits.low) * (1.0 / (limits.high - limits.low))
-        keep = min(grid.tile_px, grid.height_px) - unit.shape[1]
-        known = self._pixels[:, self._pixels.shape[1] - keep :, : grid.width_px]
-        unit = torch.cat([known, unit], dim=1)
-        down, right = grid.tile_px - unit.shape[1], grid.padded_width_px - grid.width_px
-        if down or right:  # an image smaller than a tile
-            full = self._fill.expand(-1, grid.tile_px, grid.padded_width_px).clone()
-            full[:, : unit.shape[1], : unit.shape[2]] = unit
-            unit = full
-        self._pixels = unit
-        return unit
+        keep = self._grid.tile_px - unit.shape[1]
+        self._pixels = torch.cat([self._pixels[:, self._pixels.shape[1] - keep :], unit], dim=1)
+        return self._pixels
 
-    def _tiles(self, pixels: Tensor, masks: Mask | None) -> Tensor:
+    def _tiles(self, pixels: Tensor, material: Mask | None) -> Tensor:
         """Return the tiles (columns, channels, tile_px, tile_px), channels last, material mirrored outwards.
 
         As :func:`inspect_cli.images.values.continue_outside` does it; which pixel goes where is found on the host.
         """
         tiles = torch.stack([pixels[..., x : x + self._grid.tile_px] for x in self._grid.columns])
-        for tile, mask in zip(tiles.flatten(2), () if masks is None else masks, strict=False):
+        for tile, mask in zip(tiles.flatten(2), () if material is None else material, strict=False):
             if mask.any() and not mask.all():
                 outside, sources = self._upload(np.flatnonzero(~mask)), self._upload(mirror_sources(mask))
                 tile[:, outside] = tile[:, sources]

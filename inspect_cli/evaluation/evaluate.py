@@ -227,7 +227,7 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
         if layer.path.is_file():
             _count_pixels(tally.histogram, layer, mask, regions, (height, width))
         elif record.verdict != "undecided":
-            raise InputError(f"{layer.path}: missing; score {record.part} again, with the outputs maps and heatmap")
+            raise InputError(f"{layer.path}: missing; score {record.part} again, with --outputs heatmap or all")
 
 
 def _layers(folder: Path, record: PartRecord) -> list[Layer]:

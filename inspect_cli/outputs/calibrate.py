@@ -55,7 +55,7 @@ def limits_from_good_folder(
     NoInputError
         If no part is left.
     """
-    summary = _score(model, folder, teller)
+    summary = _score(model, folder, teller, frozenset({"maps"}))
     records = [o.record for o in summary.outcomes if o.record is not None]
     sound = [r for r in records if not r["acquisition_faults"] and not r["uncovered_px"]]
     for record in records:
@@ -91,7 +91,7 @@ def limits_from_labelled_folder(
     model: ScoringModel, folder: Path, truth: Path, rule: str, teller: Teller
 ) -> Calibration:
     """Return limits at which IoU or F1 of the labelled parts in ``folder`` is best."""
-    summary = _score(model, folder, teller)
+    summary = _score(model, folder, teller, frozenset({"maps", "heatmap"}))
     evaluation = evaluate_run(summary.run, truth)
     sigma_px = model.recipe.scoring.smooth_sigma_px
     calibration = calibrate_labelled(sigma_px, model.tiles, _working_limits(model), evaluation, rule, str(folder))
@@ -102,8 +102,8 @@ def limits_from_labelled_folder(
     return calibration
 
 
-def _score(model: ScoringModel, folder: Path, teller: Teller) -> RunSummary:
-    """Score a folder into its run folder; done parts are not scored again."""
+def _score(model: ScoringModel, folder: Path, teller: Teller, outputs: frozenset[str]) -> RunSummary:
+    """Score a folder into its run folder; parts that are done, with ``outputs``, are not scored again."""
     working = replace(
         model,
         bundle=replace(
@@ -117,7 +117,8 @@ def _score(model: ScoringModel, folder: Path, teller: Teller) -> RunSummary:
     def tell(outcome: Outcome) -> None:
         teller.say(f"{outcome.part}: {outcome.error or 'scored'}")
 
-    summary, exit_code = score_batch(folder / RUN_FOLDER / model.material.name, folder, parts, working, tell)
+    run = folder / RUN_FOLDER / model.material.name
+    summary, exit_code = score_batch(run, folder, parts, working, tell, outputs=outputs)
     if summary.interrupted:
         raise Stopped(exit_code)
     if not any(o.record for o in summary.outcomes):

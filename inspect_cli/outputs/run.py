@@ -111,7 +111,8 @@ def score_parts(
 
     While the pictures of a part are drawn and written, the network works on the next one.
 
-    ``outputs`` are those of :data:`OUTPUTS` that are written; a part that is done is scored again if it lacks one.
+    ``outputs`` are those of :data:`OUTPUTS` that are written, beside what a part has already; a part that is done is
+    made again if it lacks one.
 
     ``on_part`` is told of each part that is done, ``on_rows`` how far the part in hand is (0 to 1).
     ``stop`` is asked before each part; when it says yes the run ends there. The summary stays marked as interrupted
@@ -204,6 +205,8 @@ def _score(
         inputs = {name: file_sha256(part.files[name]) for name in model.maps}
     key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
     record = None if force else read_record(folder)
+    if record is not None:
+        outputs |= outputs_of(record)  # what is there is kept
     if record is not None and record["key"] == key.as_dict() and outputs <= outputs_of(record):
         same = Outcome(part.id, record, unchanged=True)
         return lambda: same
@@ -327,9 +330,7 @@ def rejudge(
     head = {k: record[k] for k in ("format", "part", "size_px", "acquisition_faults", "scored_utc")}
     kept = ("file", "sha256", "mean", "spread")
     head["maps"] = {name: {k: record["maps"][name][k] for k in kept} for name in model.maps}
-    new = write_part(plan, content, head | {"key": key.as_dict()}, patches, pictures, clock)
-    remove_others(folder, outputs)
-    return new
+    return write_part(plan, content, head | {"key": key.as_dict()}, patches, pictures, clock)
 
 
 def _stored_picture(path: Path) -> NDArray[np.uint8]:

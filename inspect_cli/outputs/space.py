@@ -9,9 +9,9 @@ from typing import Final
 
 from inspect_cli.errors import InputError, OutputError
 from inspect_cli.images import Part, open_map
-from inspect_cli.outputs.run import part_folder
+from inspect_cli.outputs.record import read_record
+from inspect_cli.outputs.run import outputs_of, part_folder
 from inspect_cli.scoring.model import ScoringModel
-from inspect_cli.store.layout import PART_RECORD
 
 #: Compressed bytes a pixel of a stored map: the least seen on full-size riblet parts was 1.64, the most 2.26.
 BYTES_PER_PIXEL: Final = 1.6
@@ -23,7 +23,7 @@ def check_space(run: Path, parts: Sequence[Part], model: ScoringModel, force: bo
     The need is estimated from the size of the first readable part, for its raw maps and its anomaly map as they
     are among ``outputs``.
     """
-    waiting = [part for part in parts if force or not (part_folder(run, part.id) / PART_RECORD).is_file()]
+    waiting = [part for part in parts if force or not _has(part_folder(run, part.id), outputs)]
     needed = len(waiting) * _bytes_of_a_part(waiting, model, outputs)
     place = next(folder for folder in (run, *run.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
@@ -32,6 +32,11 @@ def check_space(run: Path, parts: Sequence[Part], model: ScoringModel, force: bo
             f"{run}: {len(waiting)} part(s) need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
             "free space or choose another --out"
         )
+
+
+def _has(folder: Path, outputs: frozenset[str]) -> bool:
+    record = read_record(folder)
+    return record is not None and outputs <= outputs_of(record)
 
 
 def _bytes_of_a_part(parts: Sequence[Part], model: ScoringModel, outputs: frozenset[str]) -> float:

@@ -75,11 +75,16 @@ class PixelMoments:
 
 
 class _Tiles(NamedTuple):
-    """Neighbours in a row of the grid: where they lie, ROI masks (n, tile, tile), if any, which have pixels in it."""
+    """Neighbours in a row of the grid, and what of each (n, tile, tile) counts.
+
+    ``masks`` are True inside the image and its ROI, ``material`` inside the ROI, mirrored like the pixels beyond a
+    small image; None if everything is. ``wanted`` (n,) are those with pixels inside.
+    """
 
     y: int
     columns: list[int]
     masks: Mask | None
+    material: Mask | None
     wanted: Mask
 
 
@@ -162,8 +167,10 @@ class MapStream:
                 fresh = self.reader.read_rows(read_to, end)
                 self._measured(fresh, read_to)
                 row = self._tiles(grid, y, grid.columns)
+                height = grid.tile_px if grid.height_px < grid.tile_px else len(fresh)
+                band = Band(pad_to_tile(fresh, height, grid.padded_width_px), row.masks, row.material, row.wanted)
                 read_to = end
-            yield row, Band(fresh, row.masks, row.wanted)
+            yield row, band
 
     def _stitched(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
         """Yield the raw residual of overlapping tiles, row of tiles by row of tiles, each in pieces."""
@@ -195,7 +202,7 @@ class MapStream:
                 f"{self.tiles.whole_max_mpx:g}; raise it if memory allows, or score in tiles"
             )
         with self.clock.phase("read"):
-            unit = self._empty(header.height, header.width)
+            unit = np.empty((len(self.preprocess.fill), header.height, header.width), np.float32)
             self._prepare(unit, 0)
             if self.roi is not None:
                 continue_outside(unit[None], self.roi[None], self.preprocess.fill)
@@ -216,7 +223,7 @@ class MapStream:
 
     def _pieces(self, grid: Grid) -> Iterator[_Piece]:
         """Yield the grid in pieces of its rows, with the pixels of wanted tiles; image rows are read once."""
-        window = self._empty(grid.tile_px, grid.padded_width_px)
+        window = np.empty((len(self.preprocess.fill), grid.tile_px, grid.padded_width_px), np.float32)
         read_to = 0
         for y in grid.rows:
             with self.clock.phase("read"):
@@ -225,20 +232,18 @@ class MapStream:
                     move_up(window, grid.tile_px - known)
                 end = min(y + grid.tile_px, grid.height_px)
                 self._prepare(window[:, known : end - y, : grid.width_px], read_to)
+                if grid.is_small:
+                    beyond = [(0, 0), (0, grid.tile_px - (end - y)), (0, grid.padded_width_px - grid.width_px)]
+                    window[...] = np.pad(window[:, : end - y, : grid.width_px], beyond, mode="symmetric")
                 read_to = end
             for piece in grid.pieces:
                 with self.clock.phase("read"):
                     tiles = self._tiles(grid, y, grid.columns[piece])
                     wanted = [x for x, is_wanted in zip(tiles.columns, tiles.wanted, strict=True) if is_wanted]
                     pixels = _cut(window, wanted, grid.tile_px)
-                    if tiles.masks is not None:
-                        continue_outside(pixels, tiles.masks[tiles.wanted], self.preprocess.fill)
+                    if tiles.material is not None:
+                        continue_outside(pixels, tiles.material[tiles.wanted], self.preprocess.fill)
                 yield _Piece(piece.start, tiles, pixels)
-
-    def _empty(self, height_px: int, width_px: int) -> NDArray[np.float32]:
-        """Return pixels (channels, height, width) that are all fill, for what is read or continued into them."""
-        fill = np.asarray(self.preprocess.fill, np.float32)[:, None, None]
-        return np.broadcast_to(fill, (len(fill), height_px, width_px)).copy()
 
     def _prepare(self, target: NDArray[np.float32], y0: int) -> None:
         """Read rows from ``y0`` on into ``target`` (channels, rows, width), unit range."""
@@ -254,21 +259,17 @@ class MapStream:
         return unit
 
     def _tiles(self, grid: Grid, y: int, columns: list[int]) -> _Tiles:
-        inside = self._inside(grid, y)
-        if inside is None:
-            return _Tiles(y, columns, None, np.ones(len(columns), bool))
-        masks = _cut(inside, columns, grid.tile_px)
-        return _Tiles(y, columns, masks, np.any(masks, axis=(1, 2)))
-
-    def _inside(self, grid: Grid, y: int) -> Mask | None:
-        """Return the ROI of a row of tiles; what was mirrored onto a small image is outside."""
-        height, width = min(grid.tile_px, grid.height_px), grid.width_px
-        small = grid.height_px < grid.tile_px or grid.width_px < grid.tile_px
-        if self.roi is None and not small:
-            return None
-        inside = np.zeros((grid.tile_px, grid.padded_width_px), bool)
-        inside[:height, :width] = True if self.roi is None else self.roi[y : y + height]
-        return inside
+        masks = material = None
+        if self.roi is not None:
+            roi = pad_to_tile(self.roi[y : y + grid.tile_px], grid.tile_px, grid.padded_width_px)
+            masks = material = _cut(roi, columns, grid.tile_px)
+        if grid.is_small:  # what was mirrored does not count
+            inside = np.zeros((grid.tile_px, grid.padded_width_px), bool)
+            inside[: grid.height_px, : grid.width_px] = True
+            image = _cut(inside, columns, grid.tile_px)
+            masks = image if masks is None else image & masks
+        wanted = np.ones(len(columns), bool) if masks is None else np.any(masks, axis=(1, 2))
+        return _Tiles(y, columns, masks, material, wanted)
 
     def _note_patches(self, grid: Grid, tiles: _Tiles, means: NDArray[np.float64]) -> None:
         columns = np.asarray(tiles.columns, np.int32)[tiles.wanted]

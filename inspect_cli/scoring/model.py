@@ -56,6 +56,7 @@ class ScoringModel:
             "roi": self.recipe.roi.model_dump(mode="json"),
             "tiles": asdict(self.tiles),
             "sigma": self.recipe.scoring.smooth_sigma_px,
+            "outside": "mirrored",
         }
         if self.engine.precision != "f32":  # all engines give the same within their tolerance at full precision
             content["precision"] = self.engine.precision

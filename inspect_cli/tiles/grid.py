@@ -66,6 +66,11 @@ class Grid:
         return len(self.rows) * len(self.columns)
 
     @property
+    def is_small(self) -> bool:
+        """Whether a side of the image is smaller than a tile."""
+        return min(self.height_px, self.width_px) < self.tile_px
+
+    @property
     def padded_height_px(self) -> int:
         """Height after mirroring an image that is smaller than a tile."""
         return max(self.height_px, self.tile_px)

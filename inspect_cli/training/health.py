@@ -31,6 +31,9 @@ _ALIGNED: Final = 0.8
 #: ... and how far one may lie elsewhere, in pixels of the reduced images.
 _SHIFT_PX: Final = 2.0
 _LEAST_SIDE_PX: Final = 16
+#: A shift is believed up to this share of the image's side, and if moving back gains so much correlation.
+_LARGEST_SHIFT: Final = 0.25
+_GAIN: Final = 0.02
 #: Loss on held-out parts at the end over the best one, from which the network has learnt its images by heart.
 _OVERFIT: Final = 1.3
 
@@ -129,13 +132,21 @@ def shifted_image_warnings(name: str, moments: Mapping[str, ImageMoments]) -> li
     shifts = [cv2.phaseCorrelate(usual, image, window)[0] for image in images]
     usually_px = float(median_abs_deviation(np.hypot(*np.transpose(shifts)), scale="normal"))
     warnings = []
-    for part, (x, y) in zip(small, shifts, strict=True):
-        if np.hypot(x, y) > max(_SHIFT_PX, _FAR * usually_px):
+    for part, image, (x, y) in zip(small, images, shifts, strict=True):
+        if np.hypot(x, y) > max(_SHIFT_PX, _FAR * usually_px) and _fits_better(image, usual, round(x), round(y)):
             warnings.append(
                 f"map {name}: {part} lies about {x * scale:+.0f} px across and {y * scale:+.0f} px down from where "
                 "the others lie (position or registration?); leave the image out if it is no good one"
             )
     return warnings
+
+
+def _fits_better(image: NDArray[np.float64], usual: NDArray[np.float64], x: int, y: int) -> bool:
+    """Whether an image is more like the usual one when it is moved back by a shift, which must be no wild one."""
+    if max(abs(x) / image.shape[1], abs(y) / image.shape[0]) > _LARGEST_SHIFT:
+        return False
+    moved = np.roll(image, (-y, -x), (0, 1))
+    return bool((moved * usual).mean() > (image * usual).mean() + _GAIN)
 
 
 def _standardised(image: NDArray[np.floating]) -> NDArray[np.float64]:
