@@ -33,9 +33,14 @@ def cut(grid: Grid, image: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.array(tiles, np.float32).reshape(len(grid.rows), len(grid.columns), tile, tile)
 
 
+def add_row(stitcher: RowStitcher, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    stitcher.add(0, scores)
+    return stitcher.finish_row()
+
+
 def stitched(grid: Grid, tiles: NDArray[np.float32], blend: str) -> NDArray[np.float32]:
     stitcher = RowStitcher(grid, blend)
-    blocks = [stitcher.add_row(row) for row in tiles]
+    blocks = [add_row(stitcher, row) for row in tiles]
     assert all(block.dtype == np.float32 and len(block) for block in blocks)
     return np.concatenate(blocks)
 
@@ -149,7 +154,7 @@ def test_rows_come_as_soon_as_they_are_final_and_in_order(grid: Grid) -> None:
     ramp = np.repeat(np.arange(grid.height_px, dtype=np.float32)[:, None], grid.width_px, axis=1)
     stitcher, given_out = RowStitcher(grid), 0
     for number, tiles in enumerate(cut(grid, ramp)):
-        block = stitcher.add_row(tiles)
+        block = add_row(stitcher, tiles)
         np.testing.assert_array_equal(block[:, 0], np.arange(given_out, given_out + len(block)))
         given_out += len(block)
         later = grid.rows[number + 1] if number + 1 < len(grid.rows) else grid.height_px
@@ -172,7 +177,9 @@ def test_no_score_reaches_only_the_pixels_of_its_tile(grid: Grid, blend: str, se
 def test_wrong_number_of_tiles_is_refused() -> None:
     stitcher = RowStitcher(Grid(20, 20, 8, 4))
     with pytest.raises(ValueError, match="expected"):
-        stitcher.add_row(np.zeros((3, 8, 8), np.float32))
+        stitcher.add(2, np.zeros((3, 8, 8), np.float32))
+    with pytest.raises(ValueError, match="expected"):
+        stitcher.add(0, np.zeros((3, 8, 7), np.float32))
     with pytest.raises(ValueError, match="valid: average, hann"):
         blend_window("cosine", 8)
 

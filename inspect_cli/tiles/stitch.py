@@ -62,31 +62,21 @@ class RowStitcher:
         self._sum = np.zeros((grid.tile_px, grid.padded_width_px))
         self._row = 0
 
-    def add_row(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Add the score tiles of the next grid row and return the image rows that are now final.
-
-        Parameters
-        ----------
-        scores
-            Tiles of one grid row from left to right, shape (columns, tile_px, tile_px).
-
-        Returns
-        -------
-        array
-            Finished rows (rows, width_px); together the calls give every image row once, in order.
-        """
-        grid, tile = self._grid, self._grid.tile_px
-        if scores.shape != (len(grid.columns), tile, tile):
-            raise ValueError(f"scores are {scores.shape}; ({len(grid.columns)}, {tile}, {tile}) expected")
-        self.add(0, scores)
-        return self.finish_row()
-
     def add(self, first: int, scores: NDArray[np.floating]) -> None:
         """Add neighbours (n, tile_px, tile_px) of the grid row in work, from its tile ``first`` on.
 
         Few large additions are made: tiles that do not overlap each other go in one.
+
+        Raises
+        ------
+        ValueError
+            If they have another size, or are more than the row has.
         """
         grid, tile, stride = self._grid, self._grid.tile_px, self._grid.stride_px
+        if scores.shape[1:] != (tile, tile) or first + len(scores) > len(grid.columns):
+            raise ValueError(
+                f"scores are {scores.shape}; at most ({len(grid.columns) - first}, {tile}, {tile}) expected"
+            )
         if not self._flat:
             scores = scores * np.outer(self._window, self._window)
         last = len(grid.columns) - 1  # the last tile is moved to the edge: added alone
