@@ -226,3 +226,28 @@ def test_whole_images_are_for_fully_convolutional_methods(folder, tmp_path, caps
     assert not (store / "stripes" / "cae" / "manifest.json").exists()
     with pytest.raises(Exception, match="no model"):
         read_bundle(store / "stripes" / "cae")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_graph_for_other_runtimes_takes_any_number_of_tiles(name, channels):
+    openvino = pytest.importorskip("openvino")
+    from inspect_cli.engines.graph import to_openvino
+
+    detector = build(name, channels).eval()
+    model = to_openvino(detector, (2, channels, TILE, TILE), any_number=True)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for count in (1, 5):
+        tiles = torch.rand(count, channels, TILE, TILE, generator=torch.Generator().manual_seed(count))
+        with torch.inference_mode():
+            expected = detector.score(tiles).numpy()
+        np.testing.assert_allclose(compiled(tiles.numpy())[0], expected, atol=1e-4 * max(expected.max(), 1e-12))
+
+
+def test_features_are_written_as_onnx_for_any_number_of_tiles(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    from inspect_cli.engines.graph import write_onnx
+
+    write_onnx(build("feature-ae").eval(), tmp_path / "network.onnx")
+    model = openvino.Core().read_model(tmp_path / "network.onnx")
+    assert model.inputs[0].partial_shape[0].is_dynamic
+    assert model.outputs[0].partial_shape[0].is_dynamic

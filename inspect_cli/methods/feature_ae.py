@@ -234,7 +234,8 @@ class FeatureAutoencoder(Detector):
             images = tiles.reshape(-1, 1, *tiles.shape[2:]).expand(-1, len(MEAN), -1, -1)
         mean, deviation = (torch.tensor(v, device=tiles.device)[:, None, None] for v in (MEAN, DEVIATION))
         found = self.features((images - mean) / deviation)
-        return [values.reshape(len(tiles), -1, *values.shape[2:]).float() for values in found]
+        count = tiles.shape[0]  # not len(), which a graph for other runtimes would hold as a constant
+        return [values.reshape(count, -1, *values.shape[2:]).float() for values in found]
 
     @torch.no_grad()
     def _standardised(self, tiles: Tensor) -> list[Tensor]:

@@ -80,7 +80,7 @@ class PatchCore(Detector):
         size = found[0].shape[2:]
         joined = [found[0], *(functional.interpolate(v, size, mode="bilinear") for v in found[1:])]
         vectors = torch.cat(joined, dim=1)
-        return vectors.reshape(len(tiles), -1, *size)
+        return vectors.reshape(tiles.shape[0], -1, *size)
 
     def _averaged(self, values: Tensor) -> Tensor:
         return functional.avg_pool2d(values, _NEIGHBOURHOOD, 1, _NEIGHBOURHOOD // 2, count_include_pad=False)

@@ -21,10 +21,12 @@ from inspect_cli.store.atomic import output_error, write_json
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.tiles import PatchSampler, SamplerImage
+from inspect_cli.tiles.tiling import count_of_area
 
 FORMATS: Final = ("onnx", "openvino")
 REPORT: Final = "export.json"
 CHECKED_TILES: Final = 32
+_FEWEST_CHECKED: Final = 3
 _SUFFIX: Final = {"onnx": ".onnx", "openvino": ".xml"}
 
 Tiles = NDArray[np.float32]
@@ -86,19 +88,23 @@ def _described(
         "high": trained.high,
         "outside_roi": "mirrored",
         "limit": limit,
-        "checked_on": f"{CHECKED_TILES} tiles of {'parts' if real else 'noise'}",
+        "checked_on": f"{_checked(tile_px)} tiles of {'parts' if real else 'noise'}",
         "files": files,
     }
+
+
+def _checked(tile_px: int) -> int:
+    return count_of_area(CHECKED_TILES, tile_px, _FEWEST_CHECKED)
 
 
 def _tiles(name: str, trained: TrainedMap, tile_px: int, parts: Sequence[Part]) -> Tiles:
     """Return tiles (n, channels, tile_px, tile_px) to compare scores on."""
     if parts:
         sampler = PatchSampler([SamplerImage(part.files[name], None, None) for part in parts], tile_px, 0, cache_mb=0)
-        return trained.preprocess.to_network(sampler.batch(0, CHECKED_TILES)[0])
+        return trained.preprocess.to_network(sampler.batch(0, _checked(tile_px))[0])
     seen = trained.acquisition
     mean, spread = (seen.mean_low + seen.mean_high) / 2, (seen.spread_low + seen.spread_high) / 2
-    noise = np.random.default_rng(0).standard_normal((CHECKED_TILES, trained.channels, tile_px, tile_px))
+    noise = np.random.default_rng(0).standard_normal((_checked(tile_px), trained.channels, tile_px, tile_px))
     return (mean + spread * noise).astype(np.float32)
 
 
