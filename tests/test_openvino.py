@@ -165,7 +165,7 @@ from inspect_cli.outputs.tiff_stream import TiffRowWriter
 calls = iter(range(1000))
 real = TiffRowWriter.push
 def push(self, rows):
-    if next(calls) == 4:
+    if next(calls) == 5:
         raise OSError(errno.ENOSPC, "No space left on device")
     real(self, rows)
 TiffRowWriter.push = push
@@ -181,7 +181,7 @@ def test_part_that_ends_in_an_error_with_tiles_in_work_keeps_its_exit_code(tmp_p
 
     batch = tmp_path / "X"
     assert (
-        run(["sample", "riblet", "--out", str(batch), "--size", "640x1200", "--parts", "2", "--defective", "0"]) == 0
+        run(["sample", "riblet", "--out", str(batch), "--size", "1024x1536", "--parts", "2", "--defective", "0"]) == 0
     )
     words = ["score", str(batch / "train"), "--material", "riblet", "--engine", "openvino", "--settle-s", "0"]
     ended = subprocess.run([sys.executable, "-c", FULL_DISK, *words], capture_output=True, text=True, timeout=120)

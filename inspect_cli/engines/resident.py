@@ -75,7 +75,7 @@ class ResidentRows:
         self._weight_y = torch.from_numpy(axis_weight(grid.rows, grid.padded_height_px, tile, blend)).to(device)
         self._weight_x = torch.from_numpy(axis_weight(grid.columns, grid.padded_width_px, tile, blend)).to(device)
         self._sum = torch.zeros((tile, grid.padded_width_px), dtype=torch.float64, device=device)
-        self._pixels = torch.empty((len(preprocess.fill), 0, grid.padded_width_px), device=device)
+        self._pixels = torch.empty((preprocess.channels, 0, grid.padded_width_px), device=device)
         self._row = 0
 
     @torch.inference_mode()

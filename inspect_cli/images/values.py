@@ -51,6 +51,11 @@ class Preprocess:
     fill: tuple[float, ...]
     dtype: str
 
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        return len(self.fill)
+
     def to_network(self, patches: NDArray[Any], masks: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Return patches (n, h, w[, channels]) as float32 (n, channels, h, w) in the unit range.
 

@@ -81,7 +81,7 @@ def write_findings(
     """
     limits = {name: limit.pixel for name, limit in plan.calibration.limits.items()}
     judge = Judge(limits, plan.width, plan.roi, plan.min_area_px, plan.height)
-    reducer = BlockReducer(preview_scale(plan.height, plan.width), "max")
+    reducer = BlockReducer(preview_scale(plan.height, plan.width), "max") if "pictures" in plan.outputs else None
     with ExitStack() as stack:
         mask = stack.enter_context(MaskWriter(plan.folder / "mask.png", plan.height, plan.width))
         heatmap = _map_writer(plan, "heatmap.tif", stack) if "heatmap" in plan.outputs else None
@@ -92,7 +92,8 @@ def write_findings(
         for block in ahead(blocks):
             with clock.phase("judge"):
                 fused = judge.push(block)
-                reducer.push(fused)
+                if reducer is not None:
+                    reducer.push(fused)
             with clock.phase("write"):
                 if heatmap is not None:
                     heatmap.push(fused)
@@ -104,7 +105,7 @@ def write_findings(
     judgement = judge.decide(faults())
     content = findings(judgement, judge, plan.pixel_pitch_um)
     content["outlines"] = outlines(mask, judgement.regions)
-    content["preview"] = reducer.result()
+    content["preview"] = None if reducer is None else reducer.result()
     return content
 
 

@@ -205,9 +205,9 @@ def _score(
         inputs = {name: file_sha256(part.files[name]) for name in model.maps}
     key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
     record = None if force else read_record(folder)
-    if record is not None:
-        outputs |= outputs_of(record)  # what is there is kept
-    if record is not None and record["key"] == key.as_dict() and outputs <= outputs_of(record):
+    there = frozenset() if record is None else outputs_of(record)
+    outputs |= there  # what is there is kept
+    if record is not None and record["key"] == key.as_dict() and outputs == there:
         same = Outcome(part.id, record, unchanged=True)
         return lambda: same
     if record is not None and key.same_maps(record["key"]) and has_maps(folder, model, outputs):

@@ -202,7 +202,7 @@ class MapStream:
                 f"{self.tiles.whole_max_mpx:g}; raise it if memory allows, or score in tiles"
             )
         with self.clock.phase("read"):
-            unit = np.empty((len(self.preprocess.fill), header.height, header.width), np.float32)
+            unit = np.empty((self.preprocess.channels, header.height, header.width), np.float32)
             self._prepare(unit, 0)
             if self.roi is not None:
                 continue_outside(unit[None], self.roi[None], self.preprocess.fill)
@@ -223,7 +223,7 @@ class MapStream:
 
     def _pieces(self, grid: Grid) -> Iterator[_Piece]:
         """Yield the grid in pieces of its rows, with the pixels of wanted tiles; image rows are read once."""
-        window = np.empty((len(self.preprocess.fill), grid.tile_px, grid.padded_width_px), np.float32)
+        window = np.empty((self.preprocess.channels, grid.tile_px, grid.padded_width_px), np.float32)
         read_to = 0
         for y in grid.rows:
             with self.clock.phase("read"):
