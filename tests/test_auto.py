@@ -64,14 +64,14 @@ def test_best_is_the_first_of_those_whose_areas_are_close_to_the_largest():
 
 
 def test_the_best_candidate_is_trained_and_the_table_kept(stripes, capsys, monkeypatch):
-    marks = {"feature-ae": 0.9, "cae": 0.6, "direct": 0.7}
+    marks = {"feature-direct": 0.9, "cae": 0.6, "direct": 0.7}
     monkeypatch.setattr(
         auto, "measure_trial", lambda job, *_: trial.Kinds(dict.fromkeys(KINDS, marks[job.detector.name]))
     )
     assert train(stripes) == 0
     told = capsys.readouterr()
     assert [line.split()[0] for line in told.err.splitlines() if line.startswith(tuple(marks))] == list(CANDIDATES)
-    folder = stripes / "models" / "stuff" / "feature-ae"
+    folder = stripes / "models" / "stuff" / "feature-direct"
     assert told.out.strip() == str(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {trial["method"]: trial["pixel_auroc"] for trial in manifest["trials"]} == marks
@@ -83,7 +83,7 @@ def test_the_best_candidate_is_trained_and_the_table_kept(stripes, capsys, monke
 
 
 def test_measured_trial_sees_what_a_detector_sees():
-    """A detector that looks at the grey value alone finds stains on flat material, and no displaced structure."""
+    """A detector of grey values finds creases and pits on flat material, and no displaced structure."""
     import torch
 
     from inspect_cli.engines import TorchEngine
@@ -107,9 +107,9 @@ def test_measured_trial_sees_what_a_detector_sees():
     for inside in (None, roi):
         windows = trial.Windows(pixels, inside, (0.5,))
         found = trial.kinds_told(windows, engine, Tiling(64, 32), ScoringSpec(smooth_sigma_px=0), 0).auroc
-        assert found["stain"] > 0.75
-        assert found["thread"] > 0.7
-        assert 0.45 < found["misplaced"] < 0.55
+        assert found["crease"] > 0.6
+        assert found["pitted"] > 0.55
+        assert 0.45 < found["dislocated"] < 0.55
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -152,7 +152,7 @@ def test_resume_takes_up_the_choice(stripes, capsys, monkeypatch):
     assert train(stripes) == 130
     monkeypatch.undo()
     note = stripes / "models" / "stuff" / CHOICE
-    assert best([Trial(**entry) for entry in json.loads(note.read_text())]).method == "feature-ae"
+    assert best([Trial(**entry) for entry in json.loads(note.read_text())]).method == "feature-direct"
     note.write_text("[")
     assert train(stripes, "--resume") == UsageError.exit_code
     assert "damaged" in capsys.readouterr().err

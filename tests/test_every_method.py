@@ -247,7 +247,7 @@ def test_features_are_written_as_onnx_for_any_number_of_tiles(tmp_path):
     openvino = pytest.importorskip("openvino")
     from inspect_cli.engines.graph import write_onnx
 
-    write_onnx(build("feature-ae").eval(), tmp_path / "network.onnx")
+    write_onnx(build("feature-direct").eval(), tmp_path / "network.onnx")
     model = openvino.Core().read_model(tmp_path / "network.onnx")
     assert model.inputs[0].partial_shape[0].is_dynamic
     assert model.outputs[0].partial_shape[0].is_dynamic

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from inspect_cli.cli import run
-from inspect_cli.training.suspects import LEAST_PARTS, _Place, patches_of_budget, ranked
+from inspect_cli.training.suspects import LEAST_PARTS, _Place, patches_of_budget, ranked, steps_of_budget
 from tests.helpers import material_of
 
 
@@ -30,6 +30,13 @@ def test_what_lies_far_above_the_others_stands_out():
 @pytest.mark.parametrize(("budget", "patches"), [("1s", 600), ("2m", 1200), ("1h", 6000), ("400steps", 1000)])
 def test_the_search_takes_a_small_part_of_the_budget(budget, patches):
     assert patches_of_budget(budget) == patches
+
+
+@pytest.mark.parametrize(
+    ("budget", "maps", "steps"), [("1s", 1, 1), ("2m", 1, 96), ("2m", 4, 24), ("1h", 1, 400), ("400steps", 3, 40)]
+)
+def test_the_detector_that_looks_is_trained_for_a_small_part_of_the_budget(budget, maps, steps):
+    assert steps_of_budget(budget, maps) == steps
 
 
 @pytest.fixture

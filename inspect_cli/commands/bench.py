@@ -96,7 +96,7 @@ def detect(
     ],
     methods: Annotated[
         str, typer.Option("--methods", help="Methods, separated by commas.")
-    ] = "auto,feature-ae,direct,cae,patchcore",
+    ] = "auto,feature-direct,feature-ae,direct,cae,patchcore",
     budget: Annotated[str, typer.Option("--budget", help="Time (90s, 8m) or steps of each training.")] = "8m",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of split, patches and network.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, counted up from --seed.")] = 1,

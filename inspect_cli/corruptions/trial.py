@@ -1,14 +1,16 @@
 """Defects to try detectors on: of kinds that no method is trained with, so that the trial proves something.
 
 The Noising Filter Bank has hard rectangles, straight lines and arcs of one colour, noise, blur and morphology; the
-deformed patches of SSAE have elastic displacement. Here edges are soft, shapes irregular, and the strength is
-measured in standard deviations of the patch itself: a defect is as visible on faint material as on strong.
+deformed patches of SSAE have elastic displacement; what is scattered for ``feature-direct`` has shifted brightness,
+foreign and turned structure, grain and threads. Here structure is moved a little, wound up, worn, pitted or creased.
+The strength is measured in standard deviations of the patch itself: a defect is as visible on faint material as on
+strong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,31 +25,32 @@ _SIZE: Final = (0.12, 0.4)
 CHANGED: Final = 0.5
 _LEAST_DEVIATION: Final = 1e-4
 
-Content = Callable[[Patches, np.random.Generator], Patches]
+Mask = NDArray[np.float32]
 
 
-def stain(patch: Patches, rng: np.random.Generator) -> Patches:
-    """Return the patch brighter or darker by 1 to 2.5 standard deviations."""
-    shift = rng.choice([-1.0, 1.0]) * rng.uniform(1.0, 2.5)
-    return patch + np.float32(shift) * _deviation(patch)
+class Defect(NamedTuple):
+    """What shows through a mask (side, side), values 0 to 1: ``content`` (channels, side, side)."""
+
+    content: Patches
+    mask: Mask
 
 
-def misplaced(patch: Patches, rng: np.random.Generator) -> Patches:
-    """Return the patch turned by 90 or 270 degrees and moved: its structure, where and how it does not belong."""
-    turned = np.rot90(patch, int(rng.choice([1, 3])), axes=(1, 2))
-    side = patch.shape[1]
-    return np.roll(turned, tuple(rng.integers(side // 8, side - side // 8, 2)), axis=(1, 2))
+def dislocated(patch: Patches, rng: np.random.Generator) -> Defect:
+    """Return a region of the patch moved by 4 to 15 px: its structure does not meet that around it."""
+    angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(4, 15)
+    moved = np.roll(patch, (round(far * np.sin(angle)), round(far * np.cos(angle))), axis=(1, 2))
+    return Defect(moved, _region(patch.shape[1], rng))
 
 
-def worn(patch: Patches, rng: np.random.Generator) -> Patches:
-    """Return the patch with its contrast to its surroundings cut to a third or less, or doubled."""
+def worn(patch: Patches, rng: np.random.Generator) -> Defect:
+    """Return a region with its contrast to its surroundings cut to a third or less, or doubled."""
     around = np.stack([cv2.GaussianBlur(np.ascontiguousarray(p), (0, 0), patch.shape[1] / 16) for p in patch])
     factor = rng.choice([rng.uniform(0.0, 0.35), rng.uniform(1.8, 2.5)])
-    return np.asarray(around + np.float32(factor) * (patch - around), np.float32)
+    return Defect(around + np.float32(factor) * (patch - around), _region(patch.shape[1], rng))
 
 
-def swirl(patch: Patches, rng: np.random.Generator) -> Patches:
-    """Return the patch wound up around its middle by up to half a turn: its structure bent smoothly."""
+def swirl(patch: Patches, rng: np.random.Generator) -> Defect:
+    """Return a region of the patch wound up around its middle by up to half a turn: its structure bent smoothly."""
     side = patch.shape[1]
     middle = (side - 1) / 2
     rows, columns = np.mgrid[:side, :side].astype(np.float32) - np.float32(middle)
@@ -58,16 +61,40 @@ def swirl(patch: Patches, rng: np.random.Generator) -> Patches:
     planes = [
         cv2.remap(np.ascontiguousarray(p), *where, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT) for p in patch
     ]
-    return np.stack(planes)
+    return Defect(np.stack(planes), _region(side, rng))
 
 
-#: What shows through the mask of a region, by kind; a thread has a mask of its own.
-KINDS: Final[dict[str, Content]] = {
-    "stain": stain,
-    "misplaced": misplaced,
+def pitted(patch: Patches, rng: np.random.Generator) -> Defect:
+    """Return a region sown with small soft pits, darker or brighter by 2 to 4 standard deviations."""
+    side, mask = patch.shape[1], _region(patch.shape[1], rng)
+    seeds = (rng.random((side, side)) < rng.uniform(0.01, 0.04)).astype(np.float32)
+    sigma = rng.uniform(0.8, 2.0)
+    pits = np.minimum(cv2.GaussianBlur(seeds, (0, 0), sigma) * np.float32(2 * np.pi * sigma**2), 1.0)
+    depth = np.float32(rng.choice([-1.0, 1.0]) * rng.uniform(2.0, 4.0))
+    return Defect(patch + depth * pits * _deviation(patch), mask)
+
+
+def crease(patch: Patches, rng: np.random.Generator) -> Defect:
+    """Return a ridge across the patch, bright on one side and dark on the other, as a fold or a dent's rim is."""
+    side = patch.shape[1]
+    rows, columns = np.mgrid[:side, :side].astype(np.float32) - np.float32((side - 1) / 2)
+    angle, offset = rng.uniform(0, np.pi), rng.uniform(-0.2, 0.2) * side
+    bend = rng.uniform(-0.3, 0.3) / side
+    along = columns * np.cos(angle) + rows * np.sin(angle)
+    across = (rows * np.cos(angle) - columns * np.sin(angle) - offset + bend * along**2) / rng.uniform(2.0, 5.0)
+    ridge = across * np.exp(0.5 - across**2 / 2) * rng.uniform(1.0, 2.5)
+    length = rng.uniform(0.15, 0.4) * side
+    mask = ((np.abs(across) < 2) & (np.abs(along) < length)).astype(np.float32)
+    return Defect(patch + ridge.astype(np.float32) * _deviation(patch), mask)
+
+
+#: What a defect is, by kind.
+KINDS: Final[dict[str, Callable[[Patches, np.random.Generator], Defect]]] = {
+    "dislocated": dislocated,
     "worn": worn,
     "swirl": swirl,
-    "thread": stain,
+    "pitted": pitted,
+    "crease": crease,
 }
 
 
@@ -82,26 +109,13 @@ def trial_defects(kind: str, patches: Patches, rng: np.random.Generator) -> Corr
     damaged = patches.copy()
     changed = np.zeros_like(patches[:, :1])
     for patch, where in zip(damaged, changed, strict=True):
-        mask = thread_mask(patch.shape[1], rng) if kind == "thread" else _region(patch.shape[1], rng)
-        patch += mask * (KINDS[kind](patch, rng) - patch)
+        content, mask = KINDS[kind](patch, rng)
+        patch += mask * (content - patch)
         where[0] = mask
     return Corrupted(damaged, changed)
 
 
-def thread_mask(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a wavy thin curve across a patch, (side, side), values 0 to 1."""
-    points = np.cumsum(rng.normal(0, side / 12, (6, 2)) + rng.normal(0, side / 10, 2), axis=0)
-    points += rng.uniform(0.3, 0.7, 2) * side - points.mean(axis=0)
-    steps = np.linspace(0, len(points) - 1, 64)
-    smooth = np.stack([np.interp(steps, range(len(points)), points[:, axis]) for axis in (0, 1)], axis=1)
-    canvas = np.zeros((side, side), np.uint8)
-    cv2.polylines(
-        canvas, [np.round(smooth * 8).astype(np.int32)], False, 255, int(rng.integers(1, 4)), cv2.LINE_AA, 3
-    )
-    return canvas.astype(np.float32) / np.float32(255)
-
-
-def _region(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _region(side: int, rng: np.random.Generator) -> Mask:
     """Return a region's soft mask in a patch, (side, side), values 0 to 1."""
     size = int(np.exp(rng.uniform(*np.log(_SIZE))) * side) | 1
     y, x = rng.integers(0, side - size + 1, 2)

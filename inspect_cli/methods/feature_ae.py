@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, cast
 
 import torch
@@ -9,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inspect_cli.methods.base import Batch, Detector, MethodSettings
+from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
 from inspect_cli.methods.efficientnet import (
     BLOCK_COUNT,
     DEVIATION,
@@ -25,7 +26,8 @@ _LEAST_DEVIATION: Final = 1e-3
 #: Standard deviations a feature may lie from its mean: one wild feature must not drown all others.
 _MOST: Final = 8.0
 _FIT_PATCHES: Final = 600
-_FIT_BATCH: Final = 8
+#: Tiles whose features are computed at once.
+FIT_BATCH: Final = 8
 #: Features that the memory is chosen from; more take time and change little.
 _MOST_VECTORS: Final = 30_000
 #: The usual distance of material that is all alike: a feature hardly farther must not stand out.
@@ -160,10 +162,8 @@ class _Depth(nn.Module):
         Never below 1: a place where good patches score low is not made more sensitive.
         """
         self.place.fill_(1)
-        scores = torch.cat([self.score(v, rarity_weight, distance_weight) for v in torch.split(values, _FIT_BATCH)])
-        high = scores.quantile(_HIGH, dim=0, keepdim=True)
-        around = functional.avg_pool2d(functional.pad(high, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        self.place.copy_((around / around.median().clamp(min=_LEAST_DEVIATION)).clamp(min=1))
+        scores = torch.cat([self.score(v, rarity_weight, distance_weight) for v in torch.split(values, FIT_BATCH)])
+        self.place.copy_(usual_places(scores))
 
     def score(self, values: Tensor, rarity_weight: float, distance_weight: float) -> Tensor:
         """Return error, rarity and distance, each in units of the usual one, as a weighted mean, (n, 1, h, w).
@@ -211,7 +211,8 @@ class FeatureAutoencoder(Detector):
         """Return the side of tiles that suits images whose shorter side is ``shortest_px``."""
         return suited_tile_px(shortest_px)
 
-    def _known(self) -> list[_Depth]:
+    def known(self) -> list[_Depth]:
+        """Return what is known of each depth."""
         return [cast(_Depth, depth) for depth in self.depths]
 
     @torch.no_grad()
@@ -224,7 +225,7 @@ class FeatureAutoencoder(Detector):
             If the package with the weights is not installed.
         """
         self.features.load_pretrained()
-        for depth, values in zip(self._known(), self._raw(tiles), strict=True):
+        for depth, values in zip(self.known(), self._raw(tiles), strict=True):
             depth.learn_scale(values)
 
     def _raw(self, tiles: Tensor) -> list[Tensor]:
@@ -238,42 +239,67 @@ class FeatureAutoencoder(Detector):
         return [values.reshape(count, -1, *values.shape[2:]).float() for values in found]
 
     @torch.no_grad()
-    def _standardised(self, tiles: Tensor) -> list[Tensor]:
-        return [depth.standardised(v) for depth, v in zip(self._known(), self._raw(tiles), strict=True)]
+    def standardised(self, tiles: Tensor) -> list[Tensor]:
+        """Return the features of tiles at each depth, (n, channels, h, w), in standard deviations from their mean."""
+        return [depth.standardised(v) for depth, v in zip(self.known(), self._raw(tiles), strict=True)]
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error of the copies, averaged over depths, inside the ROI."""
+        return self.copy_loss(self.standardised(batch.inputs), batch.roi)
+
+    def copy_loss(self, features: Sequence[Tensor], where: Tensor | None) -> Tensor:
+        """Return the mean squared error of the copies of ``features``, averaged over depths.
+
+        ``where`` (n, 1, side, side) is 1 on the pixels that count; None for all.
+        """
         losses = []
-        for depth, values in zip(self._known(), self._standardised(batch.inputs), strict=True):
+        for depth, values in zip(self.known(), features, strict=True):
             noised = values + self._noise * torch.randn_like(values) if self.training else values
             error = (depth(noised).float() - values).square().mean(dim=1, keepdim=True)
-            if batch.roi is None:
-                losses.append(error.mean())
-            else:
-                weight = functional.adaptive_avg_pool2d(batch.roi, error.shape[2:])
-                losses.append((error * weight).sum() / weight.sum().clamp(min=1))
+            losses.append(masked_mean(error, reduced(where, error.shape[2:])))
         return torch.stack(losses).mean()
 
     @torch.no_grad()
     def fit(self, tiles: Tensor) -> None:
         """Learn how features vary on good ``tiles``, keep some, and the usual size of each part of the score."""
-        parts = [self._standardised(some) for some in torch.split(tiles, _FIT_BATCH)]
-        for depth, values in zip(self._known(), zip(*parts, strict=True), strict=True):
-            known = torch.cat(values)
+        self.learn(self.features_of_many(tiles))
+
+    def features_of_many(self, tiles: Tensor) -> list[Tensor]:
+        """Return the standardised features of many tiles, some tiles at a time."""
+        parts = [self.standardised(some) for some in torch.split(tiles, FIT_BATCH)]
+        return [torch.cat(values) for values in zip(*parts, strict=True)]
+
+    def learn(self, features: Sequence[Tensor]) -> None:
+        """Learn from standardised features of good tiles what :meth:`fit` does."""
+        for depth, known in zip(self.known(), features, strict=True):
             depth.learn_usual(known)
             depth.learn_memory(known)
             depth.learn_place(known, *self._weights)
 
     def score(self, tiles: Tensor) -> Tensor:
-        """Return error and rarity of the features, 1 where they are as usual, (n, height, width)."""
+        """Return how unusual the features are, 1 where they are as usual, (n, height, width)."""
+        return self.unusual(self.standardised(tiles), tiles.shape[2:])[:, 0]
+
+    def unusual(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Return the mean over depths of error, rarity and distance of standardised features, (n, 1, *size)."""
         maps = [
-            functional.interpolate(
-                depth.score(values, *self._weights), tiles.shape[2:], mode="bilinear", align_corners=False
-            )
-            for depth, values in zip(self._known(), self._standardised(tiles), strict=True)
+            functional.interpolate(depth.score(values, *self._weights), size, mode="bilinear", align_corners=False)
+            for depth, values in zip(self.known(), features, strict=True)
         ]
-        return torch.stack(maps).mean(dim=0)[:, 0]
+        return torch.stack(maps).mean(dim=0)
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return Adam on the autoencoders alone; the pretrained network stays as it is."""
         return [torch.optim.Adam(self.depths.parameters(), lr=learning_rate)]
+
+
+def usual_places(scores: Tensor) -> Tensor:
+    """Return how high scores of good tiles (n, 1, h, w) go at each place over how high they go in all, at least 1."""
+    high = scores.quantile(_HIGH, dim=0, keepdim=True)
+    around = functional.avg_pool2d(functional.pad(high, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return (around / around.median().clamp(min=_LEAST_DEVIATION)).clamp(min=1)
+
+
+def reduced(mask: Tensor | None, size: Sequence[int]) -> Tensor | None:
+    """Return a mask (n, 1, side, side) at the size of features: the share of pixels; None stays None."""
+    return None if mask is None else functional.adaptive_avg_pool2d(mask, (size[0], size[1]))

@@ -61,6 +61,13 @@ _METHODS: Final[dict[str, Entry]] = {
         "autoencoder over features of a pretrained network: residual of what the pixels mean",
         "real photographs of any material, few good images, short training",
     ),
+    "feature-direct": Entry(
+        "inspect_cli.methods.feature_direct",
+        "FeatureDirect",
+        "after DIR and IND",
+        "`feature-ae`, joined by a network that marks scattered artificial defects by the features they change",
+        "real photographs of any material: sharper than `feature-ae`, the first choice",
+    ),
     "kd-cae": Entry(
         "inspect_cli.methods.kd_cae",
         "KernelDensityAutoencoder",

@@ -30,7 +30,7 @@ from inspect_cli.training.trial import measure_trial, trial_of
 #: What is tried, the most dependable on real defects first. Settings go behind the recipe's; a narrow `direct` makes
 #: enough steps in a trial, on a CPU too.
 CANDIDATES: Final[dict[str, dict[str, object]]] = {
-    "feature-ae": {},
+    "feature-direct": {},
     "cae": {},
     "direct": {"width": 32},
 }

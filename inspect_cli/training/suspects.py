@@ -1,20 +1,24 @@
 """Parts of a training set that do not look like the others, as defective ones do.
 
-The parts are split into two halves. Features of a pretrained network on patches of one half say what is usual, and
-the parts of the other half are scored against that, so that a defective part cannot vouch for itself. A part whose
-worst place lies far from the worst places of the others is named.
+A detector is trained for a short while to mark artificial defects, on all parts: a few defective ones hardly change
+what it marks. Then the parts are split into two halves. What is usual is learnt from one half, and the parts of the
+other half are scored against that, so that a defective part cannot vouch for itself. A part whose worst place lies
+far from the worst places of the others is named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
+from torch import Tensor
 
 from inspect_cli.engines import TorchEngine
 from inspect_cli.errors import ModelError
@@ -27,22 +31,27 @@ from inspect_cli.store.manifest import Suspect
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.tiling import Tiling, count_of_area
 from inspect_cli.training.batches import MapTraining, fit_tiles
-from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job
+from inspect_cli.training.loop import train_map
+from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
 from inspect_cli.training.prepare import Mask, Split, Survey
 from inspect_cli.training.provisional import WindowReader
 from inspect_cli.training.sources import Sources
 
 PICTURE: Final = "suspects.png"
-#: What looks at the parts; it is fitted, not trained.
-METHOD: Final = "feature-ae"
+#: What looks at the parts.
+METHOD: Final = "feature-direct"
+#: Steps that it is trained for: about a tenth of the budget on two cores, within these bounds.
+_STEPS: Final = (1, 400)
+_STEPS_A_SECOND: Final = 0.8
+_SHARE_OF_STEPS: Final = 0.1
 #: Parts below this number say too little of what is usual.
 LEAST_PARTS: Final = 8
 #: A part is named when its worst place lies so many robust standard deviations (of the logarithm) above the median;
 #: of few parts the deviation is known badly, so it must be more by ``_FAR_OF_FEW`` over their number ...
-FAR: Final = 3.0
+FAR: Final = 2.5
 _FAR_OF_FEW: Final = 16
 #: ... and it is worse than the median of the parts' worst by this factor.
-WORSE: Final = 1.5
+WORSE: Final = 2.0
 #: Least robust standard deviation: parts that are all alike must not make a harmless one stand out.
 _LEAST_SPREAD: Final = 0.06
 #: Patches of 128 px that are looked at: ten for each second of the budget, within these bounds.
@@ -73,16 +82,25 @@ class Unusual(NamedTuple):
 
 
 def without_suspects(
-    order: TrainingOrder, sources: Sources, teller: Teller, leave_out: bool
+    order: TrainingOrder,
+    sources: Sources,
+    teller: Teller,
+    leave_out: bool,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Sources, list[Suspect]]:
     """Name the parts that stand out and leave them out of the sources if asked to; draw the most unusual places.
 
     Too few parts, and an installation without the pretrained network, are told and nothing is looked at.
+
+    Raises
+    ------
+    Interrupted
+        If ``stop``, asked between steps, said so.
     """
     if len(sources.survey.parts) < LEAST_PARTS:
         return sources, []
     try:
-        found = {name: _worst_places(order, name, sources) for name in order.maps}
+        found = {name: _worst_places(order, name, sources, teller, stop) for name in order.maps}
     except ModelError as error:
         teller.say(f"the parts were not looked at for unusual ones: {error}")
         return sources, []
@@ -125,26 +143,40 @@ def ranked(places: Sequence[_Place]) -> list[Unusual]:
     ]
 
 
-def _worst_places(order: TrainingOrder, name: str, sources: Sources) -> list[_Place]:
+def _worst_places(
+    order: TrainingOrder, name: str, sources: Sources, teller: Teller, stop: Callable[[], bool]
+) -> list[_Place]:
     """Return the worst place of each part on one map, scored against the other half of the parts."""
+    steps = steps_of_budget(order.budget, len(order.maps))
+    look = replace(order, method=METHOD, defaults={}, budget=f"{steps}steps")
+    marks = _trained(look, name, sources, teller, stop)
     parts = sources.survey.parts
     mixed = [parts[i] for i in np.random.default_rng([order.seed, 13]).permutation(len(parts))]
     halves = mixed[::2], mixed[1::2]
     found = []
     for known, others in (halves, halves[::-1]):
-        look = replace(order, method=METHOD, defaults={})
         job = open_job(look, name, replace(sources, split=Split(known, known), extra=Survey()), [])
         with closing(job):
             engine = TorchEngine(job.detector, job.device)
+            job.detector.load_state_dict(marks)
             torch.manual_seed(job.seed)
-            tiles = fit_tiles(job)
-            job.detector.begin(tiles)
-            job.detector.fit(tiles)
+            job.detector.fit(fit_tiles(job))
             places = (
                 _worst_of(job, engine, part, sources.survey.rois[part.id], name, order, len(parts)) for part in others
             )
             found += [place for place in places if place is not None]
     return found
+
+
+def _trained(
+    look: TrainingOrder, name: str, sources: Sources, teller: Teller, stop: Callable[[], bool]
+) -> dict[str, Tensor]:
+    """Return the weights of a detector that was trained for a short while on all parts."""
+    with tempfile.TemporaryDirectory(prefix="inspect-look-") as scratch:
+        job = replace(open_job(look, name, sources, []), checkpoint=Path(scratch) / name)
+        with closing(job), teller.progress(f"looking for parts that stand out, {name}") as update:
+            train_map(job, Shown(update), stop=stop)
+            return job.detector.state_dict()
 
 
 def _worst_of(
@@ -176,6 +208,13 @@ def _worst_of(
                 at = int(top[1]), int(top[0])
                 worst = _Place(part.id, name, float(scores[top]), x + at[0], y + at[1], window.read(), at)
     return worst
+
+
+def steps_of_budget(budget: str, maps: int) -> int:
+    """Return how many steps the detector that looks at one of ``maps`` maps is trained for."""
+    steps, seconds = parse_budget(budget)
+    wanted = _STEPS_A_SECOND * seconds / maps if seconds is not None else _SHARE_OF_STEPS * (steps or 0)
+    return int(np.clip(wanted, *_STEPS))
 
 
 def patches_of_budget(budget: str) -> int:

@@ -80,7 +80,7 @@ def train_material(
     trials: list[Trial] = []
     if order.method != AUTO:
         _check(order)
-    sources, suspects = without_suspects(order, open_order(order, teller), teller, robust)
+    sources, suspects = without_suspects(order, open_order(order, teller), teller, robust, stop)
     if order.method == AUTO:
         order, trials = choose_method(order, sources, teller, stop)
         _check(order)

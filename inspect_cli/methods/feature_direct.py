@@ -1,0 +1,131 @@
+"""What DIR does to pixels, done to features: a small network names damaged places by the features they have.
+
+It sees many kinds of damage, but only kinds that were made up; how unusual features are knows no kinds, but blurs.
+A place scores high where both say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from inspect_cli.corruptions import Corruption
+from inspect_cli.corruptions.scattered import ScatteredDefects
+from inspect_cli.methods.base import Batch, masked_mean
+from inspect_cli.methods.feature_ae import (
+    FIT_BATCH,
+    FeatureAeSettings,
+    FeatureAutoencoder,
+    reduced,
+    usual_places,
+)
+from inspect_cli.methods.networks import LEAKY_SLOPE
+
+#: Noise on the features that the marks are learnt from, in standard deviations.
+_NOISE: Final = 0.15
+#: Weight of the marks' cross-entropy beside the error of the copies.
+_MARKS_WEIGHT: Final = 4.0
+#: Probability that is added to a mark: damage of a kind that nobody made up is unusual all the same.
+_FLOOR: Final = 0.1
+#: Features whose surroundings are damaged, up to so many features away, are not copied in training.
+_APART: Final = 2
+
+
+class FeatureDirectSettings(FeatureAeSettings):
+    """Settings of direct marks on features."""
+
+    width: int = Field(64, ge=1, description="Channels inside the network that marks damaged places.")
+
+
+class _Marks(nn.Module):
+    """Features of all depths at twice the finest size, and a network of one 3x3 convolution that marks damage.
+
+    It is kept small and sees little around a feature: larger ones learn what made-up damage looks like.
+    """
+
+    place: Tensor
+
+    def __init__(self, channels: int, width: int, side: int) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(channels, width, 1)
+        self.around = nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate")
+        self.mark = nn.Conv2d(width, 1, 1)
+        self.register_buffer("place", torch.ones(1, 1, side, side))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Return the logit of damage, (n, 1, h, w)."""
+        size = [2 * max(values.shape[axis] for values in features) for axis in (2, 3)]
+        values = torch.cat(
+            [functional.interpolate(v, size, mode="bilinear", align_corners=False) for v in features], dim=1
+        )
+        if self.training:
+            values = values + _NOISE * torch.randn_like(values)
+        inner = functional.leaky_relu(self.narrow(values), LEAKY_SLOPE)
+        return cast(Tensor, self.mark(functional.leaky_relu(self.around(inner), LEAKY_SLOPE)))
+
+    def evidence(self, features: list[Tensor]) -> Tensor:
+        """Return 1 where nothing speaks for damage, up to 1 + 1 / ``_FLOOR``, (n, 1, h, w)."""
+        evidence = 1 + torch.sigmoid(self(features).float()) / _FLOOR
+        return evidence / self.place if evidence.shape[2:] == self.place.shape[2:] else evidence
+
+
+class FeatureDirect(FeatureAutoencoder):
+    """`feature-ae`, and a network that is trained to mark scattered defects by the features they change.
+
+    A pixel's score is how unusual its features are, times what the marks say: 1 for no damage, 11 for certain damage.
+    """
+
+    name = "feature-direct"
+    Settings = FeatureDirectSettings
+
+    def __init__(self, channels: int, tile_px: int, settings: FeatureDirectSettings) -> None:
+        super().__init__(channels, tile_px, settings)
+        count = sum(depth.mean.numel() for depth in self.known())
+        self.marks = _Marks(count, settings.width, 2 * max(self.features.sides(tile_px)))
+
+    def corruption(self) -> Corruption:
+        """Return scattered defects."""
+        return ScatteredDefects()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the marks' cross-entropy inside the ROI, and the error of the copies where nothing is damaged."""
+        features = self.standardised(batch.inputs)
+        logits = self.marks(features).float()
+        changed = torch.zeros_like(batch.inputs[:, :1]) if batch.changed is None else batch.changed
+        target = functional.adaptive_avg_pool2d(changed, logits.shape[2:])
+        wrong = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        marks = masked_mean(wrong, reduced(batch.roi, logits.shape[2:]))
+        good = _good_places(changed, batch.roi, features[0].shape[2:])
+        return _MARKS_WEIGHT * marks + self.copy_loss(features, good)
+
+    @torch.no_grad()
+    def fit(self, tiles: Tensor) -> None:
+        """Learn from good ``tiles`` what is usual, and where in a tile they are marked."""
+        features = self.features_of_many(tiles)
+        self.learn(features)
+        self.marks.place.fill_(1)
+        parts = zip(*(torch.split(values, FIT_BATCH) for values in features), strict=True)
+        self.marks.place.copy_(usual_places(torch.cat([self.marks.evidence(list(part)) for part in parts])))
+
+    def score(self, tiles: Tensor) -> Tensor:
+        """Return how unusual and how damaged the features look, 1 where they are as usual, (n, height, width)."""
+        features, size = self.standardised(tiles), tiles.shape[2:]
+        evidence = functional.interpolate(self.marks.evidence(features), size, mode="bilinear", align_corners=False)
+        return (self.unusual(features, size) * evidence)[:, 0]
+
+    def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
+        """Return Adam on the autoencoders and the marks; the pretrained network stays as it is."""
+        return [torch.optim.Adam([*self.depths.parameters(), *self.marks.parameters()], lr=learning_rate)]
+
+
+def _good_places(changed: Tensor, roi: Tensor | None, size: Sequence[int]) -> Tensor:
+    """Return how much of each feature's surroundings is good material in the ROI, (n, 1, *size)."""
+    damaged = functional.adaptive_max_pool2d(changed, (size[0], size[1]))
+    good = 1 - functional.max_pool2d(damaged, 2 * _APART + 1, stride=1, padding=_APART)
+    inside = reduced(roi, size)
+    return good if inside is None else good * inside
