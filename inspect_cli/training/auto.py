@@ -140,12 +140,12 @@ def best(trials: Iterable[Trial]) -> Trial:
 
 def trial_lines(trials: Sequence[Trial]) -> list[str]:
     """Return the trials as a table for people."""
-    head = f"{'method':<12} {'AUROC':>6}  " + " ".join(f"{kind:>9}" for kind in KINDS) + "   steps"
+    head = f"{'method':<14} {'AUROC':>6}  " + " ".join(f"{kind:>10}" for kind in KINDS) + "   steps"
     lines = [head]
     for trial in trials:
         if trial.pixel_auroc is None:
-            lines.append(f"{trial.method:<12} {'-':>6}  {trial.note}")
+            lines.append(f"{trial.method:<14} {'-':>6}  {trial.note}")
             continue
-        kinds = " ".join(f"{trial.by_kind[kind]:9.3f}" for kind in KINDS)
-        lines.append(f"{trial.method:<12} {trial.pixel_auroc:6.3f}  {kinds} {trial.steps:7d}")
+        kinds = " ".join(f"{trial.by_kind[kind]:10.3f}" for kind in KINDS)
+        lines.append(f"{trial.method:<14} {trial.pixel_auroc:6.3f}  {kinds} {trial.steps:7d}")
     return lines
