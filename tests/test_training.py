@@ -16,7 +16,7 @@ from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec, TrainingSpec
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training.batches import MapTraining
-from inspect_cli.training.budget import Budget, step_size
+from inspect_cli.training.budget import Budget, left_of, step_size
 from inspect_cli.training.health import training_warnings
 from inspect_cli.training.loop import Interrupted, train_map
 from inspect_cli.training.prepare import learn_acquisition, learn_preprocess, measure_image, split_parts, survey_parts
@@ -132,6 +132,13 @@ def test_budget():
     for text in ("8", "-3m", "0s", "10.5steps", "soon"):
         with pytest.raises(UsageError, match="--budget"):
             Budget.parse(text, 1)
+
+
+def test_what_was_done_before_the_training_is_taken_from_a_budget_in_time():
+    assert left_of("2m", 12.34) == "107.7s"
+    assert left_of("2m", 1000) == "48.0s"
+    assert left_of("0.1s", 1) == "0.1s"
+    assert left_of("500steps", 1000) == "500steps"
 
 
 def test_step_size_rises_then_falls_to_zero():

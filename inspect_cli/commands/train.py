@@ -40,7 +40,8 @@ def train(
         str | None,
         typer.Option(
             "--budget",
-            help="Time for all maps together (90s, 8m, 1h) or steps for each (5000steps).",
+            help="Time for all maps together (90s, 8m, 1h), trials and the search for odd parts included, or "
+            "steps for each (5000steps).",
             show_default="the recipe's",
         ),
     ] = None,
@@ -61,7 +62,7 @@ def train(
     ] = None,
     preview_corruptions: Annotated[
         bool,
-        typer.Option("--preview-corruptions", help="Only write a picture of what the network learns to remove."),
+        typer.Option("--preview-corruptions", help="Only write a picture of what training patches are damaged with."),
     ] = False,
     preview_roi: Annotated[
         bool, typer.Option("--preview-roi", help="Only write a picture of the region of interest of some parts.")

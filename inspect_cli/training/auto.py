@@ -22,6 +22,7 @@ from inspect_cli.methods.registry import AUTO, check_whole_images
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.manifest import Trial
+from inspect_cli.training.budget import left_of
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
 from inspect_cli.training.sources import Sources
@@ -38,8 +39,6 @@ CANDIDATES: Final[dict[str, dict[str, object]]] = {
 TRIAL_SHARE: Final = 0.3
 #: Areas that differ by less than this are as good as equal.
 CLOSE: Final = 0.02
-#: Share of a budget in time that is left for the training in any case.
-_LEAST_LEFT: Final = 0.4
 
 #: What a trial keeps beside the recipe until the training that follows it is done.
 CHOICE: Final = ".auto.json"
@@ -75,7 +74,7 @@ def choose_method(
     for line in trial_lines(trials):
         teller.say(line)
     chosen = _with_method(order, best(trials).method)
-    return replace(chosen, budget=_left_of(order.budget, time.monotonic() - started)), trials
+    return replace(chosen, budget=_left(order.budget, time.monotonic() - started)), trials
 
 
 def _with_method(order: TrainingOrder, method: str) -> TrainingOrder:
@@ -107,13 +106,10 @@ def _part_of(budget: str, share: float) -> str:
     return f"{max(1, round(share * steps))}steps" if steps is not None else f"{share * (seconds or 0.0):.3f}s"
 
 
-def _left_of(budget: str, spent_s: float) -> str:
+def _left(budget: str, spent_s: float) -> str:
     """Return what trials leave of a budget: of steps a share, of seconds those that were not spent."""
-    steps, seconds = parse_budget(budget)
-    if steps is not None:
-        return _part_of(budget, 1 - TRIAL_SHARE)
-    whole = seconds or 0.0
-    return f"{max(whole - spent_s, _LEAST_LEFT * whole):.3f}s"
+    steps, _ = parse_budget(budget)
+    return left_of(budget, spent_s) if steps is None else _part_of(budget, 1 - TRIAL_SHARE)
 
 
 def _read_choice(path: Path) -> list[Trial]:

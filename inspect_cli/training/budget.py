@@ -12,6 +12,8 @@ from inspect_cli.recipe.schema import parse_budget
 
 #: Share of the budget in which the step size rises from zero to its peak.
 WARM_UP: Final = 0.05
+#: Share of a budget in time that is left for the training in any case.
+_LEAST_LEFT: Final = 0.4
 
 
 @dataclass
@@ -52,6 +54,12 @@ class Budget:
         if self.steps is not None:
             return min(1.0, step / self.steps)
         return min(1.0, self.elapsed_s() / (self.seconds or 1.0))
+
+
+def left_of(budget: str, spent_s: float) -> str:
+    """Return what is left of a budget in time after ``spent_s``, two fifths of it at least; steps are not spent."""
+    _, seconds = parse_budget(budget)
+    return budget if seconds is None else f"{max(round(max(seconds - spent_s, _LEAST_LEFT * seconds), 1), 0.1)}s"
 
 
 def step_size(peak: float, progress: float) -> float:

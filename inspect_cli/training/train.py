@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFi
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.training.auto import CHOICE, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
+from inspect_cli.training.budget import left_of
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import (
@@ -66,7 +68,7 @@ def train_material(
     """Train every map, write the bundle and its provisional limits; return it.
 
     ``stop`` is asked between steps. Maps of the same model that are not trained now stay as they are. Parts that do
-    not look like the others are named; ``robust`` leaves them out.
+    not look like the others are named; ``robust`` leaves them out. A budget in time includes the looking.
 
     Raises
     ------
@@ -80,7 +82,9 @@ def train_material(
     trials: list[Trial] = []
     if order.method != AUTO:
         _check(order)
-    sources, suspects = without_suspects(order, open_order(order, teller), teller, robust, stop)
+    opened, started = open_order(order, teller), time.monotonic()
+    sources, suspects = without_suspects(order, opened, teller, robust, stop)
+    order = replace(order, budget=left_of(order.budget, time.monotonic() - started))
     if order.method == AUTO:
         order, trials = choose_method(order, sources, teller, stop)
         _check(order)
