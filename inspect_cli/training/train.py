@@ -23,7 +23,7 @@ from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFi
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.training.auto import CHOICE, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
-from inspect_cli.training.budget import left_of
+from inspect_cli.training.budget import Budget, left_of
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import (
@@ -72,6 +72,8 @@ def train_material(
 
     Raises
     ------
+    UsageError
+        If the budget is none, or there is nothing to resume.
     NoInputError
         If no part is usable.
     ModelError
@@ -80,6 +82,7 @@ def train_material(
         If ``stop`` said so; the checkpoint is saved.
     """
     trials: list[Trial] = []
+    Budget.parse(order.budget, len(order.maps))
     if order.method != AUTO:
         _check(order)
     opened, started = open_order(order, teller), time.monotonic()
