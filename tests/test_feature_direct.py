@@ -25,7 +25,7 @@ def damaged(count: int, seed: int) -> Batch:
 @pytest.fixture(scope="module")
 def detector():
     torch.manual_seed(0)
-    found = build_detector("feature-direct", 1, SIDE, {"code": 4, "width": 16})
+    found = build_detector("feature-direct", 1, SIDE, {"code": 4, "marks_width": 16})
     found.begin(texture(16))
     optimizer = found.optimizers(2e-3)[0]
     found.train()

@@ -31,7 +31,7 @@ _CHANGED: Final = 0.15
 _VISIBLE: Final = 0.3
 #: Holes in what counts as changed, narrower than this, belong to it.
 _HOLE_PX: Final = 5
-_LEAST_DEVIATION: Final = 0.01
+_LEAST_DEVIATION: Final = 0.001
 
 Mask = NDArray[np.float32]
 Shape = Callable[[int, np.random.Generator], Mask]
@@ -76,7 +76,7 @@ def _replace(patch: Patches, changed: Mask, box: Box, mask: Mask, content: Patch
     """Blend ``content`` into a patch's ``box`` through ``mask``, and mark where that shows; both in place."""
     where = slice(box.y, box.y + box.side), slice(box.x, box.x + box.side)
     before = patch[:, *where].copy()
-    low, high = min(0.0, float(before.min())), max(1.0, float(before.max()))
+    low, high = min(0.0, float(patch.min())), max(1.0, float(patch.max()))
     patch[:, *where] = np.clip(before + mask * (content - before), low, high)
     moved = (np.abs(patch[:, *where] - before) / deviation).max(axis=0)
     seen = ((moved > _VISIBLE) & (mask > _CHANGED)).astype(np.uint8)

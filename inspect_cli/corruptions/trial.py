@@ -1,8 +1,8 @@
-"""Defects to try detectors on: of kinds that no method is trained with, so that the trial proves something.
+"""Defects to try detectors on: other kinds than methods are trained with, so that the trial proves something.
 
 The Noising Filter Bank has hard rectangles, straight lines and arcs of one colour, noise, blur and morphology; the
 deformed patches of SSAE have elastic displacement; what is scattered for ``feature-direct`` has shifted brightness,
-foreign and turned structure, grain and threads. Here structure is moved a little, wound up, worn, pitted or creased.
+foreign and turned structure, blur, grain and threads. Worn places are akin to its blur. Here structure is moved a little, wound up, worn, pitted or creased.
 The strength is measured in standard deviations of the patch itself: a defect is as visible on faint material as on
 strong.
 """

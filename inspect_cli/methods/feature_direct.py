@@ -39,7 +39,7 @@ _APART: Final = 2
 class FeatureDirectSettings(FeatureAeSettings):
     """Settings of direct marks on features."""
 
-    width: int = Field(64, ge=1, description="Channels inside the network that marks damaged places.")
+    marks_width: int = Field(64, ge=1, description="Channels inside the network that marks damaged places.")
 
 
 class _Marks(nn.Module):
@@ -86,7 +86,7 @@ class FeatureDirect(FeatureAutoencoder):
     def __init__(self, channels: int, tile_px: int, settings: FeatureDirectSettings) -> None:
         super().__init__(channels, tile_px, settings)
         count = sum(depth.mean.numel() for depth in self.known())
-        self.marks = _Marks(count, settings.width, 2 * max(self.features.sides(tile_px)))
+        self.marks = _Marks(count, settings.marks_width, 2 * max(self.features.sides(tile_px)))
 
     def corruption(self) -> Corruption:
         """Return scattered defects."""

@@ -58,7 +58,7 @@ def preview_corruption(job: MapTraining, path: Path) -> None:
     if job.detector.corruption() is None:
         raise UsageError(f"--preview-corruptions: method {job.detector.name} is trained on patches as they are")
     found: list[list[torch.Tensor]] = [[], [], []]
-    for step in range(-(-SHOWN // job.spec.batch)):
+    for step in range(-(-SHOWN // job.batch)):
         batch = training_batch(job, step, job.detector.tile_px)
         assert batch.corrupted is not None
         assert batch.changed is not None

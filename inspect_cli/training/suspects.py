@@ -21,7 +21,7 @@ from scipy.stats import median_abs_deviation
 from torch import Tensor
 
 from inspect_cli.engines import TorchEngine
-from inspect_cli.errors import ModelError
+from inspect_cli.errors import ModelError, NoInputError
 from inspect_cli.images import Part, open_map
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.report.plots import save_patches
@@ -101,7 +101,7 @@ def without_suspects(
         return sources, []
     try:
         found = {name: _worst_places(order, name, sources, teller, stop) for name in order.maps}
-    except ModelError as error:
+    except (ModelError, NoInputError) as error:
         teller.say(f"the parts were not looked at for unusual ones: {error}")
         return sources, []
     unusual = sorted((u for name in order.maps for u in ranked(found[name])), key=lambda u: -u.times)
@@ -175,6 +175,7 @@ def _trained(
     with tempfile.TemporaryDirectory(prefix="inspect-look-") as scratch:
         job = replace(open_job(look, name, sources, []), checkpoint=Path(scratch) / name)
         with closing(job), teller.progress(f"looking for parts that stand out, {name}") as update:
+            job.detector.fit_patches = 0  # what it would learn then is learnt from each half
             train_map(job, Shown(update), stop=stop)
             return job.detector.state_dict()
 
