@@ -2,7 +2,8 @@
 
 The Noising Filter Bank has hard rectangles, straight lines and arcs of one colour, noise, blur and morphology; the
 deformed patches of SSAE have elastic displacement; what is scattered for ``feature-direct`` has shifted brightness,
-foreign and turned structure, blur, grain and threads. Worn places are akin to its blur. Here structure is moved a little, wound up, worn, pitted or creased.
+foreign and turned structure, blur, grain and threads. Here structure is moved a little, wound up, worn (akin to that
+blur, at a larger scale), pitted or creased.
 The strength is measured in standard deviations of the patch itself: a defect is as visible on faint material as on
 strong.
 """
