@@ -82,6 +82,14 @@ def test_copies_are_learnt_from_good_surroundings_only():
 
 
 @torch.no_grad()
+def test_where_all_is_damaged_only_marks_are_learnt(detector):
+    batch = damaged(4, 5)._replace(changed=torch.ones(4, 1, SIDE, SIDE))
+    logits = detector.marks(detector.standardised(batch.inputs))
+    marks = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+    assert float(detector.loss(batch)) == pytest.approx(4 * float(marks))
+
+
+@torch.no_grad()
 def test_nothing_is_learnt_outside_the_roi(detector):
     batch = damaged(4, 5)
     nothing = batch._replace(roi=torch.zeros(4, 1, SIDE, SIDE))

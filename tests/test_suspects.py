@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from inspect_cli.cli import run
+from inspect_cli.errors import EXIT_SIGINT
 from inspect_cli.training.suspects import LEAST_PARTS, _Place, patches_of_budget, ranked, steps_of_budget
 from tests.helpers import material_of
 
@@ -88,3 +89,14 @@ def test_clean_parts_are_not_named(dirty, capsys):
     assert train(dirty) == 0
     assert "does not look like" not in capsys.readouterr().err
     assert (dirty / "models" / "stuff" / "suspects.png").exists()
+
+
+def test_interrupted_while_looking_there_is_nothing_to_resume(dirty, capsys, monkeypatch):
+    monkeypatch.setattr("inspect_cli.stopping.Stopper.wanted", lambda _: True)
+    assert train(dirty) == EXIT_SIGINT
+    assert "nothing to resume" in capsys.readouterr().err
+    assert not (dirty / "models" / "stuff" / "suspects.png").exists()
+    for number in range(1, LEAST_PARTS):  # too few to look at: the training itself is interrupted
+        (dirty / "good" / f"p{number}.png").unlink()
+    assert train(dirty) == EXIT_SIGINT
+    assert "the state is saved" in capsys.readouterr().err

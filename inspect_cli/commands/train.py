@@ -133,8 +133,11 @@ def train(
     with graceful_stop() as stopper:
         try:
             bundle = train_material(order, console, stopper.wanted, robust)
-        except Interrupted:
-            console.say("interrupted; the state is saved: go on with the same command and --resume")
+        except Interrupted as interrupted:
+            if interrupted.checkpoint.exists():
+                console.say("interrupted; the state is saved: go on with the same command and --resume")
+            else:  # a trial, or the search for odd parts: those keep nothing
+                console.say("interrupted before the training itself; nothing to resume, run the same command again")
             raise typer.Exit(stopper.exit_code) from None
     _tell(bundle, as_json)
 

@@ -69,7 +69,10 @@ class _Marks(nn.Module):
         return cast(Tensor, self.mark(functional.leaky_relu(self.around(inner), LEAKY_SLOPE)))
 
     def evidence(self, features: list[Tensor]) -> Tensor:
-        """Return 1 where nothing speaks for damage, up to 1 + 1 / ``_FLOOR``, (n, 1, h, w)."""
+        """Return 1 where nothing speaks for damage, up to 1 + 1 / ``_FLOOR``, (n, 1, h, w).
+
+        Where in a tile good patches are marked too, it is divided by how much they are.
+        """
         evidence = 1 + torch.sigmoid(self(features).float()) / _FLOOR
         return evidence / self.place if evidence.shape[2:] == self.place.shape[2:] else evidence
 

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -44,7 +45,11 @@ class StepReport(Protocol):
 
 
 class Interrupted(Exception):  # noqa: N818
-    """Training was asked to stop; its state is saved."""
+    """Training was asked to stop; its state is in the folder ``checkpoint``, as long as that is kept."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(checkpoint)
+        self.checkpoint = checkpoint
 
 
 def train_map(
@@ -101,7 +106,7 @@ def _run(
         if stop():
             state.spent_s = job.budget.elapsed_s()
             save_checkpoint(job.checkpoint, state, job.detector, best, optimizers)
-            raise Interrupted
+            raise Interrupted(job.checkpoint)
         progress = job.budget.progress(state.step)
         if progress >= 1.0 and state.step > 0:
             break

@@ -1,9 +1,9 @@
 """Parts of a training set that do not look like the others, as defective ones do.
 
-A detector is trained for a short while to mark artificial defects, on all parts: a few defective ones hardly change
-what it marks. Then the parts are split into two halves. What is usual is learnt from one half, and the parts of the
-other half are scored against that, so that a defective part cannot vouch for itself. A part whose worst place lies
-far from the worst places of the others is named.
+A detector is trained for a short while to mark artificial defects: a few defective parts hardly change what it marks.
+Then the parts are split into two halves. What is usual is learnt from one half, and the parts of the other half are
+scored against that, so that a defective part cannot vouch for itself. A part whose worst place lies far from the worst
+places of the others is named.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _worst_places(
 def _trained(
     look: TrainingOrder, name: str, sources: Sources, teller: Teller, stop: Callable[[], bool]
 ) -> dict[str, Tensor]:
-    """Return the weights of a detector that was trained for a short while on all parts."""
+    """Return the weights of a detector that was trained for a short while on the training parts."""
     with tempfile.TemporaryDirectory(prefix="inspect-look-") as scratch:
         job = replace(open_job(look, name, sources, []), checkpoint=Path(scratch) / name)
         with closing(job), teller.progress(f"looking for parts that stand out, {name}") as update:
