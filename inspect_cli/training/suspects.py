@@ -2,8 +2,8 @@
 
 A detector is trained for a short while to mark artificial defects: a few defective parts hardly change what it marks.
 Then the parts are split into two halves. What is usual is learnt from one half, and the parts of the other half are
-scored against that, so that a defective part cannot vouch for itself. A part whose worst place lies far from the worst
-places of the others is named.
+scored against that, so that a defective part cannot vouch for itself. A part whose worst place lies far from the
+worst places of the others is named.
 """
 
 from __future__ import annotations
