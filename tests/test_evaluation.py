@@ -410,6 +410,7 @@ class _Run:
         fused[:1] = np.nan
         tifffile.imwrite(folder / "heatmap.tif", fused, tile=(16, 16), compression="zlib")
         self.scores[part_id]["fused"] = fused
+        _write_mask(folder / "mask.png", (fused > 1).astype(np.uint8) * 255)
         peak = {name: float(np.nanmax(s)) for name, s in self.scores[part_id].items()}
         self.record(
             part_id,
@@ -551,6 +552,30 @@ def test_damaged_parts_are_named(small_run: _Run) -> None:
     (record.parent / "maps/albedo.tif").unlink()
     with pytest.raises(InputError, match=r"albedo\.tif: missing"):
         evaluate_run(small_run.run, small_run.truth)
+    (record.parent / "mask.png").unlink()
+    with pytest.raises(InputError, match=r"mask\.png: missing"):
+        evaluate_run(small_run.run, small_run.truth)
+
+
+def test_overlap_at_the_limit_is_that_of_the_masks(small_run: _Run) -> None:
+    before = evaluate_run(small_run.run, small_run.truth)
+    hits = missed = wrong = 0
+    for part in PARTS:
+        flagged = np.zeros(small_run.masks[part].shape, bool)
+        flagged[8:, 3:9] = True
+        _write_mask(small_run.run / "parts" / part / "mask.png", flagged.astype(np.uint8) * 255)
+        defective = small_run.masks[part] & np.isfinite(small_run.scores[part]["fused"])
+        hits += int((flagged & defective).sum())
+        missed += int((~flagged & defective).sum())
+        wrong += int((flagged & ~small_run.masks[part]).sum())
+    after = evaluate_run(small_run.run, small_run.truth)
+    assert after["iou"] == pytest.approx(hits / (hits + missed + wrong))
+    assert after["recall"] == pytest.approx(hits / (hits + missed))
+    assert after["precision"] == pytest.approx(hits / (hits + wrong))
+    assert after["by_map"] == before["by_map"]
+    assert {k: after[k] for k in ("iou_max", "f1_max", "pixel_auroc")} == {
+        k: before[k] for k in ("iou_max", "f1_max", "pixel_auroc")
+    }
 
 
 def test_a_run_without_parts_is_refused(tmp_path: Path) -> None:

@@ -312,7 +312,8 @@ def test_roi_holds_in_training_scores_patches_and_tables(batch, models):
     assert (again["roi_px"], again["uncovered_px"], again["verdict"]) == (150 * 158, 0, "fail")
 
 
-def test_new_material_gets_a_recipe_from_plain_png_files(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["cloth", "steel"])  # a recipe of another steel comes with the program
+def test_new_material_gets_a_recipe_from_plain_png_files(tmp_path, capsys, name):
     rng = np.random.default_rng(0)
     rows = np.sin(np.arange(160) * 0.5)[:, None]
     for number in range(3):
@@ -321,12 +322,13 @@ def test_new_material_gets_a_recipe_from_plain_png_files(tmp_path, capsys):
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), picture)
     store = tmp_path / "models"
-    arguments = ["train", "--material", "cloth", "--data", str(tmp_path / "set"), "--models", str(store)]
+    arguments = ["train", "--material", name, "--data", str(tmp_path / "set"), "--models", str(store)]
     assert run([*arguments, "--budget", "10steps"]) == 0
     captured = capsys.readouterr()
     assert "image ({part}.*, 1 channels)" in captured.err
-    assert run(["recipe", "check", str(store / "cloth" / "recipe.yaml")]) == 0
-    assert run(["score", str(tmp_path / "set" / "train"), "--material", "cloth", "--models", str(store)]) == 0
+    assert ("steel/recipe.yaml does not fit" in captured.err) == (name == "steel")
+    assert run(["recipe", "check", str(store / name / "recipe.yaml")]) == 0
+    assert run(["score", str(tmp_path / "set" / "train"), "--material", name, "--models", str(store)]) == 0
 
 
 def test_train_resumes_from_a_killed_process(batch, models):

@@ -111,7 +111,7 @@ def test_unknown_reduction_is_refused() -> None:
 def regions_of(mask: Mask, folder: Path) -> tuple[MaskWriter, list[Region]]:
     fused = np.where(mask, 2, 0).astype(np.float32)
     finder = RegionFinder(mask.shape[1], ["a"])
-    finder.push(fused, [fused])
+    finder.push(fused, [fused], fused > 1)
     with MaskWriter(folder / "mask.png", *mask.shape) as writer:
         writer.push(mask)
     return writer, finder.regions(1)

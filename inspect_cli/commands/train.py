@@ -100,7 +100,7 @@ def train(
     from inspect_cli.training.train import preview_rois as write_rois
     from inspect_cli.training.train import train_material
 
-    chosen = _material(material, data, models)
+    chosen = _material(material, data, models, maps is not None)
     folder = training_root(data) if data is not None else training_folder(chosen)
     wanted = _maps(chosen, parse_names(maps))
     parts = discover_parts(folder, wanted)
@@ -142,18 +142,30 @@ def train(
     _tell(bundle, as_json)
 
 
-def _material(name: str, data: Path | None, models: Path | None) -> Material:
-    """Return the material in a store that can be written to; one without a recipe gets one from its data."""
+def _material(name: str, data: Path | None, models: Path | None, maps_named: bool) -> Material:
+    """Return the material in a store that can be written to; one without a recipe gets one from its data.
+
+    So does one that only shares its name with a material of another store, such as the shipped one: no part of its
+    data has the maps.
+    """
     from inspect_cli import console
     from inspect_cli.images.infer import infer_maps, training_root
+    from inspect_cli.images.parts import fits
+    from inspect_cli.recipe import load_recipe
     from inspect_cli.recipe.template import commented_yaml, new_recipe
     from inspect_cli.store.atomic import write_text
     from inspect_cli.store.materials import RECIPE, adopt, find_material, known_materials, writable_store
 
     check_name(name)
-    if name not in known_materials(models) and data is not None:
+    known, own = known_materials(models).get(name), writable_store(models) / name
+    if known is not None and data is not None and not maps_named and known.resolve() != own.resolve():
+        expected = load_recipe(known / RECIPE).maps
+        if not fits(training_root(data), expected):
+            console.say(f"the recipe {known / RECIPE} does not fit {data}: taken as a new material")
+            known = None
+    if data is not None and known is None:
         recipe = new_recipe(name, infer_maps(training_root(data)))
-        path = writable_store(models) / name / RECIPE
+        path = own / RECIPE
         write_text(path, commented_yaml(recipe))
         found = ", ".join(f"{key} ({spec.files}, {spec.channels} channels)" for key, spec in recipe.maps.items())
         console.say(f"new material {name!r}: recipe written to {path}; maps: {found}")

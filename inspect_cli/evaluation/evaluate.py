@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field, ValidationError
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
 from inspect_cli.evaluation.truth import Truth
-from inspect_cli.images import open_map
+from inspect_cli.images import open_map, read_mask
+from inspect_cli.scoring.precision import round_scores
 from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
 
 BAND_ROWS: Final = 256
@@ -46,19 +47,25 @@ class PartRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One score map of a part on disk: score = stored value / ``threshold``."""
+    """One score map of a part on disk: score = stored value / ``threshold``; ``flagged`` is the mask made of it."""
 
     name: str
     path: Path
     threshold: float
     peak: float | None
+    flagged: Path | None = None
 
 
 @dataclass(slots=True)
 class Tally:
-    """Pixels and peak scores of a set of parts, for one map or fused."""
+    """Pixels and peak scores of a set of parts, for one map or fused.
+
+    ``flagged_defect_px`` and ``flagged_good_px`` are pixels of the run's mask, of a single map those above its limit.
+    """
 
     histogram: ScoreHistogram = field(default_factory=ScoreHistogram)
+    flagged_defect_px: int = 0
+    flagged_good_px: int = 0
     good_peaks: list[float] = field(default_factory=list)
     defect_peaks: list[float] = field(default_factory=list)
     good: int = 0
@@ -68,6 +75,8 @@ class Tally:
     def merge(self, other: Tally) -> None:
         """Add the parts of another tally to this one."""
         self.histogram.merge(other.histogram)
+        self.flagged_defect_px += other.flagged_defect_px
+        self.flagged_good_px += other.flagged_good_px
         self.good_peaks += other.good_peaks
         self.defect_peaks += other.defect_peaks
         self.good += other.good
@@ -77,15 +86,16 @@ class Tally:
     def metrics(self) -> Metrics:
         """Compute every metric; one that is undefined is ``None``."""
         f1, iou = self.histogram.f1_max(), self.histogram.iou_max()
+        defect_px, flagged_px = int(self.histogram.defect.sum()), self.flagged_defect_px + self.flagged_good_px
         return {
             "pixel_auroc": self.histogram.auroc(),
             "pixel_aupr": self.histogram.aupr(),
             "au_pro": self.histogram.au_pro(),
             "image_auroc": rank_auroc(self.good_peaks, self.defect_peaks),
             "f1_max": f1.value if f1 else None,
-            "iou": self.histogram.iou_at(LIMIT),
-            "recall": self.histogram.recall_at(LIMIT),
-            "precision": self.histogram.precision_at(LIMIT),
+            "iou": self.flagged_defect_px / (defect_px + self.flagged_good_px) if defect_px else None,
+            "recall": self.flagged_defect_px / defect_px if defect_px else None,
+            "precision": self.flagged_defect_px / flagged_px if defect_px and flagged_px else None,
             "iou_max": iou.value if iou else None,
             "f1_max_score": f1.limit if f1 else None,
             "iou_max_score": iou.limit if iou else None,
@@ -119,7 +129,7 @@ def evaluate_run(
     The metrics of the fused score (keys of ``Tally.metrics`` and ``unfinished``, the part folders without a
     record) over all parts, and the same keys below ``by_map`` (map), ``by_kind`` (kind, fused) and
     ``by_kind_and_map`` (kind, then map). A kind's group is its defective parts and all good parts.
-    ``iou``, ``recall`` and ``precision`` are those at the run's own limit (score above 1.0).
+    ``iou``, ``recall`` and ``precision`` are those of the run's own masks, of a single map at its limit.
 
     Raises
     ------
@@ -224,14 +234,16 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
         tally.undecided += record.verdict == "undecided"
         if layer.peak is not None:
             (tally.good_peaks if mask is None else tally.defect_peaks).append(layer.peak)
+        if layer.path.is_file() and layer.flagged is not None and not layer.flagged.is_file():
+            raise InputError(f"{layer.flagged}: missing; score {record.part} again")
         if layer.path.is_file():
-            _count_pixels(tally.histogram, layer, mask, regions, (height, width))
+            _count_pixels(tally, layer, mask, regions, (height, width))
         elif record.verdict != "undecided":
             raise InputError(f"{layer.path}: missing; score {record.part} again, with --outputs heatmap or all")
 
 
 def _layers(folder: Path, record: PartRecord) -> list[Layer]:
-    layers = [Layer(FUSED, folder / "heatmap.tif", 1.0, record.score)]
+    layers = [Layer(FUSED, folder / "heatmap.tif", 1.0, record.score, folder / "mask.png")]
     for name, stored in record.maps.items() if "maps" in record.outputs else ():
         if stored.threshold is not None:
             layers.append(Layer(name, folder / "maps" / f"{name}.tif", stored.threshold, stored.score))
@@ -241,25 +253,33 @@ def _layers(folder: Path, record: PartRecord) -> list[Layer]:
 
 
 def _count_pixels(
-    histogram: ScoreHistogram,
+    tally: Tally,
     layer: Layer,
     mask: NDArray[np.bool_] | None,
     regions: NDArray[np.int32] | None,
     shape: tuple[int, int],
 ) -> None:
-    """Add a map to a histogram; ``regions`` numbers the True pixels of ``mask`` in row order."""
+    """Count the pixels of a map; ``regions`` numbers the True pixels of ``mask`` in row order."""
     defects: list[NDArray[np.float32]] = []
+    stored: NDArray[np.bool_] | None = None
     for y0, raw in _rows(layer.path, shape):
         scores = raw / np.float32(layer.threshold)
+        if layer.flagged is not None and stored is None:
+            stored = read_mask(layer.flagged, *shape)
+        flagged = round_scores(scores) > LIMIT if stored is None else stored[y0 : y0 + len(scores)]
+        tally.flagged_good_px += int(flagged.sum())
         if mask is not None:
             defective = mask[y0 : y0 + len(scores)]
+            hits = int((flagged & defective).sum())
+            tally.flagged_defect_px += hits
+            tally.flagged_good_px -= hits
             defects.append(scores[defective])
             scores = scores[~defective]
-        histogram.add(scores)
+        tally.histogram.add(scores)
     if regions is not None:
         # The area of a region within the ROI is known only now, with all its pixels seen.
         found = np.concatenate(defects)
-        histogram.add(found, np.ones(found.shape, dtype=np.bool_), region_weights(found, regions))
+        tally.histogram.add(found, np.ones(found.shape, dtype=np.bool_), region_weights(found, regions))
 
 
 def _rows(path: Path, shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -93,6 +93,15 @@ def discover_parts(folder: Path, maps: Mapping[str, MapSpec]) -> list[Part]:
     return [_part(text, found.get(text, {}), folder, maps, faults) for text in sorted(found.keys() | faults.keys())]
 
 
+def fits(folder: Path, maps: Mapping[str, MapSpec]) -> bool:
+    """Whether any part below ``folder`` has all the maps."""
+    try:
+        parts = discover_parts(folder, maps)
+    except NoInputError:
+        return False
+    return any(part.fault is None and not part.missing for part in parts)
+
+
 def _part(
     text: str, files: dict[str, Path], folder: Path, maps: Mapping[str, MapSpec], faults: Mapping[str, str]
 ) -> Part:

@@ -20,7 +20,7 @@ Ring = list[list[int]]
 
 
 def outlines(mask: MaskWriter, regions: Sequence[Region]) -> list[Ring]:
-    """Return the outer outline of each of the first regions along its pixels' borders.
+    """Return the outer outline of each of the first regions along its pixels' borders, of the piece with its peak.
 
     Closed rings of [x, y] in full-size pixels; pixel (x, y) reaches from x to x + 1 and from y to y + 1.
     """
@@ -30,7 +30,10 @@ def outlines(mask: MaskWriter, regions: Sequence[Region]) -> list[Ring]:
 def _outline(mask: MaskWriter, region: Region) -> Ring:
     window = mask.window(region.y_px, region.x_px, region.height_px, region.width_px)
     _, labels = cv2.connectedComponents(np.ascontiguousarray(window), connectivity=8)
-    own = labels == labels[region.peak_y_px - region.y_px, region.peak_x_px - region.x_px]
+    at_peak = labels[region.peak_y_px - region.y_px, region.peak_x_px - region.x_px]
+    if not at_peak:  # the peak lies in the halo of a stronger region
+        labels[region.peak_y_px - region.y_px, region.peak_x_px - region.x_px] = at_peak = labels.max() + 1
+    own = labels == at_peak
     # Three times as large, a contour through pixel centres runs a third inside the pixels' borders.
     large = cv2.resize(own.astype(np.uint8), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
     rings, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

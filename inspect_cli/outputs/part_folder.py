@@ -19,6 +19,7 @@ from inspect_cli.outputs.outlines import outlines
 from inspect_cli.outputs.png_stream import MaskWriter
 from inspect_cli.outputs.record import findings
 from inspect_cli.outputs.tiff_stream import TiffRowWriter
+from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.report.pictures import save_heatmap, save_overlay, save_png
 from inspect_cli.report.plots import save_patch_histogram
 from inspect_cli.scoring.ahead import ahead
@@ -44,7 +45,7 @@ class PartPlan:
     width: int
     roi: Mask | None
     calibration: Calibration
-    min_area_px: int
+    scoring: ScoringSpec
     pixel_pitch_um: float | None
     outputs: frozenset[str] = ALL_OUTPUTS
 
@@ -80,7 +81,8 @@ def write_findings(
         Called after the last block: reasons not to trust the pictures.
     """
     limits = {name: limit.pixel for name, limit in plan.calibration.limits.items()}
-    judge = Judge(limits, plan.width, plan.roi, plan.min_area_px, plan.height)
+    scoring = plan.scoring
+    judge = Judge(limits, plan.width, plan.roi, scoring.min_area_px, plan.height, scoring.halo_share, scoring.halo_px)
     reducer = BlockReducer(preview_scale(plan.height, plan.width), "max") if "pictures" in plan.outputs else None
     with ExitStack() as stack:
         mask = stack.enter_context(MaskWriter(plan.folder / "mask.png", plan.height, plan.width))
@@ -91,16 +93,19 @@ def write_findings(
         }
         for block in ahead(blocks):
             with clock.phase("judge"):
-                fused = judge.push(block)
+                fused, flagged = judge.push(block)
                 if reducer is not None:
                     reducer.push(fused)
             with clock.phase("write"):
                 if heatmap is not None:
                     heatmap.push(fused)
-                mask.push(fused > 1)
+                if len(flagged):
+                    mask.push(flagged)
                 for name, writer in raw_writers.items():
                     writer.push(block[name])
         with clock.phase("write"):
+            if len(flagged := judge.finish()):
+                mask.push(flagged)
             stack.close()
     judgement = judge.decide(faults())
     content = findings(judgement, judge, plan.pixel_pitch_um)

@@ -280,8 +280,8 @@ def _plan(
     outputs: frozenset[str],
 ) -> PartPlan:
     recipe = model.recipe
-    least, pitch = recipe.scoring.min_area_px, recipe.pixel_pitch_um
-    return PartPlan(folder, height, width, roi, model.calibration(), least, pitch, outputs)
+    calibration, pitch = model.calibration(), recipe.pixel_pitch_um
+    return PartPlan(folder, height, width, roi, calibration, recipe.scoring, pitch, outputs)
 
 
 def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8]:

@@ -207,6 +207,14 @@ class ScoringSpec(Section):
         ge=1,
         description="Regions above the limit with fewer pixels are not reported and do not fail a part.",
     )
+    halo_share: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Pixels above the limit whose score is below this share of the largest score near them are the "
+        "halo of a strong defect: no part of the mask, nor of a region's area. Verdicts stay the same. 0: no halo.",
+    )
+    halo_px: int = Field(32, ge=1, le=256, description="How far near is, for `halo_share`.")
 
 
 class ThresholdSpec(Section):

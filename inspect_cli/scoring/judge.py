@@ -7,16 +7,18 @@ The verdict fails closed: ``pass`` needs every ROI pixel finite and the acquisit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.scoring.halo import HaloTrimmer, Trimmed
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.regions import Region, RegionFinder
 
 Rows = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 _LARGEST = float(np.finfo(np.float32).max)
 _LEAST_DIVISOR = float(np.finfo(np.float32).tiny)
 
@@ -42,7 +44,6 @@ class Judgement:
     peak_map: str | None
     map_peaks: dict[str, MapPeak]
     regions: list[Region]
-    flagged_px: int
     roi_px: int
     uncovered_px: int
 
@@ -51,37 +52,54 @@ class Judgement:
 class Judge:
     """Takes the maps of a part in blocks of rows and decides at the end.
 
-    ``height`` is that of the image if there is no ROI; rows that never come count as uncovered.
+    ``height`` is that of the image if there is no ROI; rows that never come count as uncovered. ``halo_share`` and
+    ``halo_px`` trim the mask and the regions, see :class:`HaloTrimmer`.
     """
 
     limits: Mapping[str, float]
     width: int
-    roi: NDArray[np.bool_] | None
+    roi: Mask | None
     min_area_px: int
     height: int | None = None
+    halo_share: float = 0.0
+    halo_px: int = 0
     peaks: dict[str, MapPeak] = field(init=False)
 
     def __post_init__(self) -> None:
         self.peaks = {name: MapPeak() for name in self.limits}
         self._finder = RegionFinder(self.width, list(self.limits))
-        self._y = self._roi_px = self._uncovered_px = self._flagged_px = 0
+        self._trimmer = HaloTrimmer(self.halo_share, self.halo_px)
+        self._y = self._roi_px = self._uncovered_px = 0
 
-    def push(self, raw: Mapping[str, Rows]) -> Rows:
-        """Add a block of rows of every map (n, width); return the fused score of the block.
+    def push(self, raw: Mapping[str, Rows]) -> tuple[Rows, Mask]:
+        """Add a block of rows of every map (n, width); return the fused score of the block, and rows of the mask.
 
-        The fused score is NaN where any map is: outside the ROI, or where a map could not be scored.
+        The fused score is NaN where any map is: outside the ROI, or where a map could not be scored. The mask lags
+        behind: its rows are the next ones that are complete, none or more; :meth:`finish` returns the last ones.
         """
         scores = [_score(raw[name], limit) for name, limit in self.limits.items()]
         fused = scores[0]
         for score in scores[1:]:
             fused = np.maximum(fused, score)  # NaN in either stays NaN
         fused = round_scores(fused)
-        self._finder.push(fused, scores)
+        mask = self._found(self._trimmer.push(fused, scores))
         self._count(fused)
         for name in self.limits:
             self._note_peak(name, raw[name])
         self._y += len(fused)
-        return fused
+        return fused, mask
+
+    def finish(self) -> Mask:
+        """Return the rows of the mask that are left after the last block."""
+        return self._found(self._trimmer.finish())
+
+    def _found(self, complete: Iterable[Trimmed]) -> Mask:
+        """Add complete rows to the regions; return their mask."""
+        kept = [np.empty((0, self.width), np.bool_)]
+        for rows in complete:
+            self._finder.push(*rows)
+            kept.append(rows.kept)
+        return np.concatenate(kept)
 
     def _count(self, fused: Rows) -> None:
         scored = np.isfinite(fused)
@@ -92,7 +110,6 @@ class Judge:
             inside = self.roi[self._y : self._y + len(fused)]
             self._roi_px += int(inside.sum())
             self._uncovered_px += int((inside & ~scored).sum())
-        self._flagged_px += int((fused > 1).sum())
 
     def _note_peak(self, name: str, rows: Rows) -> None:
         values = np.where(np.isfinite(rows), rows, np.float32(-1))
@@ -117,6 +134,7 @@ class Judge:
     def decide(self, acquisition_faults: list[str]) -> Judgement:
         """Return the verdict; ``acquisition_faults`` are reasons not to trust the pictures."""
         self._count_missing_rows()
+        self.finish()
         regions = self._finder.regions(self.min_area_px)
         reasons = list(acquisition_faults)
         if self._roi_px == 0:
@@ -138,7 +156,6 @@ class Judge:
             peak_map=top,
             map_peaks=self.peaks,
             regions=regions,
-            flagged_px=self._flagged_px,
             roi_px=self._roi_px,
             uncovered_px=self._uncovered_px,
         )

@@ -67,6 +67,7 @@ class ScoringModel:
         content = {
             "limits": {name: limit.model_dump() for name, limit in calibration.limits.items()},
             "min_area_px": self.recipe.scoring.min_area_px,
+            "halo": [self.recipe.scoring.halo_share, self.recipe.scoring.halo_px],
             "pixel_pitch_um": self.recipe.pixel_pitch_um,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

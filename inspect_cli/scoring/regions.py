@@ -1,5 +1,8 @@
 """Connected regions above the limit, found in a stream of rows.
 
+What makes a region, and whether it is large enough to be one, is all of its area above the limit; what it measures is
+what is left of that without the halo (``scoring/halo.py``), and its peak.
+
 Each block of rows is labelled by itself; labels that touch across a block's border are joined at the end.
 Memory grows with the number of regions, not with the image.
 """
@@ -18,7 +21,10 @@ from scipy.sparse.csgraph import connected_components
 
 @dataclass(frozen=True)
 class Region:
-    """One connected area (8 neighbours) in which the fused score is above 1."""
+    """One connected area (8 neighbours) in which the fused score is above 1.
+
+    ``area_px`` and ``score_mean`` are those of its pixels that are no halo, the box holds them and the peak.
+    """
 
     x_px: int
     y_px: int
@@ -33,8 +39,12 @@ class Region:
 
 
 class _Block(NamedTuple):
-    """Sums of the labels of one block; every array has one entry (or row) a label."""
+    """Sums of the labels of one block; every array has one entry (or row) a label.
 
+    ``above``, ``peak``, ``peak_at`` and ``by_map`` are of all its pixels, the others of those that are no halo.
+    """
+
+    above: NDArray[np.int64]
     area: NDArray[np.int64]
     total: NDArray[np.float64]
     x0: NDArray[np.int64]
@@ -58,13 +68,13 @@ class RegionFinder:
         self._y = 0
         self._last_row = np.full(width, -1, np.int64)
 
-    def push(self, fused: NDArray[np.float32], scores: list[NDArray[np.float32]]) -> None:
-        """Add rows (n, width) of the fused score and of each map's score, in the order of the names."""
+    def push(self, fused: NDArray[np.float32], scores: list[NDArray[np.float32]], kept: NDArray[np.bool_]) -> None:
+        """Add rows (n, width): the fused score, each map's score in the order of the names, what is no halo."""
         flagged = fused > 1
         if flagged.any():
             _, found = cv2.connectedComponents(flagged.astype(np.uint8), connectivity=8)
             labels = np.where(flagged, found.astype(np.int64) - 1 + self._count, -1)
-            self._blocks.append(self._measure(flagged, labels, fused, scores))
+            self._blocks.append(self._measure(flagged, labels, fused, scores, kept))
             self._join(labels[0])
             self._count += int(found.max())
             self._last_row = labels[-1]
@@ -78,19 +88,23 @@ class RegionFinder:
         labels: NDArray[np.int64],
         fused: NDArray[np.float32],
         scores: list[NDArray[np.float32]],
+        kept: NDArray[np.bool_],
     ) -> _Block:
         y, x = np.nonzero(flagged)
         label = labels[flagged] - self._count
         count = int(label.max()) + 1
         value = fused[flagged].astype(np.float64)
         peak, peak_at = _peaks(label, value, (y + self._y) * self._width + x, count)
+        own = kept[flagged]
+        within, y, x = label[own], y[own] + self._y, x[own]
         return _Block(
-            area=np.bincount(label, minlength=count),
-            total=np.bincount(label, value, minlength=count).astype(np.float64),
-            x0=_extreme(np.minimum, label, x, count, np.iinfo(np.int64).max),
-            y0=_extreme(np.minimum, label, y + self._y, count, np.iinfo(np.int64).max),
-            x1=_extreme(np.maximum, label, x, count, -1),
-            y1=_extreme(np.maximum, label, y + self._y, count, -1),
+            above=np.bincount(label, minlength=count),
+            area=np.bincount(within, minlength=count),
+            total=np.bincount(within, value[own], minlength=count).astype(np.float64),
+            x0=_extreme(np.minimum, within, x, count, np.iinfo(np.int64).max),
+            y0=_extreme(np.minimum, within, y, count, np.iinfo(np.int64).max),
+            x1=_extreme(np.maximum, within, x, count, -1),
+            y1=_extreme(np.maximum, within, y, count, -1),
             peak=peak,
             peak_at=peak_at,
             by_map=np.stack([_largest(label, s[flagged], count) for s in scores], axis=1),
@@ -107,13 +121,17 @@ class RegionFinder:
                 self._joins.append(np.unique(np.stack([above[touching], below[touching]]), axis=1))
 
     def regions(self, min_area_px: int) -> list[Region]:
-        """Return the regions of at least ``min_area_px`` pixels, the highest score first."""
+        """Return the regions of at least ``min_area_px`` pixels above the limit, the highest score first.
+
+        One that is wholly halo is left out if there is another: the stronger region beside it may be too small.
+        """
         if not self._blocks:
             return []
         block = _Block(*(np.concatenate(column) for column in zip(*self._blocks, strict=True)))
         whole = self._joined(block)
         order = np.lexsort((whole.peak_at, -whole.peak))
-        return [self._region(whole, int(i)) for i in order if whole.area[i] >= min_area_px]
+        large = [int(i) for i in order if whole.above[i] >= min_area_px]
+        return [self._region(whole, i) for i in [i for i in large if whole.area[i]] or large]
 
     def _joined(self, block: _Block) -> _Block:
         joins = np.concatenate(self._joins, axis=1) if self._joins else np.empty((2, 0), np.int64)
@@ -121,6 +139,7 @@ class RegionFinder:
         count, group = connected_components(graph, directed=False)
         peak, peak_at = _peaks(group, block.peak, block.peak_at, count)
         return _Block(
+            above=np.bincount(group, block.above, minlength=count).astype(np.int64),
             area=np.bincount(group, block.area, minlength=count).astype(np.int64),
             total=np.bincount(group, block.total, minlength=count).astype(np.float64),
             x0=_extreme(np.minimum, group, block.x0, count, np.iinfo(np.int64).max),
@@ -134,14 +153,17 @@ class RegionFinder:
 
     def _region(self, block: _Block, index: int) -> Region:
         peak_y, peak_x = divmod(int(block.peak_at[index]), self._width)
+        x0, x1 = min(int(block.x0[index]), peak_x), max(int(block.x1[index]), peak_x)
+        y0, y1 = min(int(block.y0[index]), peak_y), max(int(block.y1[index]), peak_y)
+        area, peak = int(block.area[index]), float(block.peak[index])
         return Region(
-            x_px=int(block.x0[index]),
-            y_px=int(block.y0[index]),
-            width_px=int(block.x1[index] - block.x0[index] + 1),
-            height_px=int(block.y1[index] - block.y0[index] + 1),
-            area_px=int(block.area[index]),
-            score_max=float(block.peak[index]),
-            score_mean=float(block.total[index] / block.area[index]),
+            x_px=x0,
+            y_px=y0,
+            width_px=x1 - x0 + 1,
+            height_px=y1 - y0 + 1,
+            area_px=area,
+            score_max=peak,
+            score_mean=float(block.total[index] / area) if area else peak,
             peak_x_px=peak_x,
             peak_y_px=peak_y,
             map=self._maps[int(block.by_map[index].argmax())],
