@@ -62,7 +62,7 @@ def augment(
     from inspect_cli.stopping import graceful_stop
     from inspect_cli.store.materials import training_folder
 
-    chosen = _material(material, data, models)
+    chosen = _material(material, data, models, maps is not None)
     folder = training_root(data) if data is not None else training_folder(chosen)
     wanted = _maps(chosen, parse_names(maps))
     parts = discover_parts(folder, wanted)
