@@ -153,6 +153,14 @@ def test_resume_takes_up_the_choice(stripes, capsys, monkeypatch):
     monkeypatch.undo()
     note = stripes / "models" / "stuff" / CHOICE
     assert best([Trial(**entry) for entry in json.loads(note.read_text())]).method == "feature-direct"
+    for older in (
+        note.read_text().replace("crease", "stain"),
+        note.read_text().replace("feature-direct", "gone"),
+        "[]",
+    ):
+        note.write_text(older)
+        assert train(stripes, "--resume") == UsageError.exit_code
+        assert "another version" in capsys.readouterr().err
     note.write_text("[")
     assert train(stripes, "--resume") == UsageError.exit_code
     assert "damaged" in capsys.readouterr().err

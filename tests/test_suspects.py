@@ -7,8 +7,19 @@ import numpy as np
 import pytest
 
 from inspect_cli.cli import run
-from inspect_cli.errors import EXIT_SIGINT
-from inspect_cli.training.suspects import LEAST_PARTS, _Place, patches_of_budget, ranked, steps_of_budget
+from inspect_cli.errors import EXIT_SIGINT, UsageError
+from inspect_cli.training import suspects
+from inspect_cli.training.budget import Budget
+from inspect_cli.training.order import CHECKPOINTS
+from inspect_cli.training.suspects import (
+    LEAST_PARTS,
+    NOTE,
+    _Pace,
+    _Place,
+    patches_of_budget,
+    ranked,
+    steps_of_budget,
+)
 from tests.helpers import material_of
 
 
@@ -38,6 +49,34 @@ def test_the_search_takes_a_small_part_of_the_budget(budget, patches):
 )
 def test_the_detector_that_looks_is_trained_for_a_small_part_of_the_budget(budget, maps, steps):
     assert steps_of_budget(budget, maps) == steps
+
+
+def test_what_ends_first_ends_a_budget_of_steps_and_seconds(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("inspect_cli.training.budget.time.monotonic", lambda: now[0])
+    budget = Budget(steps=100, seconds=10.0)
+    budget.start()
+    assert budget.progress(50) == 0.5
+    now[0] = 8.0
+    assert budget.progress(50) == 0.8
+    assert budget.progress(90) == 0.9
+
+
+def test_parts_are_looked_at_at_the_pace_that_time_allows(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("inspect_cli.training.suspects.time.monotonic", lambda: now[0])
+    pace = _Pace(tiles=100, parts=10, seconds=20.0)
+    assert pace.tiles() == 10
+    now[0] += 5.0  # half a second a tile: nine more parts at this pace take 45 s, 15 are left
+    pace.looked_at(10)
+    assert pace.tiles() == 3
+    now[0] += 16.0
+    pace.looked_at(3)
+    assert pace.tiles() == 1  # each part is looked at, however late
+    unhurried = _Pace(tiles=100, parts=10, seconds=None)
+    now[0] += 1e6
+    unhurried.looked_at(10)
+    assert unhurried.tiles() == 10
 
 
 @pytest.fixture
@@ -100,3 +139,53 @@ def test_interrupted_while_looking_there_is_nothing_to_resume(dirty, capsys, mon
         (dirty / "good" / f"p{number}.png").unlink()
     assert train(dirty) == EXIT_SIGINT
     assert "the state is saved" in capsys.readouterr().err
+
+
+def test_resumed_training_leaves_out_what_it_left_out_before(dirty, capsys, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inspect_cli.training.train._described", killed)
+        assert train(dirty, "--robust") == 130
+    folder = dirty / "models" / "stuff"
+    assert (folder / NOTE).exists()
+    monkeypatch.setattr(suspects, "_found", lambda *_: pytest.fail("looked again"))
+    capsys.readouterr()
+    assert train(dirty, "--resume") == 0
+    assert "1 of 8 part(s) stand out" in capsys.readouterr().err
+    manifest = json.loads((folder / "cae" / "manifest.json").read_text())
+    assert "p3" not in {file["part"] for file in manifest["training_set"]}
+    assert not (folder / NOTE).exists()
+
+
+def test_damaged_note_is_refused(dirty, capsys):
+    folder = dirty / "models" / "stuff"
+    (folder / "cae" / CHECKPOINTS).mkdir(parents=True)
+    (folder / NOTE).write_text('[{"part": 3}]')
+    assert train(dirty, "--resume") == UsageError.exit_code
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_parts_are_scored_by_what_was_trained_to_mark(dirty, monkeypatch):
+    learnt, used = [], []
+    trained, worst_of = suspects._trained, suspects._worst_of
+
+    def spy(job, *arguments):
+        used.append(
+            {k: v.clone() for k, v in job.detector.state_dict().items() if k.startswith("marks") and "place" not in k}
+        )
+        return worst_of(job, *arguments)
+
+    def whole(*arguments):
+        state = trained(*arguments)
+        learnt.append({k: v.clone() for k, v in state.items() if k.startswith("marks") and "place" not in k})
+        return state
+
+    monkeypatch.setattr(suspects, "_trained", whole)
+    monkeypatch.setattr(suspects, "_worst_of", spy)
+    assert train(dirty) == 0
+    assert learnt[0]
+    assert len(used) == LEAST_PARTS
+    for weights in used:
+        assert all(weights[key].equal(learnt[0][key]) for key in learnt[0])

@@ -17,7 +17,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from inspect_cli.corruptions.trial import KINDS
-from inspect_cli.errors import ModelError, RecipeError, UsageError
+from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError
 from inspect_cli.methods.registry import AUTO, check_whole_images
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.store.atomic import write_text
@@ -95,7 +95,7 @@ def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[
                         state = train_map(job, Shown(update), stop=stop)
                     measured.append(measure_trial(job, order, name, sources))
                 steps, seconds = steps + state.step, seconds + state.spent_s
-        except (ModelError, RecipeError) as error:
+        except (ModelError, NoInputError, RecipeError) as error:
             return Trial(method=order.method, pixel_auroc=None, note=str(error))
     return trial_of(order.method, measured, steps, seconds)
 
@@ -114,11 +114,15 @@ def _left(budget: str, spent_s: float) -> str:
 
 def _read_choice(path: Path) -> list[Trial]:
     try:
-        return _TRIALS.validate_json(path.read_bytes())
+        trials = _TRIALS.validate_json(path.read_bytes())
     except OSError as error:
         raise UsageError(f"--resume: no interrupted training of method {AUTO}; train without it") from error
     except ValidationError as error:
         raise UsageError(f"--resume: {path} is damaged; train without it") from error
+    tried = [trial for trial in trials if trial.pixel_auroc is not None]
+    if not tried or any(t.method not in CANDIDATES or set(t.by_kind) != set(KINDS) for t in tried):
+        raise UsageError(f"--resume: {path} is of another version of inspect; train without it")
+    return trials
 
 
 def best(trials: Iterable[Trial]) -> Trial:

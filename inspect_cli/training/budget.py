@@ -12,13 +12,13 @@ from inspect_cli.recipe.schema import parse_budget
 
 #: Share of the budget in which the step size rises from zero to its peak.
 WARM_UP: Final = 0.05
-#: Share of a budget in time that is left for the training in any case.
+#: Share of a budget in time that is left for what comes next, whatever came before.
 _LEAST_LEFT: Final = 0.4
 
 
 @dataclass
 class Budget:
-    """Steps or seconds for one map; ``spent_s`` counts time from before a resume too."""
+    """Steps or seconds for one map, or both: what ends first. ``spent_s`` counts time from before a resume too."""
 
     steps: int | None
     seconds: float | None
@@ -51,9 +51,12 @@ class Budget:
 
     def progress(self, step: int) -> float:
         """Return the share of the budget that is used up after ``step`` steps, 0 to 1."""
+        shares = []
         if self.steps is not None:
-            return min(1.0, step / self.steps)
-        return min(1.0, self.elapsed_s() / (self.seconds or 1.0))
+            shares.append(step / self.steps)
+        if self.seconds is not None:
+            shares.append(self.elapsed_s() / self.seconds)
+        return min(1.0, max(shares, default=1.0))
 
 
 def left_of(budget: str, spent_s: float) -> str:

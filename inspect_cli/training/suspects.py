@@ -9,6 +9,7 @@ worst places of the others is named.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,33 +18,40 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from scipy.stats import median_abs_deviation
 from torch import Tensor
 
 from inspect_cli.engines import TorchEngine
-from inspect_cli.errors import ModelError, NoInputError
+from inspect_cli.errors import ModelError, NoInputError, UsageError
 from inspect_cli.images import Part, open_map
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.report.plots import save_patches
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.store.atomic import write_text
 from inspect_cli.store.manifest import Suspect
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.tiling import Tiling, count_of_area
 from inspect_cli.training.batches import MapTraining, fit_tiles
-from inspect_cli.training.loop import train_map
+from inspect_cli.training.loop import Interrupted, train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
 from inspect_cli.training.prepare import Mask, Split, Survey
 from inspect_cli.training.provisional import WindowReader
 from inspect_cli.training.sources import Sources
 
 PICTURE: Final = "suspects.png"
+#: What was found, kept beside the recipe until the training is done.
+NOTE: Final = ".suspects.json"
 #: What looks at the parts.
 METHOD: Final = "feature-direct"
 #: Steps that it is trained for: about a tenth of the budget on two cores, within these bounds.
 _STEPS: Final = (1, 400)
 _STEPS_A_SECOND: Final = 0.8
 _SHARE_OF_STEPS: Final = 0.1
+#: Seconds that it is trained for at most, and that the parts are then looked at for, as shares of a budget in time.
+_SHARE_OF_TRAINING: Final = 0.15
+_SHARE_OF_LOOKING: Final = 0.15
 #: Parts below this number say too little of what is usual.
 LEAST_PARTS: Final = 8
 #: A part is named when its worst place lies so many robust standard deviations (of the logarithm) above the median;
@@ -59,6 +67,7 @@ _PATCHES: Final = (600, 6000)
 _A_SECOND: Final = 10
 _A_STEP: Final = 2.5
 _SHOWN: Final = 12
+_SUSPECTS: Final = TypeAdapter(list[Suspect])
 
 
 class _Place(NamedTuple):
@@ -90,42 +99,67 @@ def without_suspects(
 ) -> tuple[Sources, list[Suspect]]:
     """Name the parts that stand out and leave them out of the sources if asked to; draw the most unusual places.
 
-    Too few parts, and an installation without the pretrained network, are told and nothing is looked at.
+    Too few parts, and an installation without the pretrained network, are told and nothing is looked at. With
+    ``order.resume`` what the interrupted training found and left out holds.
 
     Raises
     ------
+    UsageError
+        If what the interrupted training found cannot be read.
     Interrupted
-        If ``stop``, asked between steps, said so.
+        If ``stop``, asked between steps and parts, said so.
     """
+    note = order.material.folder / NOTE
+    if order.resume and note.exists():
+        suspects = _read(note)
+    else:
+        suspects = _found(order, sources, teller, leave_out, stop)
+        write_text(note, _SUSPECTS.dump_json(suspects, indent=2).decode() + "\n")
+    left_out = {suspect.part for suspect in suspects if suspect.left_out}
+    if suspects:
+        fate = "left out of the training" if left_out else "trained on all the same; --robust leaves such parts out"
+        names = {suspect.part for suspect in suspects}
+        picture = order.material.folder / PICTURE
+        teller.warn(f"{len(names)} of {len(sources.survey.parts)} part(s) stand out, see {picture}: {fate}")
+    if not left_out:
+        return sources, suspects
+    return sources.without(left_out, order.material.recipe.training.validation_share, order.seed), suspects
+
+
+def _read(note: Path) -> list[Suspect]:
+    try:
+        return _SUSPECTS.validate_json(note.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"--resume: {note} is damaged; train without it") from error
+
+
+def _found(
+    order: TrainingOrder, sources: Sources, teller: Teller, leave_out: bool, stop: Callable[[], bool]
+) -> list[Suspect]:
+    """Look at the parts, draw the most unusual places, tell which stand out and return those."""
     if len(sources.survey.parts) < LEAST_PARTS:
-        return sources, []
+        return []
     try:
         found = {name: _worst_places(order, name, sources, teller, stop) for name in order.maps}
     except (ModelError, NoInputError) as error:
         teller.say(f"the parts were not looked at for unusual ones: {error}")
-        return sources, []
+        return []
     unusual = sorted((u for name in order.maps for u in ranked(found[name])), key=lambda u: -u.times)
     picture = order.material.folder / PICTURE
     save_patches(picture, [(u.place.patch, _caption(u.place, u.times), u.place.at) for u in unusual[:_SHOWN]])
     places = [(u.place, u.times) for u in unusual if u.stands_out]
     if not places:
         teller.say(f"no part stands out; the most unusual places: {picture}")
-        return sources, []
+        return []
     for place, times in places:
         teller.warn(
             f"{place.part}, map {place.map}: does not look like the other parts at x {place.x_px}, y {place.y_px} "
             f"({times:.1f} times what is usual for a part's worst place)"
         )
-    names = {place.part for place, _ in places}
-    fate = "left out of the training" if leave_out else "trained on all the same; --robust leaves such parts out"
-    teller.warn(f"{len(names)} of {len(sources.survey.parts)} part(s) stand out, see {picture}: {fate}")
-    suspects = [
+    return [
         Suspect(part=p.part, map=p.map, x_px=p.x_px, y_px=p.y_px, times_usual=round(times, 2), left_out=leave_out)
         for p, times in places
     ]
-    if not leave_out:
-        return sources, suspects
-    return sources.without(names, order.material.recipe.training.validation_share, order.seed), suspects
 
 
 def ranked(places: Sequence[_Place]) -> list[Unusual]:
@@ -147,51 +181,84 @@ def _worst_places(
     order: TrainingOrder, name: str, sources: Sources, teller: Teller, stop: Callable[[], bool]
 ) -> list[_Place]:
     """Return the worst place of each part on one map, scored against the other half of the parts."""
-    steps = steps_of_budget(order.budget, len(order.maps))
-    look = replace(order, method=METHOD, defaults={}, budget=f"{steps}steps")
-    marks = _trained(look, name, sources, teller, stop)
+    maps = len(order.maps)
+    look = replace(order, method=METHOD, defaults={}, budget=f"{steps_of_budget(order.budget, maps)}steps")
     parts = sources.survey.parts
     mixed = [parts[i] for i in np.random.default_rng([order.seed, 13]).permutation(len(parts))]
     halves = mixed[::2], mixed[1::2]
     found = []
-    for known, others in (halves, halves[::-1]):
-        job = open_job(look, name, replace(sources, split=Split(known, known), extra=Survey()), [])
-        with closing(job):
-            engine = TorchEngine(job.detector, job.device)
-            job.detector.load_state_dict(marks)
-            torch.manual_seed(job.seed)
-            job.detector.fit(fit_tiles(job))
-            places = (
-                _worst_of(job, engine, part, sources.survey.rois[part.id], name, order, len(parts)) for part in others
-            )
-            found += [place for place in places if place is not None]
+    with tempfile.TemporaryDirectory(prefix="inspect-look-") as scratch:
+
+        def opened(learnt_from: Sources) -> MapTraining:
+            return replace(open_job(look, name, learnt_from, []), checkpoint=Path(scratch) / name)
+
+        marks = _trained(opened(sources), seconds_of(order.budget, maps, _SHARE_OF_TRAINING), name, teller, stop)
+        pace: _Pace | None = None
+        for known, others in (halves, halves[::-1]):
+            job = opened(replace(sources, split=Split(known, known), extra=Survey()))
+            with closing(job):
+                engine = TorchEngine(job.detector, job.device)
+                job.detector.load_state_dict(marks)
+                torch.manual_seed(job.seed)
+                job.detector.fit(fit_tiles(job))
+                if pace is None:
+                    tiles = count_of_area(patches_of_budget(order.budget), job.detector.tile_px)
+                    pace = _Pace(tiles, len(parts), seconds_of(order.budget, maps, _SHARE_OF_LOOKING))
+                for part in others:
+                    if stop():
+                        raise Interrupted(job.checkpoint)
+                    place = _worst_of(job, engine, part, sources.survey.rois[part.id], name, order, pace)
+                    found += [] if place is None else [place]
     return found
 
 
 def _trained(
-    look: TrainingOrder, name: str, sources: Sources, teller: Teller, stop: Callable[[], bool]
+    job: MapTraining, seconds: float | None, name: str, teller: Teller, stop: Callable[[], bool]
 ) -> dict[str, Tensor]:
     """Return the weights of a detector that was trained for a short while on the training parts."""
-    with tempfile.TemporaryDirectory(prefix="inspect-look-") as scratch:
-        job = replace(open_job(look, name, sources, []), checkpoint=Path(scratch) / name)
-        with closing(job), teller.progress(f"looking for parts that stand out, {name}") as update:
-            job.detector.fit_patches = 0  # what it would learn then is learnt from each half
-            train_map(job, Shown(update), stop=stop)
-            return job.detector.state_dict()
+    job = replace(job, budget=replace(job.budget, seconds=seconds))
+    with closing(job), teller.progress(f"looking for parts that stand out, {name}") as update:
+        job.detector.fit_patches = 0  # what it would learn then is learnt from each half
+        train_map(job, Shown(update), stop=stop)
+        return job.detector.state_dict()
+
+
+class _Pace:
+    """How many tiles of each part are looked at: ``tiles`` over ``parts``, fewer where that would take too long."""
+
+    def __init__(self, tiles: int, parts: int, seconds: float | None) -> None:
+        self._most = max(1, tiles // parts)
+        self._parts_left = parts
+        self._seconds = seconds
+        self._since = time.monotonic()
+        self._done = 0
+
+    def tiles(self) -> int:
+        """Return the number of tiles of the next part."""
+        if self._seconds is None or not self._done:
+            return self._most
+        spent = time.monotonic() - self._since
+        in_time = (self._seconds - spent) / max(spent, 1e-9) * self._done / max(self._parts_left, 1)
+        return int(np.clip(in_time, 1, self._most))
+
+    def looked_at(self, tiles: int) -> None:
+        """Count the tiles of a part."""
+        self._done += tiles
+        self._parts_left -= 1
 
 
 def _worst_of(
-    job: MapTraining, engine: TorchEngine, part: Part, roi: Mask | None, name: str, order: TrainingOrder, parts: int
+    job: MapTraining, engine: TorchEngine, part: Part, roi: Mask | None, name: str, order: TrainingOrder, pace: _Pace
 ) -> _Place | None:
-    """Return the worst place of a part, of as many tiles spread over it as the budget allows; None without ROI."""
+    """Return the worst place of a part, of as many tiles spread over it as the pace allows; None without ROI."""
     side = job.detector.tile_px
     worst: _Place | None = None
     with open_map(part.files[name]) as reader:
         height, width = min(side, reader.header.height), min(side, reader.header.width)
         grid = Grid(reader.header.height, reader.header.width, side, side)
         corners = [(y, x) for y in grid.rows for x in grid.columns if _inside(roi, y, x, side)]
-        most = max(1, count_of_area(patches_of_budget(order.budget), side) // parts)
-        for i in np.unique(np.linspace(0, len(corners) - 1, min(most, len(corners))).astype(int)):
+        chosen = np.unique(np.linspace(0, len(corners) - 1, min(pace.tiles(), len(corners))).astype(int))
+        for i in chosen:
             y, x = corners[i]
             window = WindowReader(reader, y, x, height, width)
             stream = MapStream(
@@ -208,6 +275,7 @@ def _worst_of(
             if worst is None or scores[top] > worst.score:
                 at = int(top[1]), int(top[0])
                 worst = _Place(part.id, name, float(scores[top]), x + at[0], y + at[1], window.read(), at)
+        pace.looked_at(len(chosen))
     return worst
 
 
@@ -216,6 +284,12 @@ def steps_of_budget(budget: str, maps: int) -> int:
     steps, seconds = parse_budget(budget)
     wanted = _STEPS_A_SECOND * seconds / maps if seconds is not None else _SHARE_OF_STEPS * (steps or 0)
     return int(np.clip(wanted, *_STEPS))
+
+
+def seconds_of(budget: str, maps: int, share: float) -> float | None:
+    """Return the seconds of a share of one map's part of a budget; None of a budget in steps."""
+    _, seconds = parse_budget(budget)
+    return None if seconds is None else share * seconds / maps
 
 
 def patches_of_budget(budget: str) -> int:

@@ -56,7 +56,7 @@ from inspect_cli.training.prepare import (
 from inspect_cli.training.preview import preview_corruption, preview_roi
 from inspect_cli.training.provisional import provisional_calibration
 from inspect_cli.training.sources import Sources
-from inspect_cli.training.suspects import without_suspects
+from inspect_cli.training.suspects import NOTE, without_suspects
 from inspect_cli.training.trial import measure_trial, trial_of
 
 _PICTURES = 4
@@ -97,7 +97,8 @@ def train_material(
         bundle = _train_locked(order, sources, trials, suspects, teller, stop)
         prune_weights(folder, bundle.manifest)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        (order.material.folder / CHOICE).unlink(missing_ok=True)
+        for note in (CHOICE, NOTE):
+            (order.material.folder / note).unlink(missing_ok=True)
     return bundle
 
 
