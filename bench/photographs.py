@@ -1,0 +1,172 @@
+"""Write five data sets in the MVTec layout, made of photographs that scikit-image ships: `photographs.py OUT`.
+
+Three real textures (brick, grass, gravel): crops of the left part to learn from, of the right part to test on. Two
+scenes that always lie alike (coins, coffee): the whole picture, shifted, turned and scaled a little. Every image has
+its own light and noise. The defects are of kinds that no detector here is trained with or chosen by: a piece of
+another photograph, a scratch with a bright and a dark side, a stain that darkens, a bulge, a hole with its shadow.
+
+    pip install scikit-image
+    python bench/photographs.py photographs
+    inspect bench detect photographs/* --methods feature-direct,feature-ae,patchcore --budget 60s
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import skimage
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+Picture = NDArray[Any]
+Mask = NDArray[np.bool_]
+
+SHIPPED = Path(skimage.__file__).parent / "data"
+TEXTURES = ("brick", "grass", "gravel")
+CROP_PX, LEARN_PX = 192, 310
+TRAIN, TEST_GOOD, TEST_EACH = 24, 12, 6
+
+
+def photograph(name: str, colour: bool = False) -> Picture:
+    """Return a photograph (height, width[, 3]), 8-bit."""
+    found = cv2.imread(str(SHIPPED / name), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
+    assert found is not None, f"{SHIPPED / name}: scikit-image ships it no more"
+    return found
+
+
+def blob(height: int, width: int, radius_px: float, rng: np.random.Generator) -> tuple[Mask, tuple[float, float]]:
+    """Return an uneven round area and its centre."""
+    rough = gaussian_filter(rng.normal(size=(height, width)), radius_px / 3)
+    y, x = np.mgrid[:height, :width]
+    centre = rng.uniform(0.2, 0.8) * height, rng.uniform(0.2, 0.8) * width
+    away = np.hypot((y - centre[0]) * rng.uniform(0.7, 1.4), x - centre[1])
+    return radius_px - away + rough / rough.std() * radius_px * 0.25 > 0, centre
+
+
+def soft(mask: Mask, sigma_px: float) -> NDArray[np.float64]:
+    """Return a mask (height, width, 1) from 0 to 1 with soft edges."""
+    return np.asarray(gaussian_filter(mask.astype(float), sigma_px)[..., None])
+
+
+def foreign(image: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """A piece of another photograph."""
+    height, width = image.shape[:2]
+    mask, _ = blob(height, width, rng.uniform(6, 22), rng)
+    other = DONORS[rng.integers(len(DONORS))]
+    y = int(rng.integers(0, other.shape[0] - height)) if other.shape[0] > height else 0
+    x = int(rng.integers(0, other.shape[1] - width)) if other.shape[1] > width else 0
+    large = cv2.resize(other, (max(width, other.shape[1]), max(height, other.shape[0])))
+    share = soft(mask, 0.8)
+    return image * (1 - share) + large[y : y + height, x : x + width, None] * share, mask
+
+
+def scratch(image: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """A line one pixel wide, bright on one side and dark on the other."""
+    height, width = image.shape[:2]
+    point, angle = rng.uniform(0.15, 0.85, 2) * (width, height), rng.uniform(0, 6.28)
+    points = [point]
+    for _ in range(rng.integers(15, 50)):
+        angle += rng.normal(0, 0.08)
+        point = point + 2 * np.array([np.cos(angle), np.sin(angle)])
+        points.append(point)
+    line = np.zeros((height, width), np.uint8)
+    cv2.polylines(line, [np.array(points).astype(np.int32)], False, 1, 1)
+    bright = gaussian_filter(line.astype(float), 0.9)
+    bright /= bright.max()
+    relief = rng.uniform(25, 70) * (bright - np.roll(bright, 1, 0))
+    return image + relief[..., None], cv2.dilate(line, np.ones((3, 3), np.uint8)) > 0
+
+
+def stain(image: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """An area 15 to 35 % darker, with a soft edge."""
+    mask, _ = blob(*image.shape[:2], rng.uniform(12, 35), rng)
+    return image * (1 - soft(mask, 4) * rng.uniform(0.15, 0.35)), mask
+
+
+def bulge(image: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """An area whose structure is magnified."""
+    mask, (y0, x0) = blob(*image.shape[:2], rng.uniform(14, 28), rng)
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(float)
+    zoom = 1 - 0.45 * soft(mask, 3)[..., 0]
+    at = [y0 + (y - y0) * zoom, x0 + (x - x0) * zoom]
+    planes = [map_coordinates(image[..., i], at, order=1, mode="reflect") for i in range(image.shape[2])]
+    return np.stack(planes, -1), mask
+
+
+def hole(image: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """A small black area with a shadow beside it."""
+    mask, _ = blob(*image.shape[:2], rng.uniform(3, 9), rng)
+    share, shadow = soft(mask, 0.7), soft(np.roll(mask, (3, 3), (0, 1)), 2)
+    return image * (1 - 0.4 * shadow) * (1 - share) + 20 * share, mask
+
+
+DEFECTS = {f.__name__: f for f in (foreign, scratch, stain, bulge, hole)}
+DONORS = [photograph(name) for name in ("moon.png", "camera.png", "clock_motion.png", "page.png")]
+
+
+def lit(image: Picture, rng: np.random.Generator) -> Picture:
+    """Return the image 8 % brighter or darker at most, more so on one side, with noise of 2 grey values."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    light = 1 + rng.uniform(-0.08, 0.08) + rng.uniform(-0.06, 0.06) * (y - 0.5) + rng.uniform(-0.06, 0.06) * (x - 0.5)
+    shown = image * (light[..., None] if image.ndim == 3 else light) + rng.normal(0, 2, image.shape)
+    return np.clip(shown, 0, 255).astype(np.uint8)
+
+
+def write_set(
+    folder: Path, train: Callable[[], Picture], test: Callable[[], Picture], rng: np.random.Generator
+) -> None:
+    """Write one data set, its pictures from ``train`` and ``test``."""
+
+    def save(path: Path, image: Picture) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), image)
+
+    for number in range(TRAIN):
+        save(folder / f"train/good/{number:03}.png", train())
+    for number in range(TEST_GOOD):
+        save(folder / f"test/good/{number:03}.png", test())
+    for kind, damage in DEFECTS.items():
+        for number in range(TEST_EACH):
+            good = test()
+            bad, mask = damage(good.reshape(*good.shape[:2], -1).astype(float), rng)
+            shown = np.clip(bad, 0, 255).astype(np.uint8).reshape(good.shape)
+            save(folder / f"test/{kind}/{number:03}.png", shown)
+            save(folder / f"ground_truth/{kind}/{number:03}_mask.png", (mask * 255).astype(np.uint8))
+
+
+def crop(image: Picture, left: int, right: int, rng: np.random.Generator) -> Picture:
+    """Return a square of the columns from ``left`` to ``right``."""
+    y, x = int(rng.integers(0, len(image) - CROP_PX)), int(rng.integers(left, right - CROP_PX + 1))
+    return lit(image[y : y + CROP_PX, x : x + CROP_PX], rng)
+
+
+def view(image: Picture, rng: np.random.Generator) -> Picture:
+    """Return the scene as a rig would see it that places parts to within some pixels."""
+    height, width = image.shape[:2]
+    move = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-1, 1), rng.uniform(0.99, 1.01))
+    move[:, 2] += rng.uniform(-4, 4, 2)
+    return lit(cv2.warpAffine(image, move, (width, height), borderMode=cv2.BORDER_REFLECT)[8:-8, 8:-8], rng)
+
+
+def main(out: Path) -> None:
+    """Write the sets below ``out``."""
+    rng = np.random.default_rng(5)
+    for name in TEXTURES:
+        image = photograph(f"{name}.png")
+        learnt, unseen = (0, LEARN_PX), (LEARN_PX + 2, image.shape[1])
+        write_set(
+            out / name, lambda i=image, c=learnt: crop(i, *c, rng), lambda i=image, c=unseen: crop(i, *c, rng), rng
+        )
+    coffee = cv2.resize(photograph("coffee.png", colour=True), None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
+    for name, image in {"coins": photograph("coins.png"), "coffee": coffee}.items():
+        write_set(out / name, lambda i=image: view(i, rng), lambda i=image: view(i, rng), rng)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
