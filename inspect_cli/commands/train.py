@@ -145,8 +145,8 @@ def train(
 def _material(name: str, data: Path | None, models: Path | None, maps_named: bool) -> Material:
     """Return the material in a store that can be written to; one without a recipe gets one from its data.
 
-    So does one that only shares its name with a material of another store, such as the shipped one: no part of its
-    data has the maps.
+    So does one that only shares its name with a material that comes with the program: no part of its data has the
+    maps of that.
     """
     from inspect_cli import console
     from inspect_cli.images.infer import infer_maps, training_root
@@ -154,11 +154,12 @@ def _material(name: str, data: Path | None, models: Path | None, maps_named: boo
     from inspect_cli.recipe import load_recipe
     from inspect_cli.recipe.template import commented_yaml, new_recipe
     from inspect_cli.store.atomic import write_text
-    from inspect_cli.store.materials import RECIPE, adopt, find_material, known_materials, writable_store
+    from inspect_cli.store.materials import RECIPE, adopt, find_material, known_materials, shipped, writable_store
 
     check_name(name)
     known, own = known_materials(models).get(name), writable_store(models) / name
-    if known is not None and data is not None and not maps_named and known.resolve() != own.resolve():
+    ours = known is not None and known.parent == shipped("models") and known.resolve() != own.resolve()
+    if known is not None and data is not None and ours and not maps_named:
         expected = load_recipe(known / RECIPE).maps
         if not fits(training_root(data), expected):
             console.say(f"the recipe {known / RECIPE} does not fit {data}: taken as a new material")

@@ -32,6 +32,7 @@ from inspect_cli.outputs.part_folder import (
     write_roi,
 )
 from inspect_cli.outputs.record import PartKey, read_record
+from inspect_cli.report.plots import load_early
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan, file_sha256
@@ -241,6 +242,8 @@ def _write_scan(
     """Write the maps of a part; return what writes the rest and returns the record."""
     calibration = model.calibration()
     reducers = {}
+    if "pictures" in outputs:
+        load_early()
     for name, stream in scan.streams.items() if "pictures" in outputs else ():
         reducers[name] = BlockReducer(preview_scale(scan.height, scan.width), "mean")
         stream.on_pixels = reducers[name].push

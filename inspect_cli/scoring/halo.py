@@ -57,11 +57,13 @@ class HaloTrimmer:
         fused, scores = self._waiting.popleft()
         self._rows_waiting -= len(fused)
         kept = fused > 1
+        if self._radius and kept.any():
+            kept &= ~self._halo(fused)
         if self._radius:
-            if kept.any():
-                kept &= ~self._halo(fused)
-            above = fused if self._above is None else np.concatenate([self._above, fused[: self._radius]])
-            self._above = (fused if len(fused) >= self._radius else above)[-self._radius :]
+            last = fused[-self._radius :]
+            if self._above is not None and len(last) < self._radius:
+                last = np.concatenate([self._above, last])[-self._radius :]
+            self._above = last
         return Trimmed(fused, scores, kept)
 
     def _halo(self, fused: Rows) -> NDArray[np.bool_]:
@@ -79,7 +81,7 @@ class HaloTrimmer:
         # Only a score above 1 / share has a halo above 1.
         columns = np.flatnonzero((around * np.float32(self._share) > 1).any(axis=0))
         if len(columns):
-            x0, x1 = max(0, int(columns[0]) - 2 * self._radius), int(columns[-1]) + 2 * self._radius + 1
+            x0, x1 = max(0, int(columns[0]) - self._radius), int(columns[-1]) + self._radius + 1
             side = np.ones(2 * self._radius + 1, np.uint8)
             largest = cv2.dilate(cv2.dilate(around[:, x0:x1], side[:, None]), side[None])
             near = largest[first : first + len(fused)]
