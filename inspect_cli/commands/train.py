@@ -158,8 +158,8 @@ def _material(name: str, data: Path | None, models: Path | None, maps_named: boo
 
     check_name(name)
     known, own = known_materials(models).get(name), writable_store(models) / name
-    ours = known is not None and known.parent == shipped("models") and known.resolve() != own.resolve()
-    if known is not None and data is not None and ours and not maps_named:
+    from_us = known is not None and known.resolve() == (shipped("models") / name).resolve() != own.resolve()
+    if known is not None and data is not None and from_us and not maps_named:
         expected = load_recipe(known / RECIPE).maps
         if not fits(training_root(data), expected):
             console.say(f"the recipe {known / RECIPE} does not fit {data}: taken as a new material")
