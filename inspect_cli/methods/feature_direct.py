@@ -25,6 +25,7 @@ from inspect_cli.methods.feature_ae import (
     usual_places,
 )
 from inspect_cli.methods.networks import LEAKY_SLOPE
+from inspect_cli.methods.tone import Tone
 
 #: Noise on the features that the marks are learnt from, in standard deviations.
 _NOISE: Final = 0.15
@@ -40,6 +41,13 @@ class FeatureDirectSettings(FeatureAeSettings):
     """Settings of direct marks on features."""
 
     marks_width: int = Field(64, ge=1, description="Channels inside the network that marks damaged places.")
+    tone_weight: float = Field(
+        0.125,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of how far the brightness of cells of 16 px lies from what is usual against their "
+        "surroundings.",
+    )
 
 
 class _Marks(nn.Module):
@@ -81,6 +89,7 @@ class FeatureDirect(FeatureAutoencoder):
     """`feature-ae`, and a network that is trained to mark scattered defects by the features they change.
 
     A pixel's score is how unusual its features are, times what the marks say: 1 for no damage, 11 for certain damage.
+    A share of how unusual the brightness of its cell is comes on top, for stains that change no structure.
     """
 
     name = "feature-direct"
@@ -90,6 +99,8 @@ class FeatureDirect(FeatureAutoencoder):
         super().__init__(channels, tile_px, settings)
         count = sum(depth.mean.numel() for depth in self.known())
         self.marks = _Marks(count, settings.marks_width, 2 * max(self.features.sides(tile_px)))
+        self.tone = Tone(channels, tile_px)
+        self._tone_weight = settings.tone_weight
 
     def corruption(self) -> Corruption:
         """Return scattered defects."""
@@ -108,18 +119,24 @@ class FeatureDirect(FeatureAutoencoder):
 
     @torch.no_grad()
     def fit(self, tiles: Tensor) -> None:
-        """Learn from good ``tiles`` what is usual, and where in a tile they are marked."""
+        """Learn from good ``tiles`` what is usual, and where in a tile they are marked or of another brightness."""
         features = self.features_of_many(tiles)
         self.learn(features)
         self.marks.place.fill_(1)
         parts = zip(*(torch.split(values, FIT_BATCH) for values in features), strict=True)
         self.marks.place.copy_(usual_places(torch.cat([self.marks.evidence(list(part)) for part in parts])))
+        differences = torch.cat([self.tone.differences(some) for some in torch.split(tiles, FIT_BATCH)])
+        self.tone.place.copy_(usual_places(self.tone.learn(differences)))
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return how unusual and how damaged the features look, 1 where they are as usual, (n, height, width)."""
         features, size = self.standardised(tiles), tiles.shape[2:]
         evidence = functional.interpolate(self.marks.evidence(features), size, mode="bilinear", align_corners=False)
-        return (self.unusual(features, size) * evidence)[:, 0]
+        score = self.unusual(features, size) * evidence
+        if self._tone_weight:
+            tone = functional.interpolate(self.tone(tiles), size, mode="bilinear", align_corners=False)
+            score = score + self._tone_weight * tone
+        return score[:, 0]
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return Adam on the autoencoders and the marks; the pretrained network stays as it is."""
