@@ -89,19 +89,28 @@ def test_strong_defect_loses_its_halo_and_a_weak_one_nothing() -> None:
     assert (box.x_px, box.width_px) == (columns[0], len(columns))
 
 
-def test_weak_region_in_a_strong_ones_halo_is_part_of_it() -> None:
+def test_weak_region_in_a_strong_ones_halo_has_no_area_but_is_told() -> None:
     raw = np.maximum(blob((50, 50), 300.0, 2.0), blob((50, 75), 2.0, 2.0))
     assert len(judged(raw, 0.0)[0].regions) == 2
-    assert len(judged(raw, 0.2)[0].regions) == 1
+    strong, weak = judged(raw, 0.2)[0].regions
+    assert strong.area_px > 9
+    assert (weak.area_px, weak.score_max) == (0, pytest.approx(2.0, rel=0.01))
+
+
+def test_pixel_just_below_the_share_of_a_peak_just_strong_enough_is_halo() -> None:
+    raw = np.zeros((9, 9), np.float32)
+    raw[4, 3:7] = [1.1, 6.0, 1.3, 1.1]
+    np.testing.assert_array_equal(judged(raw, 0.2, 1)[1][4, 3:7], [False, True, True, False])
 
 
 @pytest.mark.parametrize("area", [1, 4, 40])
-@pytest.mark.parametrize("seed", range(6))
-def test_verdict_is_that_of_all_above_the_limit(area: int, seed: int) -> None:
-    raw = gaussian_filter(np.nan_to_num(heavy(70, 60, seed), nan=0.0), 0.6).astype(np.float32) / np.float32(30)
+@pytest.mark.parametrize("scale", [30, 300, 3000])
+@pytest.mark.parametrize("seed", range(4))
+def test_verdict_is_that_of_all_above_the_limit(area: int, scale: int, seed: int) -> None:
+    raw = gaussian_filter(np.nan_to_num(heavy(70, 60, seed), nan=0.0), 0.6).astype(np.float32) / np.float32(scale)
     whole, found = judged(raw, 0.0, area)[0], judged(raw, 0.9, area)[0]
     assert (found.verdict, found.score) == (whole.verdict, whole.score)
-    assert bool(found.regions) == bool(whole.regions)
+    assert [r.score_max for r in found.regions] == [r.score_max for r in whole.regions]
 
 
 def test_large_weak_region_beside_a_strong_speck_still_fails_the_part(tmp_path: Path) -> None:
@@ -111,6 +120,7 @@ def test_large_weak_region_beside_a_strong_speck_still_fails_the_part(tmp_path: 
     found, mask = judged(raw, 0.2)
     assert found.verdict == "fail"
     (region,) = found.regions
+    assert region.area_px == 0
     assert (region.score_max, region.peak_x_px, region.peak_y_px) == (2.0, 20, 20)
     with MaskWriter(tmp_path / "mask.png", 60, 60) as writer:
         writer.push(mask)

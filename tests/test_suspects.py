@@ -14,11 +14,12 @@ from inspect_cli.training.order import CHECKPOINTS
 from inspect_cli.training.suspects import (
     LEAST_PARTS,
     NOTE,
-    _Pace,
     _Place,
     patches_of_budget,
     ranked,
+    spread,
     steps_of_budget,
+    tiles_in_time,
 )
 from tests.helpers import material_of
 
@@ -62,21 +63,20 @@ def test_what_ends_first_ends_a_budget_of_steps_and_seconds(monkeypatch):
     assert budget.progress(90) == 0.9
 
 
-def test_parts_are_looked_at_at_the_pace_that_time_allows(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("inspect_cli.training.suspects.time.monotonic", lambda: now[0])
-    pace = _Pace(tiles=100, parts=10, seconds=20.0)
-    assert pace.tiles() == 10
-    now[0] += 5.0  # half a second a tile: nine more parts at this pace take 45 s, 15 are left
-    pace.looked_at(10)
-    assert pace.tiles() == 3
-    now[0] += 16.0
-    pace.looked_at(3)
-    assert pace.tiles() == 1  # each part is looked at, however late
-    unhurried = _Pace(tiles=100, parts=10, seconds=None)
-    now[0] += 1e6
-    unhurried.looked_at(10)
-    assert unhurried.tiles() == 10
+def test_as_many_tiles_of_each_part_as_time_allows():
+    assert tiles_in_time(most=10, parts=10, one_s=0.5, seconds=20.0) == 4
+    assert tiles_in_time(most=10, parts=10, one_s=0.01, seconds=20.0) == 10
+    assert tiles_in_time(most=10, parts=100, one_s=5.0, seconds=20.0) == 1  # each part is looked at, however slow
+    assert tiles_in_time(most=10, parts=10, one_s=100.0, seconds=None) == 10
+
+
+def test_tiles_are_spread_over_a_part_and_one_alone_lies_in_the_middle():
+    corners = [(0, x) for x in range(9)]
+    assert spread(corners, 3) == [(0, 0), (0, 4), (0, 8)]
+    assert spread(corners, 1) == [(0, 4)]
+    assert spread(corners, 99) == corners
+    assert spread(corners[:1], 5) == corners[:1]
+    assert spread([], 5) == []
 
 
 @pytest.fixture
@@ -149,20 +149,22 @@ def test_resumed_training_leaves_out_what_it_left_out_before(dirty, capsys, monk
         patch.setattr("inspect_cli.training.train._described", killed)
         assert train(dirty, "--robust") == 130
     folder = dirty / "models" / "stuff"
-    assert (folder / NOTE).exists()
+    assert (folder / NOTE.format(method="cae")).exists()
     monkeypatch.setattr(suspects, "_found", lambda *_: pytest.fail("looked again"))
     capsys.readouterr()
     assert train(dirty, "--resume") == 0
-    assert "1 of 8 part(s) stand out" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 of 8 part(s) stand out" in told
+    assert "was settled when the training began" in told
     manifest = json.loads((folder / "cae" / "manifest.json").read_text())
     assert "p3" not in {file["part"] for file in manifest["training_set"]}
-    assert not (folder / NOTE).exists()
+    assert not (folder / NOTE.format(method="cae")).exists()
 
 
 def test_damaged_note_is_refused(dirty, capsys):
     folder = dirty / "models" / "stuff"
     (folder / "cae" / CHECKPOINTS).mkdir(parents=True)
-    (folder / NOTE).write_text('[{"part": 3}]')
+    (folder / NOTE.format(method="cae")).write_text('[{"part": 3}]')
     assert train(dirty, "--resume") == UsageError.exit_code
     assert "is damaged" in capsys.readouterr().err
 
@@ -186,6 +188,6 @@ def test_parts_are_scored_by_what_was_trained_to_mark(dirty, monkeypatch):
     monkeypatch.setattr(suspects, "_worst_of", spy)
     assert train(dirty) == 0
     assert learnt[0]
-    assert len(used) == LEAST_PARTS
+    assert len(used) == LEAST_PARTS + 1  # one tells how long a tile takes
     for weights in used:
         assert all(weights[key].equal(learnt[0][key]) for key in learnt[0])

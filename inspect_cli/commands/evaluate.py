@@ -35,8 +35,8 @@ def evaluate(
     """Measure a run against masks or boxes of the real defects.
 
     Every metric is exact, over all pixels inside the region of interest. IoU, recall and precision are those
-    of the run's own masks, of a single map those above its limit; the maxima are over all limits. A part without a
-    mask is good. The result is also written to evaluation.json in the run folder.
+    of the run's own masks, of a single map those above its limit; the maxima are over all limits, halos
+    included. A part without a mask is good. The result is also written to evaluation.json in the run folder.
 
     \b
     Examples

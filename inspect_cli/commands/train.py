@@ -145,12 +145,12 @@ def train(
 def _material(name: str, data: Path | None, models: Path | None, maps_named: bool) -> Material:
     """Return the material in a store that can be written to; one without a recipe gets one from its data.
 
-    So does one that only shares its name with a material that comes with the program: no part of its data has the
-    maps of that.
+    So does one that only shares its name with a material that comes with the program: there is no file of any map
+    of that.
     """
     from inspect_cli import console
     from inspect_cli.images.infer import infer_maps, training_root
-    from inspect_cli.images.parts import fits
+    from inspect_cli.images.parts import any_file
     from inspect_cli.recipe import load_recipe
     from inspect_cli.recipe.template import commented_yaml, new_recipe
     from inspect_cli.store.atomic import write_text
@@ -161,7 +161,7 @@ def _material(name: str, data: Path | None, models: Path | None, maps_named: boo
     from_us = known is not None and known.resolve() == (shipped("models") / name).resolve() != own.resolve()
     if known is not None and data is not None and from_us and not maps_named:
         expected = load_recipe(known / RECIPE).maps
-        if not fits(training_root(data), expected):
+        if not any_file(training_root(data), expected):
             console.say(f"the recipe {known / RECIPE} does not fit {data}: taken as a new material")
             known = None
     if data is not None and known is None:

@@ -93,13 +93,12 @@ def discover_parts(folder: Path, maps: Mapping[str, MapSpec]) -> list[Part]:
     return [_part(text, found.get(text, {}), folder, maps, faults) for text in sorted(found.keys() | faults.keys())]
 
 
-def fits(folder: Path, maps: Mapping[str, MapSpec]) -> bool:
-    """Whether any part below ``folder`` has all the maps."""
+def any_file(folder: Path, maps: Mapping[str, MapSpec]) -> bool:
+    """Whether there is a file of any of the maps below ``folder``."""
     try:
-        parts = discover_parts(folder, maps)
+        return bool(discover_parts(folder, maps))
     except NoInputError:
         return False
-    return any(part.fault is None and not part.missing for part in parts)
 
 
 def _part(

@@ -31,8 +31,10 @@ def _outline(mask: MaskWriter, region: Region) -> Ring:
     window = mask.window(region.y_px, region.x_px, region.height_px, region.width_px)
     _, labels = cv2.connectedComponents(np.ascontiguousarray(window), connectivity=8)
     at_peak = labels[region.peak_y_px - region.y_px, region.peak_x_px - region.x_px]
-    if not at_peak:  # the peak lies in the halo of a stronger region
-        labels[region.peak_y_px - region.y_px, region.peak_x_px - region.x_px] = at_peak = labels.max() + 1
+    if not at_peak and labels.any():  # the peak lies in the halo of a stronger region: the largest piece
+        at_peak = int(np.bincount(labels[labels > 0]).argmax())
+    elif not at_peak:
+        labels[region.peak_y_px - region.y_px, region.peak_x_px - region.x_px] = at_peak = 1
     own = labels == at_peak
     # Three times as large, a contour through pixel centres runs a third inside the pixels' borders.
     large = cv2.resize(own.astype(np.uint8), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)

@@ -123,15 +123,14 @@ class RegionFinder:
     def regions(self, min_area_px: int) -> list[Region]:
         """Return the regions of at least ``min_area_px`` pixels above the limit, the highest score first.
 
-        One that is wholly halo is left out if there is another: the stronger region beside it may be too small.
+        One that is wholly in the halo of another has an area of 0: nothing above the limit goes unsaid.
         """
         if not self._blocks:
             return []
         block = _Block(*(np.concatenate(column) for column in zip(*self._blocks, strict=True)))
         whole = self._joined(block)
         order = np.lexsort((whole.peak_at, -whole.peak))
-        large = [int(i) for i in order if whole.above[i] >= min_area_px]
-        return [self._region(whole, i) for i in [i for i in large if whole.area[i]] or large]
+        return [self._region(whole, int(i)) for i in order if whole.above[i] >= min_area_px]
 
     def _joined(self, block: _Block) -> _Block:
         joins = np.concatenate(self._joins, axis=1) if self._joins else np.empty((2, 0), np.int64)

@@ -79,9 +79,12 @@ def load_checkpoint(
     if state.fingerprint != fingerprint:
         raise ModelError(f"{folder}: the checkpoint belongs to other data, seed or settings; {again}")
     state.best_loss = float("inf") if state.best_loss is None else state.best_loss
-    detector.load_state_dict(_section(tensors, "model."))
-    for number, optimizer in enumerate(optimizers):
-        _restore_optimizer(optimizer, _section(tensors, f"optimizer{number}."))
+    try:
+        detector.load_state_dict(_section(tensors, "model."))
+        for number, optimizer in enumerate(optimizers):
+            _restore_optimizer(optimizer, _section(tensors, f"optimizer{number}."))
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{folder}: the checkpoint is of another version of inspect; {again}") from error
     return state, _section(tensors, "best.")
 
 

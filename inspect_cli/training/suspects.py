@@ -41,8 +41,8 @@ from inspect_cli.training.provisional import WindowReader
 from inspect_cli.training.sources import Sources
 
 PICTURE: Final = "suspects.png"
-#: What was found, kept beside the recipe until the training is done.
-NOTE: Final = ".suspects.json"
+#: What was found for a training by some method, kept beside the recipe until that is done.
+NOTE: Final = ".suspects-{method}.json"
 #: What looks at the parts.
 METHOD: Final = "feature-direct"
 #: Steps that it is trained for: about a tenth of the budget on two cores, within these bounds.
@@ -52,6 +52,8 @@ _SHARE_OF_STEPS: Final = 0.1
 #: Seconds that it is trained for at most, and that the parts are then looked at for, as shares of a budget in time.
 _SHARE_OF_TRAINING: Final = 0.15
 _SHARE_OF_LOOKING: Final = 0.15
+#: Tiles by which the time of one is found out.
+_TRIED: Final = 2
 #: Parts below this number say too little of what is usual.
 LEAST_PARTS: Final = 8
 #: A part is named when its worst place lies so many robust standard deviations (of the logarithm) above the median;
@@ -109,13 +111,17 @@ def without_suspects(
     Interrupted
         If ``stop``, asked between steps and parts, said so.
     """
-    note = order.material.folder / NOTE
+    note = note_of(order)
+    if not order.resume:
+        note.unlink(missing_ok=True)
     if order.resume and note.exists():
         suspects = _read(note)
     else:
         suspects = _found(order, sources, teller, leave_out, stop)
         write_text(note, _SUSPECTS.dump_json(suspects, indent=2).decode() + "\n")
     left_out = {suspect.part for suspect in suspects if suspect.left_out}
+    if suspects and bool(left_out) != leave_out:
+        teller.warn("--resume: whether parts that stand out are left out was settled when the training began")
     if suspects:
         fate = "left out of the training" if left_out else "trained on all the same; --robust leaves such parts out"
         names = {suspect.part for suspect in suspects}
@@ -124,6 +130,11 @@ def without_suspects(
     if not left_out:
         return sources, suspects
     return sources.without(left_out, order.material.recipe.training.validation_share, order.seed), suspects
+
+
+def note_of(order: TrainingOrder) -> Path:
+    """Return where is kept what was found, until the training is done."""
+    return order.material.folder / NOTE.format(method=order.method)
 
 
 def _read(note: Path) -> list[Suspect]:
@@ -193,7 +204,7 @@ def _worst_places(
             return replace(open_job(look, name, learnt_from, []), checkpoint=Path(scratch) / name)
 
         marks = _trained(opened(sources), seconds_of(order.budget, maps, _SHARE_OF_TRAINING), name, teller, stop)
-        pace: _Pace | None = None
+        tiles: int | None = None
         for known, others in (halves, halves[::-1]):
             job = opened(replace(sources, split=Split(known, known), extra=Survey()))
             with closing(job):
@@ -201,13 +212,17 @@ def _worst_places(
                 job.detector.load_state_dict(marks)
                 torch.manual_seed(job.seed)
                 job.detector.fit(fit_tiles(job))
-                if pace is None:
-                    tiles = count_of_area(patches_of_budget(order.budget), job.detector.tile_px)
-                    pace = _Pace(tiles, len(parts), seconds_of(order.budget, maps, _SHARE_OF_LOOKING))
+                rois = sources.survey.rois
+                if tiles is None:  # as many of each part: the worst of more tiles is worse
+                    most = max(1, count_of_area(patches_of_budget(order.budget), job.detector.tile_px) // len(parts))
+                    started = time.monotonic()
+                    _worst_of(job, engine, others[0], rois[others[0].id], name, order, _TRIED)
+                    one_s = (time.monotonic() - started) / _TRIED
+                    tiles = tiles_in_time(most, len(parts), one_s, seconds_of(order.budget, maps, _SHARE_OF_LOOKING))
                 for part in others:
                     if stop():
                         raise Interrupted(job.checkpoint)
-                    place = _worst_of(job, engine, part, sources.survey.rois[part.id], name, order, pace)
+                    place = _worst_of(job, engine, part, rois[part.id], name, order, tiles)
                     found += [] if place is None else [place]
     return found
 
@@ -223,43 +238,17 @@ def _trained(
         return job.detector.state_dict()
 
 
-class _Pace:
-    """How many tiles of each part are looked at: ``tiles`` over ``parts``, fewer where that would take too long."""
-
-    def __init__(self, tiles: int, parts: int, seconds: float | None) -> None:
-        self._most = max(1, tiles // parts)
-        self._parts_left = parts
-        self._seconds = seconds
-        self._since = time.monotonic()
-        self._done = 0
-
-    def tiles(self) -> int:
-        """Return the number of tiles of the next part."""
-        if self._seconds is None or not self._done:
-            return self._most
-        spent = time.monotonic() - self._since
-        in_time = (self._seconds - spent) / max(spent, 1e-9) * self._done / max(self._parts_left, 1)
-        return int(np.clip(in_time, 1, self._most))
-
-    def looked_at(self, tiles: int) -> None:
-        """Count the tiles of a part."""
-        self._done += tiles
-        self._parts_left -= 1
-
-
 def _worst_of(
-    job: MapTraining, engine: TorchEngine, part: Part, roi: Mask | None, name: str, order: TrainingOrder, pace: _Pace
+    job: MapTraining, engine: TorchEngine, part: Part, roi: Mask | None, name: str, order: TrainingOrder, tiles: int
 ) -> _Place | None:
-    """Return the worst place of a part, of as many tiles spread over it as the pace allows; None without ROI."""
+    """Return the worst place of a part, of ``tiles`` tiles spread over it; None without ROI."""
     side = job.detector.tile_px
     worst: _Place | None = None
     with open_map(part.files[name]) as reader:
         height, width = min(side, reader.header.height), min(side, reader.header.width)
         grid = Grid(reader.header.height, reader.header.width, side, side)
         corners = [(y, x) for y in grid.rows for x in grid.columns if _inside(roi, y, x, side)]
-        chosen = np.unique(np.linspace(0, len(corners) - 1, min(pace.tiles(), len(corners))).astype(int))
-        for i in chosen:
-            y, x = corners[i]
+        for y, x in spread(corners, tiles):
             window = WindowReader(reader, y, x, height, width)
             stream = MapStream(
                 reader=window,
@@ -275,7 +264,6 @@ def _worst_of(
             if worst is None or scores[top] > worst.score:
                 at = int(top[1]), int(top[0])
                 worst = _Place(part.id, name, float(scores[top]), x + at[0], y + at[1], window.read(), at)
-        pace.looked_at(len(chosen))
     return worst
 
 
@@ -284,6 +272,18 @@ def steps_of_budget(budget: str, maps: int) -> int:
     steps, seconds = parse_budget(budget)
     wanted = _STEPS_A_SECOND * seconds / maps if seconds is not None else _SHARE_OF_STEPS * (steps or 0)
     return int(np.clip(wanted, *_STEPS))
+
+
+def tiles_in_time(most: int, parts: int, one_s: float, seconds: float | None) -> int:
+    """Return how many tiles of each part are looked at, where one takes ``one_s``: ``most``, or as time allows."""
+    return most if seconds is None else int(np.clip(seconds / parts / max(one_s, 1e-9), 1, most))
+
+
+def spread(corners: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """Return ``count`` of the corners, spread over all of them, or all; one alone is that in the middle."""
+    if count == 1 or len(corners) < 2:
+        return list(corners[len(corners) // 2 :][:1])
+    return [corners[i] for i in np.unique(np.linspace(0, len(corners) - 1, min(count, len(corners))).astype(int))]
 
 
 def seconds_of(budget: str, maps: int, share: float) -> float | None:

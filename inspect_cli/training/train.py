@@ -56,7 +56,7 @@ from inspect_cli.training.prepare import (
 from inspect_cli.training.preview import preview_corruption, preview_roi
 from inspect_cli.training.provisional import provisional_calibration
 from inspect_cli.training.sources import Sources
-from inspect_cli.training.suspects import NOTE, without_suspects
+from inspect_cli.training.suspects import note_of, without_suspects
 from inspect_cli.training.trial import measure_trial, trial_of
 
 _PICTURES = 4
@@ -85,6 +85,7 @@ def train_material(
     Budget.parse(order.budget, len(order.maps))
     if order.method != AUTO:
         _check(order)
+    note = note_of(order)
     opened, started = open_order(order, teller), time.monotonic()
     sources, suspects = without_suspects(order, opened, teller, robust, stop)
     order = replace(order, budget=left_of(order.budget, time.monotonic() - started))
@@ -97,8 +98,8 @@ def train_material(
         bundle = _train_locked(order, sources, trials, suspects, teller, stop)
         prune_weights(folder, bundle.manifest)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        for note in (CHOICE, NOTE):
-            (order.material.folder / note).unlink(missing_ok=True)
+        for done in (order.material.folder / CHOICE, note):
+            done.unlink(missing_ok=True)
     return bundle
 
 
