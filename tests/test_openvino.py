@@ -77,6 +77,17 @@ def test_an_engine_that_differs_is_refused_and_a_faithful_one_is_checked_once(ti
     engine.score(tiles)
 
 
+def test_an_engine_that_differs_gives_way_where_the_choice_was_left_open(tiles):
+    right = _Wrong(1.0)
+    right.name = "torch"
+    engine = CheckedEngine(_Wrong(1.001), _Mean(), instead=right)
+    first, second = engine.start(tiles), engine.start(tiles[:3])
+    np.testing.assert_array_equal(second(), right.score(tiles[:3]))
+    np.testing.assert_array_equal(first(), right.score(tiles))
+    np.testing.assert_array_equal(engine.score(tiles), right.score(tiles))
+    assert (engine.name, engine.difference) == ("torch", pytest.approx(1e-3, rel=0.1))
+
+
 def test_engines_go_where_they_can():
     assert choose_engine("openvino", CPU) == "openvino"
     assert choose_engine("torch", CPU) == "torch"

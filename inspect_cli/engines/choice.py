@@ -74,4 +74,7 @@ def make_engine(detector: Detector, hardware: Hardware) -> Engine:
         return CheckedEngine(TorchEngine(detector, device, hardware.batch, hardware.precision), reference)
     from inspect_cli.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415  (an optional package)
 
-    return CheckedEngine(OpenVinoEngine(detector, hardware.batch, hardware.precision), detector)
+    chosen = OpenVinoEngine(detector, hardware.batch, hardware.precision)
+    # Who leaves the choice to the program gets the trained network itself where the faster one differs from it.
+    left_open = hardware.engine == "auto" and hardware.precision == "f32"
+    return CheckedEngine(chosen, detector, TorchEngine(detector, device, hardware.batch) if left_open else None)

@@ -29,11 +29,12 @@ def relative_difference(scores: NDArray[np.float32], expected: NDArray[np.float3
 class CheckedEngine:
     """Hands tiles to an engine, after comparing its scores of the first ones with float32 torch on the CPU.
 
-    ``difference`` is what was found, None before the first tiles.
+    ``difference`` is what was found, None before the first tiles. An engine that differs by more than the tolerance
+    gives way to ``instead``; without one it is refused.
     """
 
-    def __init__(self, engine: Engine, detector: Detector) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, detector: Detector, instead: Engine | None = None) -> None:
+        self._engine, self._instead = engine, instead
         self._reference: Detector | None = detector.eval()
         self.difference: float | None = None
         self.name, self.device_name, self.precision = engine.name, engine.device_name, engine.precision
@@ -56,14 +57,15 @@ class CheckedEngine:
 
     def start(self, tiles: NDArray[np.float32]) -> Wait:
         """Start the engine; what is returned waits for its scores and raises as :meth:`score` does."""
-        wait = self._engine.start(tiles)
+        engine = self._engine
+        wait = engine.start(tiles)
         if self._reference is None:
             return wait
 
         def checked() -> NDArray[np.float32]:
             scores = wait()
             self._check(tiles, scores)
-            return scores
+            return scores if self._engine is engine else self._engine.score(tiles)
 
         return checked
 
@@ -83,8 +85,12 @@ class CheckedEngine:
         tiles, scores = tiles[:CHECKED_TILES], scores[:CHECKED_TILES]
         expected = reference.score(torch.from_numpy(np.ascontiguousarray(tiles))).float().numpy()
         self.difference = relative_difference(scores, expected)
-        if not self.difference <= TOLERANCE[self.precision]:
+        if self.difference <= TOLERANCE[self.precision]:
+            return
+        if self._instead is None:
             raise ModelError(
                 f"engine {self.name} ({self.precision}) differs from the trained network by {self.difference:.2g} of "
                 f"its largest score, more than {TOLERANCE[self.precision]:g}; use --engine torch"
             )
+        self._engine = self._instead
+        self.name, self.device_name = self._instead.name, self._instead.device_name

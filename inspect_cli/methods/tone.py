@@ -31,7 +31,6 @@ class Tone(nn.Module):
 
     mean: Tensor
     whitening: Tensor
-    usual: Tensor
     place: Tensor
     fine: Tensor
     coarse: Tensor
@@ -41,7 +40,6 @@ class Tone(nn.Module):
         side = -(-tile_px // CELL_PX)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("whitening", torch.eye(channels))
-        self.register_buffer("usual", torch.ones(()))
         self.register_buffer("place", torch.ones(1, 1, side, side))
         self.register_buffer("fine", _kernel(_FINE), persistent=False)
         self.register_buffer("coarse", _kernel(_COARSE), persistent=False)
@@ -59,8 +57,11 @@ class Tone(nn.Module):
         return _blurred(cells, self.fine) - _blurred(cells, self.coarse)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Return the squared distance of each cell from what is usual, 1 on average on good tiles, (n, 1, h, w)."""
-        score = self._distance(self.differences(tiles)) / self.usual
+        """Return the squared distance of each cell from what is usual, 1 on average on good tiles, (n, 1, h, w).
+
+        Less than 1 where good tiles hardly differ: what is lost in rounding must not stand out.
+        """
+        score = self._distance(self.differences(tiles))
         return score / self.place if score.shape[2:] == self.place.shape[2:] else score
 
     def _distance(self, differences: Tensor) -> Tensor:
@@ -69,15 +70,13 @@ class Tone(nn.Module):
 
     @torch.no_grad()
     def learn(self, differences: Tensor) -> Tensor:
-        """Learn from the differences of good tiles; return their scores, 1 on average."""
+        """Learn from the differences of good tiles; return their scores, 1 on average at most."""
         self.mean.copy_(differences.mean(dim=(0, 2, 3)))
         rows = differences.movedim(1, 3).flatten(0, 2).double()
         variance, directions = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
         variance = variance.clamp(min=0) + _LEAST_SHARE * variance.mean() + _LEAST_DEVIATION**2
         self.whitening.copy_(directions / variance.sqrt())
-        found = self._distance(differences)
-        self.usual.copy_(found.mean().clamp(min=_LEAST_SHARE))
-        return found / self.usual
+        return self._distance(differences)
 
 
 def _kernel(sigma: float) -> Tensor:
