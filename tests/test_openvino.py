@@ -80,7 +80,7 @@ def test_an_engine_that_differs_is_refused_and_a_faithful_one_is_checked_once(ti
 def test_an_engine_that_differs_gives_way_where_the_choice_was_left_open(tiles):
     right = _Wrong(1.0)
     right.name = "torch"
-    engine = CheckedEngine(_Wrong(1.001), _Mean(), instead=right)
+    engine = CheckedEngine(_Wrong(1.001), _Mean(), instead=lambda _: right)
     first, second = engine.start(tiles), engine.start(tiles[:3])
     np.testing.assert_array_equal(second(), right.score(tiles[:3]))
     np.testing.assert_array_equal(first(), right.score(tiles))

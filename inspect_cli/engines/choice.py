@@ -75,6 +75,7 @@ def make_engine(detector: Detector, hardware: Hardware) -> Engine:
     from inspect_cli.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415  (an optional package)
 
     chosen = OpenVinoEngine(detector, hardware.batch, hardware.precision)
+    if hardware.engine != "auto" or hardware.precision != "f32":
+        return CheckedEngine(chosen, detector)
     # Who leaves the choice to the program gets the trained network itself where the faster one differs from it.
-    left_open = hardware.engine == "auto" and hardware.precision == "f32"
-    return CheckedEngine(chosen, detector, TorchEngine(detector, device, hardware.batch) if left_open else None)
+    return CheckedEngine(chosen, detector, lambda network: TorchEngine(network, device, hardware.batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -30,10 +31,12 @@ class CheckedEngine:
     """Hands tiles to an engine, after comparing its scores of the first ones with float32 torch on the CPU.
 
     ``difference`` is what was found, None before the first tiles. An engine that differs by more than the tolerance
-    gives way to ``instead``; without one it is refused.
+    gives way to what ``instead`` makes of the trained network; without that it is refused.
     """
 
-    def __init__(self, engine: Engine, detector: Detector, instead: Engine | None = None) -> None:
+    def __init__(
+        self, engine: Engine, detector: Detector, instead: Callable[[Detector], Engine] | None = None
+    ) -> None:
         self._engine, self._instead = engine, instead
         self._reference: Detector | None = detector.eval()
         self.difference: float | None = None
@@ -92,5 +95,5 @@ class CheckedEngine:
                 f"engine {self.name} ({self.precision}) differs from the trained network by {self.difference:.2g} of "
                 f"its largest score, more than {TOLERANCE[self.precision]:g}; use --engine torch"
             )
-        self._engine = self._instead
-        self.name, self.device_name = self._instead.name, self._instead.device_name
+        self._engine = self._instead(reference)
+        self.name, self.device_name = self._engine.name, self._engine.device_name

@@ -17,7 +17,6 @@ from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import open_map, read_mask
-from inspect_cli.scoring.precision import round_scores
 from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
 
 BAND_ROWS: Final = 256
@@ -60,7 +59,7 @@ class Layer:
 class Tally:
     """Pixels and peak scores of a set of parts, for one map or fused.
 
-    ``flagged_defect_px`` and ``flagged_good_px`` are pixels of the run's mask, of a single map those above its limit.
+    ``flagged_defect_px`` and ``flagged_good_px`` are pixels of the run's masks, which a single map does not have.
     """
 
     histogram: ScoreHistogram = field(default_factory=ScoreHistogram)
@@ -86,16 +85,15 @@ class Tally:
     def metrics(self) -> Metrics:
         """Compute every metric; one that is undefined is ``None``."""
         f1, iou = self.histogram.f1_max(), self.histogram.iou_max()
-        defect_px, flagged_px = int(self.histogram.defect.sum()), self.flagged_defect_px + self.flagged_good_px
         return {
             "pixel_auroc": self.histogram.auroc(),
             "pixel_aupr": self.histogram.aupr(),
             "au_pro": self.histogram.au_pro(),
             "image_auroc": rank_auroc(self.good_peaks, self.defect_peaks),
             "f1_max": f1.value if f1 else None,
-            "iou": self.flagged_defect_px / (defect_px + self.flagged_good_px) if defect_px else None,
-            "recall": self.flagged_defect_px / defect_px if defect_px else None,
-            "precision": self.flagged_defect_px / flagged_px if defect_px and flagged_px else None,
+            "iou": self.histogram.iou_at(LIMIT),
+            "recall": self.histogram.recall_at(LIMIT),
+            "precision": self.histogram.precision_at(LIMIT),
             "iou_max": iou.value if iou else None,
             "f1_max_score": f1.limit if f1 else None,
             "iou_max_score": iou.limit if iou else None,
@@ -103,6 +101,15 @@ class Tally:
             "good": self.good,
             "defective": self.defective,
             "undecided": self.undecided,
+        }
+
+    def metrics_of_masks(self) -> Metrics:
+        """Compute what the run's masks have of the defects; one that is undefined is ``None``."""
+        defect_px, flagged_px = int(self.histogram.defect.sum()), self.flagged_defect_px + self.flagged_good_px
+        return {
+            "iou": self.flagged_defect_px / (defect_px + self.flagged_good_px) if defect_px else None,
+            "recall": self.flagged_defect_px / defect_px if defect_px else None,
+            "precision": self.flagged_defect_px / flagged_px if defect_px and flagged_px else None,
         }
 
 
@@ -264,15 +271,13 @@ def _count_pixels(
     stored: NDArray[np.bool_] | None = None
     for y0, raw in _rows(layer.path, shape):
         scores = raw / np.float32(layer.threshold)
-        if layer.flagged is not None and stored is None:
-            stored = read_mask(layer.flagged, *shape)
-        flagged = round_scores(scores) > LIMIT if stored is None else stored[y0 : y0 + len(scores)]
-        tally.flagged_good_px += int(flagged.sum())
+        if layer.flagged is not None:
+            stored = read_mask(layer.flagged, *shape) if stored is None else stored
+            _count_flagged(
+                tally, stored[y0 : y0 + len(scores)], None if mask is None else mask[y0 : y0 + len(scores)]
+            )
         if mask is not None:
             defective = mask[y0 : y0 + len(scores)]
-            hits = int((flagged & defective).sum())
-            tally.flagged_defect_px += hits
-            tally.flagged_good_px -= hits
             defects.append(scores[defective])
             scores = scores[~defective]
         tally.histogram.add(scores)
@@ -280,6 +285,12 @@ def _count_pixels(
         # The area of a region within the ROI is known only now, with all its pixels seen.
         found = np.concatenate(defects)
         tally.histogram.add(found, np.ones(found.shape, dtype=np.bool_), region_weights(found, regions))
+
+
+def _count_flagged(tally: Tally, flagged: NDArray[np.bool_], defective: NDArray[np.bool_] | None) -> None:
+    hits = 0 if defective is None else int((flagged & defective).sum())
+    tally.flagged_defect_px += hits
+    tally.flagged_good_px += int(flagged.sum()) - hits
 
 
 def _rows(path: Path, shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -307,7 +318,8 @@ def _summarise(tallies: Tallies, unfinished: int) -> dict[str, Any]:
         for group in (None, *groups):
             if (group, name) in tallies:
                 whole.merge(tallies[group, name])
-        return {**whole.metrics(), "unfinished": unfinished}
+        of_masks = whole.metrics_of_masks() if name == FUSED else {}
+        return {**whole.metrics(), **of_masks, "unfinished": unfinished}
 
     return {
         **metrics(FUSED, *kinds),
