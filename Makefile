@@ -64,7 +64,7 @@ docs: $(VENV)/installed-dev  ## write the generated pages under docs/
 
 sample-data: $(VENV)/installed  ## make the shipped sample again
 	$(BIN)/inspect sample riblet --out sample_data/riblet --parts 10 --defective 6 --size 384x256 --seed 1 --force
-	$(BIN)/inspect sample steel --out sample_data/steel --parts 6 --defective 3 --size 384x256 --maps gradient,curvature --seed 1 --force
+	$(BIN)/inspect sample steel --out sample_data/steel --parts 6 --defective 3 --size 384x256 --seed 1 --force
 	$(BIN)/inspect sample chess --out sample_data/chess --parts 8 --size 256x256 --seed 1 --force
 	$(BIN)/inspect sample noise --out sample_data/noise --parts 8 --size 256x256 --seed 1 --force
 

@@ -82,6 +82,7 @@ class LockedError(InspectError):
 
 EXIT_DONE: Final = 0
 EXIT_DEFECTS: Final = 8
+EXIT_DOUBT: Final = 9
 EXIT_INTERNAL: Final = 70
 EXIT_SIGINT: Final = 130
 EXIT_SIGTERM: Final = 143
@@ -106,6 +107,10 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
     ),
     WorkerError.exit_code: ("a worker died or the device gave up", "run again, with a smaller `--batch`"),
     EXIT_DEFECTS: ("defects found (only with `--fail-on-defect`)", "look at the failed parts"),
+    EXIT_DOUBT: (
+        "trained, but the model hardly tells defects from good material (only `train`)",
+        "read the warnings; train longer, or with `--method auto`; until then no part passes",
+    ),
     EXIT_INTERNAL: ("internal fault", "report it with the log"),
     LockedError.exit_code: ("another run holds the output folder", "wait for it, or choose another `--out`"),
     EXIT_SIGINT: ("interrupted (SIGINT)", "run again: it goes on where it stopped"),

@@ -7,6 +7,11 @@ from typing import Any
 
 import yaml
 
+from inspect_cli.errors import EXIT_DONE, EXIT_DOUBT
+
+#: How a training ends that is whole; one of a few steps learns little and says so.
+TRAINED = (EXIT_DONE, EXIT_DOUBT)
+
 
 def material_of(store: Path, name: str, tile_px: int = 32, method: str = "cae", **settings: Any) -> Path:
     """Write a recipe of one map of any image file, with a small network, into a store; return its folder."""

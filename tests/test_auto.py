@@ -11,7 +11,7 @@ from inspect_cli.errors import ModelError, UsageError
 from inspect_cli.store.manifest import Trial
 from inspect_cli.training import auto, trial
 from inspect_cli.training.auto import CANDIDATES, CHOICE, best, trial_lines
-from tests.helpers import material_of
+from tests.helpers import TRAINED, material_of
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_candidates_that_cannot_be_tried_are_named_and_left_out(stripes, capsys,
 
     train_map = auto.train_map
     monkeypatch.setattr(auto, "train_map", missing)
-    assert train(stripes) == 0
+    assert train(stripes) in TRAINED
     assert "not installed" in capsys.readouterr().err
     trials = json.loads((stripes / "models/stuff/cae/manifest.json").read_text())["trials"]
     assert [trial["pixel_auroc"] is None for trial in trials] == [True, False, True]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from inspect_cli.calibration.rules import LEAST_LIMIT, RULES, GoodPeaks, limits_from_good
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, calibrate_manual, peaks_of
 from inspect_cli.errors import NoInputError, UsageError
+from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.recipe.schema import MapSpec, Recipe, ThresholdSpec
 from inspect_cli.store.manifest import Calibration, MapLimit
 from inspect_cli.tiles.tiling import tiling_of
@@ -250,17 +251,20 @@ def test_limit_for_an_unknown_map_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("rule", ["iou", "f1"])
 def test_labelled_parts_scale_all_limits_by_the_best_score(rule: str) -> None:
-    evaluation = {"iou_max": 0.7, "iou_max_score": 1.25, "f1_max": 0.8, "f1_max_score": 0.5, "parts": 6}
-    factor = evaluation[f"{rule}_max_score"]
-    found = calibrate_labelled(*MEASURED, calibration(albedo=2, normal=3), evaluation, rule, "labelled/")
+    pixels = ScoreHistogram()
+    pixels.add(np.float32([[0.25, 0.5, 2.0, 4.0]]), np.array([[False, False, False, True]]))
+    pixels.add(np.float32([[0.5, 1.0, 3.0, 5.0]]), np.array([[False, False, True, True]]))
+    factor = 2.5
+    found = calibrate_labelled(*MEASURED, calibration(albedo=2, normal=3), pixels, rule, 6, "labelled/")
     assert {name: limit.pixel for name, limit in found.limits.items()} == {"albedo": 2 * factor, "normal": 3 * factor}
     assert found.limits["normal"].patch == pytest.approx(0.3 * factor)
     assert (found.rule, found.parts, found.false_alarm_rate) == (rule, 6, None)
-    assert f"{evaluation[f'{rule}_max']:.4f}" in found.origin
+    assert f"best {rule.upper()} 1.0000 over 6" in found.origin
 
 
-@pytest.mark.parametrize("factor", [None, 0.0, -1.0])
-def test_labels_without_a_best_score_set_no_limit(factor: float | None) -> None:
-    evaluation = {"iou_max": None, "iou_max_score": factor, "parts": 2}
+@pytest.mark.parametrize("defective", [[False, False], [True, False], [True, True]])
+def test_labels_without_a_best_score_set_no_limit(defective: list[bool]) -> None:
+    pixels = ScoreHistogram()
+    pixels.add(np.float32([0, 0]), np.array(defective))
     with pytest.raises(NoInputError, match="labelled/"):
-        calibrate_labelled(*MEASURED, calibration(albedo=2), evaluation, "iou", "labelled/")
+        calibrate_labelled(*MEASURED, calibration(albedo=2), pixels, "iou", 2, "labelled/")

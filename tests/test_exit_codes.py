@@ -33,13 +33,14 @@ class World:
     def __init__(self, batch: Path, models: Path) -> None:
         self.batch, self.models = batch, models
         self.folder = batch / "test"
+        self.command = ["score", str(self.folder), "--engine", "torch"]
         self.more: list[str] = []
         self.fault: str | None = None
 
     def end(self) -> subprocess.CompletedProcess[str]:
-        words = ["score", str(self.folder), "--material", "foil", "--models", str(self.models), "--engine", "torch"]
         start = ["-m", "inspect_cli"] if self.fault is None else ["-c", PLANTED.format(fault=self.fault)]
-        command = [sys.executable, *start, *words, *self.more]
+        material = ["--material", "foil", "--models", str(self.models)]
+        command = [sys.executable, *start, *self.command, *material, *self.more]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -78,6 +79,10 @@ def defects(world: World) -> None:
     world.more = ["--fail-on-defect"]
 
 
+def learns_nothing(world: World) -> None:
+    world.command = ["train", "--data", str(world.batch / "train"), "--budget", "1steps"]
+
+
 def bug(world: World) -> None:
     world.fault = "raise RuntimeError('planted')"
 
@@ -101,6 +106,7 @@ CASES = {
     6: (output_is_a_file, "cannot be written"),
     7: (memory, "out of memory"),
     8: (defects, "fail"),
+    9: (learns_nothing, "hardly tells defects"),
     70: (bug, "internal fault"),
     130: (interrupted, "run again"),
     143: (terminated, "run again"),

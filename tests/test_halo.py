@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, maximum_filter
 
+from inspect_cli.evaluation.evaluate import without_halo
 from inspect_cli.outputs.outlines import outlines
 from inspect_cli.outputs.png_stream import MaskWriter
 from inspect_cli.scoring.halo import HaloTrimmer
@@ -53,6 +54,17 @@ def test_in_blocks_as_at_once(height: int, width: int, radius_px: int, share: fl
     filled = np.nan_to_num(scores, nan=0.0)
     largest = maximum_filter(filled, 2 * radius_px + 1, mode="constant", cval=0.0)
     np.testing.assert_array_equal(mask, (filled > 1) & (filled >= largest * np.float32(share)))
+
+
+@QUICK
+@given(st.floats(0.01, 0.99), st.floats(0.05, 50), st.integers(0, 9999))
+def test_scores_without_halo_give_the_mask_of_any_limit(share: float, limit: float, seed: int) -> None:
+    scores = heavy(30, 20, seed)
+    bands = ((y, scores[y : y + 7]) for y in range(0, 30, 7))
+    left = np.concatenate(list(without_halo(bands, HaloTrimmer(share, 6))))
+    np.testing.assert_array_equal(np.isnan(left), np.isnan(scores))
+    largest = maximum_filter(np.nan_to_num(scores), 13, mode="constant", cval=0.0)
+    np.testing.assert_array_equal(left > limit, (scores > limit) & (scores >= largest * np.float32(share)))
 
 
 def test_share_zero_trims_nothing_and_nothing_waits() -> None:

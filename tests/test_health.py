@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inspect_cli.store.manifest import TrainingFile, Trial
+from inspect_cli.store.manifest import Manifest, TrainedMap, TrainingFile, Trial
 from inspect_cli.training.health import (
     copy_warnings,
     few_patches_warnings,
@@ -26,6 +26,37 @@ def moments(pixels: np.ndarray) -> ImageMoments:
 def images():
     rng = np.random.default_rng(0)
     return {f"p{i}": rng.normal(0.5 + 0.01 * i, 0.1, (60, 50)).astype(np.float32) for i in range(6)}
+
+
+def manifest(**maps: tuple[float | None, float | None]) -> Manifest:
+    """A manifest that knows of each map only what its network explains and how it tells artificial defects."""
+    trained = {
+        name: TrainedMap.model_construct(explained_variance=explained) for name, (explained, _) in maps.items()
+    }
+    checks = {name: Trial(method="cae", pixel_auroc=area) for name, (_, area) in maps.items()}
+    return Manifest.model_construct(maps=trained, checks=checks)
+
+
+@pytest.mark.parametrize(
+    ("explained", "area", "doubted"),
+    [
+        (None, 0.59, True),
+        (None, 0.61, False),
+        (0.9, 0.61, False),
+        (0.1, 0.74, True),
+        (0.1, 0.76, False),
+        (0.1, None, False),
+    ],
+)
+def test_a_model_is_doubted_that_hardly_tells_artificial_defects(explained, area, doubted):
+    assert (manifest(albedo=(explained, area)).doubt is not None) == doubted
+
+
+def test_one_map_that_tells_defects_is_enough():
+    both = manifest(albedo=(0.9, 0.9), normal=(0.0, 0.5))
+    assert both.doubt is None
+    assert "albedo 0.52, normal 0.50" in (manifest(albedo=(0.9, 0.52), normal=(0.0, 0.5)).doubt or "")
+    assert manifest(albedo=(0.0, 0.5)).model_copy(update={"checks": {}}).doubt is None, "an old model has no checks"
 
 
 def told(images: dict[str, np.ndarray]) -> list[str]:

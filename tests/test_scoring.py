@@ -285,6 +285,10 @@ def test_verdict_fails_closed() -> None:
     found = judged({"a": hole}, {"a": 1.0}).decide([])
     assert (found.verdict, found.reasons) == ("undecided", ["1 ROI pixels have no finite score"])
     assert judged({"a": good, "b": hole}, {"a": 1.0, "b": 1.0}).decide([]).verdict == "undecided"
+    found = judged({"a": good}, {"a": 1.0}).decide([], "the model says little")
+    assert (found.verdict, found.reasons) == ("undecided", ["the model says little"])
+    found = judged({"a": good * 3}, {"a": 1.0}).decide([], "the model says little")
+    assert (found.verdict, len(found.reasons)) == ("fail", 2)
     found = judged({"a": good}, {"a": 1.0}).decide(["the lamp is dark"])
     assert (found.verdict, found.reasons) == ("undecided", ["the lamp is dark"])
     assert judged({"a": good * 3}, {"a": 1.0}).decide(["the lamp is dark"]).verdict == "undecided"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from helpers import material_of
+from helpers import TRAINED, material_of
 
 from inspect_cli.cli import run
 from inspect_cli.errors import NoInputError
@@ -83,10 +83,10 @@ def _manifest(folder: Path, method: str) -> dict:
 
 def test_labelled_defects_are_learnt_from_with_and_without_masks(folder):
     labels = ["--defects", str(folder / "bad")]
-    assert train(folder, *labels, "--truth", str(folder / "masks")) == 0
+    assert train(folder, *labels, "--truth", str(folder / "masks")) in TRAINED
     uses = sorted(entry["use"] for entry in _manifest(folder, "cnn")["training_set"])
     assert uses == ["defect", "defect", "train", "train", "validation"]
-    assert train(folder, *labels) == 0
+    assert train(folder, *labels) in TRAINED
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_refused_in_one_line(folder, capsys, more, method, 
 def test_extra_patches_are_trained_on_and_not_validated_on(folder):
     for number in range(3):
         _write(folder / "extra" / f"gan_{number}.tif", 100, (32, 32))
-    assert train(folder, "--extra", str(folder / "extra"), method="cae") == 0
+    assert train(folder, "--extra", str(folder / "extra"), method="cae") in TRAINED
     entries = _manifest(folder, "cae")["training_set"]
     assert [e["part"] for e in entries if e["use"] == "extra"] == ["gan_0", "gan_1", "gan_2"]
     assert sum(e["use"] == "validation" for e in entries) == 1

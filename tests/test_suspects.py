@@ -21,7 +21,7 @@ from inspect_cli.training.suspects import (
     steps_of_budget,
     tiles_in_time,
 )
-from tests.helpers import material_of
+from tests.helpers import TRAINED, material_of
 
 
 def place(name: str, score: float) -> _Place:
@@ -100,7 +100,7 @@ def train(folder, *more: str) -> int:
 
 
 def test_a_defective_part_is_named_and_shown_and_left_out_with_robust(dirty, capsys):
-    assert train(dirty) == 0
+    assert train(dirty) in TRAINED
     told = capsys.readouterr().err
     assert "p3, map image: does not look like the other parts" in told
     assert "trained on all the same" in told
@@ -113,7 +113,7 @@ def test_a_defective_part_is_named_and_shown_and_left_out_with_robust(dirty, cap
     assert 70 <= found["y_px"] <= 110
     assert "p3" in {file["part"] for file in manifest["training_set"]}
     assert "## Parts that stand out" in (folder / "cae" / "model_card.md").read_text()
-    assert train(dirty, "--robust") == 0
+    assert train(dirty, "--robust") in TRAINED
     assert "left out of the training" in capsys.readouterr().err
     manifest = json.loads((folder / "cae" / "manifest.json").read_text())
     assert "p3" not in {file["part"] for file in manifest["training_set"]}
@@ -125,7 +125,7 @@ def test_clean_parts_are_not_named(dirty, capsys):
     cv2.imwrite(
         str(dirty / "good" / "p8.png"), cv2.imread(str(dirty / "good" / "p1.png"), cv2.IMREAD_UNCHANGED)[::-1]
     )
-    assert train(dirty) == 0
+    assert train(dirty) in TRAINED
     assert "does not look like" not in capsys.readouterr().err
     assert (dirty / "models" / "stuff" / "suspects.png").exists()
 
@@ -152,7 +152,7 @@ def test_resumed_training_leaves_out_what_it_left_out_before(dirty, capsys, monk
     assert (folder / NOTE.format(method="cae")).exists()
     monkeypatch.setattr(suspects, "_found", lambda *_: pytest.fail("looked again"))
     capsys.readouterr()
-    assert train(dirty, "--resume") == 0
+    assert train(dirty, "--resume") in TRAINED
     told = capsys.readouterr().err
     assert "1 of 8 part(s) stand out" in told
     assert "was settled when the training began" in told
@@ -186,7 +186,7 @@ def test_parts_are_scored_by_what_was_trained_to_mark(dirty, monkeypatch):
 
     monkeypatch.setattr(suspects, "_trained", whole)
     monkeypatch.setattr(suspects, "_worst_of", spy)
-    assert train(dirty) == 0
+    assert train(dirty) in TRAINED
     assert learnt[0]
     assert len(used) == LEAST_PARTS + 1  # one tells how long a tile takes
     for weights in used:

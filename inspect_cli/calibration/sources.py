@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
 from inspect_cli.errors import NoInputError, UsageError, nearest
+from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.store.timestamps import utc_now
@@ -93,9 +94,15 @@ def calibrate_manual(
 
 
 def calibrate_labelled(
-    sigma_px: float, tiling: Tiling, current: Calibration, evaluation: Record, rule: str, where: str
+    sigma_px: float,
+    tiling: Tiling,
+    current: Calibration,
+    pixels: ScoreHistogram,
+    rule: str,
+    parts: int,
+    where: str,
 ) -> Calibration:
-    """Return the current limits times one factor: the fused score at which IoU or F1 is best.
+    """Return the current limits times one factor: the fused score of ``pixels`` at which IoU or F1 is best.
 
     The maps keep their relation to each other; the factor is exact for the fused map that people see.
 
@@ -104,15 +111,15 @@ def calibrate_labelled(
     NoInputError
         If no labelled pixel is defective.
     """
-    factor, best = evaluation[f"{rule}_max_score"], evaluation[f"{rule}_max"]
-    if factor is None or factor <= 0:
+    best = pixels.iou_max() if rule == "iou" else pixels.f1_max()
+    if best is None or best.limit <= 0:
         raise NoInputError(f"{where}: no defective pixel separates from the good ones; give more labelled parts")
     limits = {
-        name: MapLimit(pixel=limit.pixel * factor, patch=limit.patch * factor)
+        name: MapLimit(pixel=limit.pixel * best.limit, patch=limit.patch * best.limit)
         for name, limit in current.limits.items()
     }
-    origin = f"best {rule.upper()} {best:.4f} over {evaluation['parts']} labelled part(s) in {where}"
-    return _calibration(sigma_px, tiling, limits, rule, origin, evaluation["parts"], None)
+    origin = f"best {rule.upper()} {best.value:.4f} over {parts} labelled part(s) in {where}"
+    return _calibration(sigma_px, tiling, limits, rule, origin, parts, None)
 
 
 def _calibration(

@@ -109,11 +109,11 @@ def detect(
     Every method gets the same budget, default settings, and the same way to its scores; patchcore is there to
     compare with and uses up no budget. A run that was ended goes on where it stopped.
 
-    
+    \b
     Examples:
       inspect bench detect mvtec/carpet mvtec/grid --budget 2m
       inspect bench detect fabric --methods auto,patchcore --seeds 3 --roi saturated --json
-    """
+    """  # noqa: D301
     from inspect_cli import console
     from inspect_cli.benchmark.detect import DetectOrder, as_line, check_order, means, measure_detection
     from inspect_cli.outputs.calibrate import Stopped

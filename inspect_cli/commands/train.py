@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inspect_cli.commands.options import Device, Json, Models, check_name, parse_names
-from inspect_cli.errors import UsageError, nearest
+from inspect_cli.errors import EXIT_DOUBT, UsageError, nearest
 from inspect_cli.methods.registry import AUTO, method_names
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ def train(
                 console.say("interrupted before the training itself; nothing to resume, run the same command again")
             raise typer.Exit(stopper.exit_code) from None
     _tell(bundle, as_json)
+    if bundle.manifest.doubt is not None:
+        raise typer.Exit(EXIT_DOUBT)
 
 
 def _material(name: str, data: Path | None, models: Path | None, maps_named: bool) -> Material:
@@ -205,6 +207,8 @@ def _tell(bundle: Bundle, as_json: bool) -> None:
     calibration = bundle.require_calibration()
     for name, limit in calibration.limits.items():
         console.say(f"{name:>10}  limit {limit.pixel:.4g} ({calibration.origin})")
+    if manifest.doubt is not None:
+        console.warn(f"{manifest.doubt}. Until then parts without findings are undecided")
     console.say(f"model: {bundle.folder}; next: inspect score FOLDER --material {manifest.material}")
     if as_json:
         typer.echo(manifest.model_dump_json())

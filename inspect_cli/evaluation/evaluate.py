@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,11 +18,14 @@ from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import open_map, read_mask
+from inspect_cli.scoring.halo import HaloTrimmer
 from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
 
 BAND_ROWS: Final = 256
 LIMIT: Final = 1.0
 FUSED: Final = ""
+#: Lifts scores above the limit, so that whatever is below it then is halo; a power of two, which rounds nothing.
+_LIFT: Final = np.float32(2.0**60)
 
 Metrics = dict[str, float | int | None]
 
@@ -148,18 +152,49 @@ def evaluate_run(
     return _summarise(*_count_run(run, truth_folder, on_part))
 
 
-def fused_histogram(run: Path, truth_folder: Path) -> ScoreHistogram:
-    """Return the pixels of a run by fused score, good and defective ones; raises as :func:`evaluate_run` does."""
-    tallies, _ = _count_run(run, truth_folder, None)
+def fused_histogram(run: Path, truth_folder: Path, halo_share: float = 0.0, halo_px: int = 0) -> ScoreHistogram:
+    """Return the pixels of a run by fused score, good and defective ones; raises as :func:`evaluate_run` does.
+
+    Pixels of the halo of stronger ones, which no mask holds whatever the limit, count as 0; see
+    :class:`~inspect_cli.scoring.halo.HaloTrimmer`.
+    """
+    truth, records, _ = _opened(run, truth_folder)
     counted = ScoreHistogram()
-    for (_, name), tally in tallies.items():
-        if name == FUSED:
-            counted.merge(tally.histogram)
+    for folder, record in records:
+        width, height = record.size_px
+        mask, path = truth.mask(record.part, height, width), folder / "heatmap.tif"
+        if not _is_scored(path, record):
+            continue
+        y0 = 0
+        for rows in without_halo(_rows(path, (height, width)), HaloTrimmer(halo_share, halo_px)):
+            counted.add(rows, None if mask is None else mask[y0 : y0 + len(rows)])
+            y0 += len(rows)
     return counted
+
+
+def without_halo(
+    bands: Iterable[tuple[int, NDArray[np.float32]]], trimmer: HaloTrimmer
+) -> Iterator[NDArray[np.float32]]:
+    """Yield rows of scores as they come, 0 where they belong to the halo of higher ones: in no mask at any limit."""
+    waiting = (trimmer.push(rows * _LIFT, [rows]) for _, rows in bands)
+    for block in chain(chain.from_iterable(waiting), trimmer.finish()):
+        (rows,) = block.scores
+        yield np.where(block.kept | ~np.isfinite(rows), rows, np.float32(0))
 
 
 def _count_run(run: Path, truth_folder: Path, on_part: Callable[[int, int, str], None] | None) -> tuple[Tallies, int]:
     """Return what was counted of a run's parts, and the number of unfinished ones."""
+    truth, records, unfinished = _opened(run, truth_folder)
+    tallies: Tallies = {}
+    for number, (folder, record) in enumerate(records, start=1):
+        _count_part(tallies, folder, record, truth)
+        if on_part:
+            on_part(number, len(records), record.part)
+    return tallies, unfinished
+
+
+def _opened(run: Path, truth_folder: Path) -> tuple[Truth, list[tuple[Path, PartRecord]], int]:
+    """Return the truth, the finished parts of a run with their folders, and the number of unfinished ones."""
     truth = Truth.open(truth_folder)
     folders, unfinished = find_parts(run)
     records = [(folder, read_record(folder / PART_RECORD)) for folder in folders]
@@ -170,12 +205,7 @@ def _count_run(run: Path, truth_folder: Path, on_part: Callable[[int, int, str],
             f"{truth_folder}: no mask or box for any part of {run} (first part: {records[0][1].part}); "
             "name masks <part>_mask.png"
         )
-    tallies: Tallies = {}
-    for number, (folder, record) in enumerate(records, start=1):
-        _count_part(tallies, folder, record, truth)
-        if on_part:
-            on_part(number, len(records), record.part)
-    return tallies, unfinished
+    return truth, records, unfinished
 
 
 def find_parts(run: Path) -> tuple[list[Path], int]:
@@ -241,12 +271,20 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
         tally.undecided += record.verdict == "undecided"
         if layer.peak is not None:
             (tally.good_peaks if mask is None else tally.defect_peaks).append(layer.peak)
-        if layer.path.is_file() and layer.flagged is not None and not layer.flagged.is_file():
+        if not _is_scored(layer.path, record):
+            continue
+        if layer.flagged is not None and not layer.flagged.is_file():
             raise InputError(f"{layer.flagged}: missing; score {record.part} again")
-        if layer.path.is_file():
-            _count_pixels(tally, layer, mask, regions, (height, width))
-        elif record.verdict != "undecided":
-            raise InputError(f"{layer.path}: missing; score {record.part} again, with --outputs heatmap or all")
+        _count_pixels(tally, layer, mask, regions, (height, width))
+
+
+def _is_scored(path: Path, record: PartRecord) -> bool:
+    """Whether a part's map is there; raise InputError if it is not, unless the part is undecided."""
+    if path.is_file():
+        return True
+    if record.verdict != "undecided":
+        raise InputError(f"{path}: missing; score {record.part} again, with --outputs heatmap or all")
+    return False
 
 
 def _layers(folder: Path, record: PartRecord) -> list[Layer]:

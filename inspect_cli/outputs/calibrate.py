@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, peaks_of, raw_peaks
 from inspect_cli.errors import NoInputError
-from inspect_cli.evaluation.evaluate import evaluate_run
+from inspect_cli.evaluation.evaluate import fused_histogram
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import discover_parts
 from inspect_cli.outputs.finish import score_batch
@@ -90,13 +90,15 @@ def _without_promise_if_trained_on(
 def limits_from_labelled_folder(
     model: ScoringModel, folder: Path, truth: Path, rule: str, teller: Teller
 ) -> Calibration:
-    """Return limits at which IoU or F1 of the labelled parts in ``folder`` is best."""
+    """Return limits at which IoU or F1 of the masks of the labelled parts in ``folder`` is best."""
     summary = _score(model, folder, teller, frozenset({"maps", "heatmap"}))
-    evaluation = evaluate_run(summary.run, truth)
-    sigma_px = model.recipe.scoring.smooth_sigma_px
-    calibration = calibrate_labelled(sigma_px, model.tiles, _working_limits(model), evaluation, rule, str(folder))
-    known = Truth.open(truth)
     records = [o.record for o in summary.outcomes if o.record is not None]
+    scoring = model.recipe.scoring
+    pixels = fused_histogram(summary.run, truth, scoring.halo_share, scoring.halo_px)
+    calibration = calibrate_labelled(
+        scoring.smooth_sigma_px, model.tiles, _working_limits(model), pixels, rule, len(records), str(folder)
+    )
+    known = Truth.open(truth)
     good = [r for r in records if not known.has(str(r["part"]))]
     _draw(model, calibration, good, [r for r in records if known.has(str(r["part"]))], teller)
     return calibration

@@ -38,7 +38,10 @@ _REPLAY_ROWS: Final = 256
 
 @dataclass(frozen=True)
 class PartPlan:
-    """Where a part's files go, which of ``OUTPUTS`` there are, and what its verdict rests on."""
+    """Where a part's files go, which of ``OUTPUTS`` there are, and what its verdict rests on.
+
+    ``doubt`` is why no part may pass.
+    """
 
     folder: Path
     height: int
@@ -48,6 +51,7 @@ class PartPlan:
     scoring: ScoringSpec
     pixel_pitch_um: float | None
     outputs: frozenset[str] = ALL_OUTPUTS
+    doubt: str | None = None
 
 
 def remove_others(folder: Path, outputs: frozenset[str]) -> None:
@@ -107,7 +111,7 @@ def write_findings(
             if len(flagged := judge.finish()):
                 mask.push(flagged)
             stack.close()
-    judgement = judge.decide(faults())
+    judgement = judge.decide(faults(), plan.doubt)
     content = findings(judgement, judge, plan.pixel_pitch_um)
     content["outlines"] = outlines(mask, judgement.regions)
     content["preview"] = None if reducer is None else reducer.result()

@@ -284,7 +284,8 @@ def _plan(
 ) -> PartPlan:
     recipe = model.recipe
     calibration, pitch = model.calibration(), recipe.pixel_pitch_um
-    return PartPlan(folder, height, width, roi, calibration, recipe.scoring, pitch, outputs)
+    doubt = model.bundle.manifest.doubt
+    return PartPlan(folder, height, width, roi, calibration, recipe.scoring, pitch, outputs, doubt)
 
 
 def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8]:

@@ -2,7 +2,8 @@
 
 Late fusion: each map's residual is divided by its own limit and the largest of the scores counts, so that a
 dent that only the normals see and a stain that only the albedo sees both reach 1.0 at their own limit.
-The verdict fails closed: ``pass`` needs every ROI pixel finite and the acquisition check to hold.
+The verdict fails closed: ``pass`` needs every ROI pixel finite, the acquisition check to hold, and a model that was
+seen to tell defects.
 """
 
 from __future__ import annotations
@@ -131,8 +132,12 @@ class Judge:
         self._roi_px += missing
         self._uncovered_px += missing
 
-    def decide(self, acquisition_faults: list[str]) -> Judgement:
-        """Return the verdict; ``acquisition_faults`` are reasons not to trust the pictures."""
+    def decide(self, acquisition_faults: list[str], doubt: str | None = None) -> Judgement:
+        """Return the verdict.
+
+        ``acquisition_faults`` are reasons not to trust the pictures; ``doubt`` is why no part may pass, although what
+        lies above the limit may still fail.
+        """
         self._count_missing_rows()
         self.finish()
         regions = self._finder.regions(self.min_area_px)
@@ -141,6 +146,8 @@ class Judge:
             reasons.append("no pixel lies inside the ROI")
         if self._uncovered_px:
             reasons.append(f"{self._uncovered_px} ROI pixels have no finite score")
+        if doubt is not None:
+            reasons.append(doubt)
         verdict = "undecided" if reasons else "pass"
         if regions:
             reasons.append(f"{len(regions)} region{'s' * (len(regions) > 1)} above the limit")

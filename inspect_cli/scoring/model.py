@@ -64,12 +64,14 @@ class ScoringModel:
 
     def limits_digest(self, calibration: Calibration) -> str:
         """Return the sha256 of everything that decides a verdict once the raw maps are there."""
-        content = {
+        content: dict[str, object] = {
             "limits": {name: limit.model_dump() for name, limit in calibration.limits.items()},
             "min_area_px": self.recipe.scoring.min_area_px,
             "halo": [self.recipe.scoring.halo_share, self.recipe.scoring.halo_px],
             "pixel_pitch_um": self.recipe.pixel_pitch_um,
         }
+        if self.bundle.manifest.doubt is not None:
+            content["doubt"] = self.bundle.manifest.doubt
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def calibration(self) -> Calibration:

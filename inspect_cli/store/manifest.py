@@ -13,6 +13,12 @@ from inspect_cli.images.values import Preprocess, ValueRange
 FORMAT: Final = 1
 #: A limit of zero would flag everything; scores are float32, so a limit must leave room to divide by it.
 LEAST_LIMIT: Final = 1e-12
+#: Below this share of explained variance a reconstruction shows little but the local mean.
+COLLAPSED: Final = 0.3
+#: Below this area under the ROC curve artificial defects are hardly told from good material ...
+USELESS: Final = 0.6
+#: ... and below this one if the reconstruction collapsed as well.
+DOUBTFUL: Final = 0.75
 
 
 class _Strict(BaseModel):
@@ -137,6 +143,25 @@ class Manifest(_Strict):
     #: What the trained network of each map makes of artificial defects.
     checks: dict[str, Trial] = Field(default_factory=dict)
     suspects: list[Suspect] = Field(default_factory=list)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why a part must not pass on this model's word: no map of it says anything of defects; None if one does."""
+        if not self.maps or not all(self._says_little(name) for name in self.maps):
+            return None
+        told = ", ".join(f"{name} {self.checks[name].pixel_auroc:.2f}" for name in self.maps)
+        return (
+            f"the model hardly tells defects from good material (pixel AUROC of artificial ones: {told}; .5 is "
+            "chance): train longer or with --method auto"
+        )
+
+    def _says_little(self, name: str) -> bool:
+        check = self.checks.get(name)
+        if check is None or check.pixel_auroc is None:
+            return False
+        explained = self.maps[name].explained_variance
+        collapsed = explained is not None and explained < COLLAPSED
+        return check.pixel_auroc < (DOUBTFUL if collapsed else USELESS)
 
     def digest(self) -> str:
         """Return the sha256 of what decides a raw score: networks and preprocessing, not the limits."""

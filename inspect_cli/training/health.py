@@ -12,13 +12,9 @@ from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
 from inspect_cli.methods.base import Batch, Detector
-from inspect_cli.store.manifest import TrainingFile, Trial
+from inspect_cli.store.manifest import COLLAPSED, USELESS, TrainingFile, Trial
 from inspect_cli.training.prepare import ImageMoments
 
-#: Below this share of explained variance a reconstruction shows little but the local mean.
-COLLAPSED: Final = 0.3
-#: Below this area under the ROC curve artificial defects are hardly told from good material.
-USELESS: Final = 0.6
 #: An image is odd when it lies so many robust standard deviations from the median of the others ...
 _FAR: Final = 8.0
 #: ... and differs from it by this share: of the contrast for the mean, of itself for contrast and sharpness.
