@@ -27,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from inspect_cli.errors import EXIT_DONE, EXIT_DOUBT
 from inspect_cli.methods import method_names
 from inspect_cli.methods.registry import method_class
 
@@ -77,7 +78,10 @@ def halves(folder: Path, out: Path, pattern: str) -> tuple[Path, Path]:
 def inspect(threads: int, *arguments: str) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "inspect_cli", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
+    if done.returncode not in (EXIT_DONE, EXIT_DOUBT):  # that a method learns little is for the table to tell
+        sys.exit(f"{' '.join(arguments)}: ended with {done.returncode}")
+    return done.stdout
 
 
 def megapixels(run: Path) -> float:

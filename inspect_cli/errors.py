@@ -109,7 +109,7 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
     EXIT_DEFECTS: ("defects found (only with `--fail-on-defect`)", "look at the failed parts"),
     EXIT_DOUBT: (
         "trained, but the model hardly tells defects from good material (only `train`)",
-        "read the warnings; train longer, or with `--method auto`; until then no part passes",
+        "read the warnings; train longer, on more parts, or with `--method auto`; until then no part passes",
     ),
     EXIT_INTERNAL: ("internal fault", "report it with the log"),
     LockedError.exit_code: ("another run holds the output folder", "wait for it, or choose another `--out`"),

@@ -1,17 +1,23 @@
 """The choice of a method: trials on artificial defects, the table, resuming, and what cannot be tried."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from inspect_cli.cli import run
 from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
-from inspect_cli.errors import ModelError, UsageError
-from inspect_cli.store.manifest import Trial
+from inspect_cli.errors import ModelError, RecipeError, UsageError
+from inspect_cli.methods.registry import AUTO
+from inspect_cli.recipe.schema import MapSpec, Recipe
+from inspect_cli.store.bundle import Bundle
+from inspect_cli.store.manifest import Manifest, Trial
+from inspect_cli.store.materials import Material
 from inspect_cli.training import auto, trial
-from inspect_cli.training.auto import CANDIDATES, CHOICE, best, trial_lines
-from tests.helpers import TRAINED, material_of
+from inspect_cli.training.auto import CANDIDATES, CHOICE, beside_others, best, trial_lines
+from inspect_cli.training.order import TrainingOrder
+from tests.helpers import TRAINED, Quiet, material_of
 
 
 @pytest.fixture
@@ -138,6 +144,28 @@ def test_candidates_that_cannot_be_tried_are_named_and_left_out(stripes, capsys,
     assert [trial["pixel_auroc"] is None for trial in trials] == [True, False, True]
     monkeypatch.setattr(auto, "CANDIDATES", {"direct": {}})
     assert train(stripes) == ModelError.exit_code
+
+
+def test_a_setting_that_no_candidate_has_is_refused_at_once(stripes, capsys):
+    recipe = stripes / "models" / "stuff" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("settings: {}", "settings: {marks_wdith: 8}"))
+    assert train(stripes) == RecipeError.exit_code
+    assert "did you mean 'marks_width'" in capsys.readouterr().err
+    assert run(["recipe", "check", str(recipe)]) == RecipeError.exit_code
+
+
+def test_some_maps_are_trained_with_the_method_of_the_others(tmp_path, monkeypatch):
+    recipe = Recipe(material="x", maps={"a": MapSpec(files="{part}_a.png"), "b": MapSpec(files="{part}_b.png")})
+    material = Material(recipe, tmp_path)
+    order = TrainingOrder(material, [], AUTO, {"a": recipe.maps["a"]}, "9s", 0, "cpu")
+    assert beside_others(order, Quiet()) is order, "no model yet"
+    for method, maps, expected in (("direct", "ab", "direct"), ("direct", "a", AUTO), ("vae", "ab", AUTO)):
+        known = Manifest.model_construct(method=method, maps=dict.fromkeys(maps))
+        monkeypatch.setattr(auto, "find_bundle", lambda _, known=known: Bundle(tmp_path, known))
+        found = beside_others(order, Quiet())
+        assert found.method == expected
+        assert found.defaults == (auto.CANDIDATES["direct"] if expected == "direct" else {})
+        assert beside_others(replace(order, maps=dict(recipe.maps)), Quiet()).method == AUTO
 
 
 def test_resume_takes_up_the_choice(stripes, capsys, monkeypatch):

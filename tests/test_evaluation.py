@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 from inspect_cli.commands.evaluate import evaluate
 from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.evaluation import evaluate as room
-from inspect_cli.evaluation.evaluate import evaluate_run, find_parts
+from inspect_cli.evaluation.evaluate import evaluate_run, find_parts, fused_histogram
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.scoring.precision import CODE_COUNT, code_value, round_scores, score_code
@@ -505,6 +505,34 @@ def test_an_undecided_part_may_lack_scores_and_files(small_run: _Run) -> None:
     _assert_metrics(result, small_run.expected("fused", [p for p in PARTS if p != "dent/b"]))
     assert (result["parts"], result["undecided"]) == (5, 1)
     assert result["by_map"]["albedo"]["parts"] == 4
+
+
+def test_a_run_without_heatmaps_says_so_of_undecided_parts_too(small_run: _Run) -> None:
+    small_run.record("dent/b", outputs=["maps"])
+    (small_run.run / "parts/dent/b/heatmap.tif").unlink()
+    with pytest.raises(InputError, match=r"heatmap\.tif: missing; score dent/b again, with --outputs heatmap or all"):
+        evaluate_run(small_run.run, small_run.truth)
+    with pytest.raises(InputError, match=r"heatmap\.tif: missing"):
+        fused_histogram(small_run.run, small_run.truth)
+
+
+@pytest.mark.parametrize(("share", "px"), [(0.0, 0), (0.5, 2), (0.8, 4)])
+def test_pixels_without_halo_have_the_best_overlap_of_masks_without_it(
+    small_run: _Run, monkeypatch: pytest.MonkeyPatch, share: float, px: int
+) -> None:
+    monkeypatch.setattr(room, "BAND_ROWS", 7)
+    found = fused_histogram(small_run.run, small_run.truth, share, px).iou_max()
+    fused = [small_run.scores[part]["fused"] for part in PARTS]
+    largest = [ndimage.maximum_filter(np.nan_to_num(s), 2 * px + 1, mode="constant") for s in fused]
+    left = [
+        np.where(s >= near * np.float32(share), s, 0)[np.isfinite(s)] for s, near in zip(fused, largest, strict=True)
+    ]
+    values = np.concatenate(left)
+    truth = np.concatenate([small_run.masks[p][np.isfinite(s)] for p, s in zip(PARTS, fused, strict=True)])
+    assert found is not None
+    limits = [-1.0, *np.unique(values)[:-1]]
+    assert found.value == pytest.approx(max(jaccard_score(truth, values > limit) for limit in limits))
+    assert jaccard_score(truth, values > found.limit) == pytest.approx(found.value)
 
 
 def test_an_empty_mask_leaves_the_part_good(small_run: _Run) -> None:

@@ -154,9 +154,22 @@ def test_jpeg_cut_at_any_byte_is_refused_by_name(tmp_path: Path) -> None:
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         refusal(path)
-    path.write_bytes(whole + bytes(7))
+    for trailer in (bytes(7), b"what a telephone appends"):
+        path.write_bytes(whole + trailer)
+        with open_map(path) as reader:
+            assert reader.read().shape == (16, 16)
+
+
+def test_end_of_a_thumbnail_is_not_that_of_the_image(tmp_path: Path) -> None:
+    path = tmp_path / "map.jpg"
+    cv2.imwrite(str(path), noise("uint8", 16, 16))
+    whole = path.read_bytes()
+    thumbnail = b"\xff\xe1" + (2 + len(whole)).to_bytes(2, "big") + whole
+    path.write_bytes(whole[:2] + thumbnail + whole[2:])
     with open_map(path) as reader:
         assert reader.read().shape == (16, 16)
+    path.write_bytes(whole[:2] + thumbnail + whole[2:-9])
+    assert "truncated JPEG" in refusal(path)
 
 
 # ---------------------------------------------------------------- any file

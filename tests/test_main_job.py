@@ -212,18 +212,22 @@ def test_a_model_that_learnt_nothing_passes_no_part(batch, models, capsys):
     records = _records(batch / "test" / "inspection" / "foil").values()
     assert {r["verdict"] for r in records} <= {"undecided", "fail"}
     assert all("hardly tells defects" in r["reasons"][0] for r in records)
+    assert "hardly tells defects" in (models / "foil" / "cae" / "model_card.md").read_text()
+    told = json.loads((batch / "test" / "inspection" / "foil" / "run.json").read_text())["warnings"]
+    assert any("hardly tells defects" in warning for warning in told)
     capsys.readouterr()
 
 
 def test_limits_from_labelled_parts_reach_the_best_iou(batch, models, capsys):
     common = ["--material", "foil", "--models", str(models)]
     truth = ["--truth", str(batch / "ground_truth")]
-    assert run(["threshold", *common, "--labelled", str(batch / "test"), *truth, "--rule", "iou"]) == 0
+    assert run(["threshold", *common, "--labelled", str(batch / "test"), *truth, "--rule", "iou", "--json"]) == 0
+    origin = json.loads(capsys.readouterr().out)["origin"]
     assert score(batch, models) == 0
     capsys.readouterr()
     assert run(["evaluate", str(batch / "test"), *truth, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["iou"] == pytest.approx(found["iou_max"], rel=0.02)
+    assert f"best IOU {found['iou']:.4f}" in origin, "the masks that are written are what was best"
 
 
 def test_evaluation_keys_kinds_and_maps(scored, batch, capsys):
@@ -474,12 +478,30 @@ def test_one_map_trained_again_keeps_the_other(batch, models):
     before = json.loads(manifest.read_text())
     arguments = ["train", "-m", "foil", "--models", str(models), "--data", str(batch / "train"), "--maps", "normal"]
     assert run([*arguments, "--budget", "10steps"]) == 0
+    assert before["checks"].keys() == {"albedo", "normal"}
     after = json.loads(manifest.read_text())
     assert after["maps"]["albedo"] == before["maps"]["albedo"]
     assert after["maps"]["normal"] != before["maps"]["normal"]
     assert set(after["calibration"]["limits"]) == {"albedo", "normal"}
+    assert after["checks"]["albedo"] == before["checks"]["albedo"]
+    assert after["checks"]["normal"] != before["checks"]["normal"]
     assert len(list((models / "foil/cae").glob("*.safetensors"))) == 2
     assert score(batch, models) == 0
+
+
+def test_limits_of_a_kept_map_must_fit_the_smoothing_of_today(batch, models, capsys):
+    recipe = models / "foil" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("smooth_sigma_px: ", "smooth_sigma_px: 1"))
+    arguments = ["train", "-m", "foil", "--models", str(models), "--data", str(batch / "train"), "--maps", "normal"]
+    assert run([*arguments, "--budget", "1steps"]) == 5
+    assert "another smoothing" in capsys.readouterr().err
+
+
+def test_a_map_the_model_does_not_know_is_told(batch, models, capsys):
+    recipe = models / "foil" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("maps:\n", 'maps:\n  gradient: {files: "{part}_gradient.tif"}\n'))
+    assert score(batch, models) == 0
+    assert "gradient of the recipe are not in the model" in capsys.readouterr().err
 
 
 def test_limits_are_not_set_while_the_model_is_trained(models):

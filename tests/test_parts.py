@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspect_cli.errors import InputError, NoInputError
-from inspect_cli.images.infer import infer_maps, training_root
+from inspect_cli.images.infer import infer_maps, training_root, unmatched
 from inspect_cli.images.parts import Part, discover_parts
 from inspect_cli.recipe.schema import MapSpec
 
@@ -248,12 +248,45 @@ def test_other_names_become_one_map_of_any_format(tmp_path: Path) -> None:
     assert infer_maps(tmp_path) == {"image": MapSpec(files="{part}.*", channels=1)}
 
 
-def test_most_frequent_ending_is_taken_and_runs_are_left_out(tmp_path: Path) -> None:
+def test_every_ending_is_taken_and_runs_are_left_out(tmp_path: Path) -> None:
     for name in ("P1_albedo.png", "P2_albedo.png", "P3_albedo.tif"):
         gray(tmp_path / name)
     for name in "abc":
         gray(tmp_path / f"inspection/riblet/{name}_normal.tif")
-    assert list(infer_maps(tmp_path).items()) == [("albedo", MapSpec(files="{part}_albedo.png"))]
+    maps = infer_maps(tmp_path)
+    assert list(maps.items()) == [("albedo", MapSpec(files="{part}_albedo.*"))]
+    assert ids(tmp_path, maps) == ["P1", "P2", "P3"]
+
+
+def test_a_photograph_called_normal_makes_no_map(tmp_path: Path) -> None:
+    for name in ("P1", "P2", "P3", "P4_normal"):
+        gray(tmp_path / f"{name}.png")
+    maps = infer_maps(tmp_path)
+    assert {name: spec.files for name, spec in maps.items()} == {"image": "{part}.*"}
+    assert unmatched(tmp_path, maps) == []
+
+
+def test_files_of_no_map_are_named(tmp_path: Path) -> None:
+    for name in ("P1_albedo", "P2_albedo", "overview"):
+        gray(tmp_path / f"{name}.png")
+    assert unmatched(tmp_path, infer_maps(tmp_path)) == ["overview.png"]
+
+
+def test_channels_are_those_of_most_files(tmp_path: Path) -> None:
+    gray(tmp_path / "a.png")
+    for name in ("b.png", "c.png"):
+        gray(tmp_path / name, 4, 5, 3)
+    assert infer_maps(tmp_path)["image"].channels == 3
+
+
+def test_files_of_the_recipes_other_maps_are_no_parts_of_some_of_its_maps(tmp_path: Path) -> None:
+    known = {"image": MapSpec(files="{part}.png"), "albedo": MapSpec(files="{part}_albedo.png")}
+    fill(tmp_path, "P1.png", "P1_albedo.png")
+    image = {"image": known["image"]}
+    assert [part.id for part in discover_parts(tmp_path, image)] == ["P1", "P1_albedo"]
+    assert [part.id for part in discover_parts(tmp_path, image, known)] == ["P1"]
+    with pytest.raises(NoInputError, match=r"looked for \{part\}_normal"):
+        discover_parts(tmp_path, {"normal": MapSpec(files="{part}_normal.png")}, known)
 
 
 def test_folder_without_a_readable_image_says_why(tmp_path: Path) -> None:

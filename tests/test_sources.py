@@ -89,6 +89,15 @@ def test_labelled_defects_are_learnt_from_with_and_without_masks(folder):
     assert train(folder, *labels) in TRAINED
 
 
+def test_defects_without_a_mask_are_told_and_not_counted(folder, capsys):
+    _write(folder / "bad" / "f.tif", 180)
+    assert train(folder, "--defects", str(folder / "bad"), "--truth", str(folder / "masks")) in TRAINED
+    told = capsys.readouterr().err
+    assert "1 of --defects without a pixel that --truth marks: f" in told
+    assert "with 2 defective one(s)" in told
+    assert "f" not in {entry["part"] for entry in _manifest(folder, "cnn")["training_set"]}
+
+
 @pytest.mark.parametrize(
     ("more", "method", "code", "words"),
     [

@@ -120,6 +120,25 @@ def test_a_defective_part_is_named_and_shown_and_left_out_with_robust(dirty, cap
     assert manifest["suspects"][0]["left_out"]
 
 
+def test_too_few_parts_to_leave_any_out_is_told(dirty, capsys):
+    (dirty / "good" / "p0.png").unlink()
+    assert train(dirty, "--robust") in TRAINED
+    assert "--robust: 7 part(s) are too few" in capsys.readouterr().err
+
+
+def test_parts_whose_roi_fills_no_tile_are_trained_on_unseen(dirty, capsys):
+    mask = np.zeros((130, 140), np.uint8)
+    mask[48:80, 48:80] = 255  # a quarter of each of four tiles
+    cv2.imwrite(str(dirty / "models" / "stuff" / "inside.png"), mask)
+    recipe = dirty / "models" / "stuff" / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "roi: {rule: file, file: inside.png, margin_px: 0}\n")
+    recipe.write_text(recipe.read_text().replace("training:\n", "training:\n  min_roi_share: 0.2\n"))
+    assert train(dirty) in TRAINED
+    told = capsys.readouterr().err
+    assert "no tile lies inside the ROI" in told
+    assert "not checked with artificial defects" in told, "they happen to lie outside"
+
+
 def test_clean_parts_are_not_named(dirty, capsys):
     (dirty / "good" / "p3.png").unlink()
     cv2.imwrite(

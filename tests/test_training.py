@@ -217,8 +217,32 @@ def test_damaged_and_non_finite_images_are_left_out_by_name_before_training(tmp_
     (tmp_path / "c.tif").write_bytes(content)
     survey = survey_parts(parts, recipe, dict(recipe.maps), tmp_path)
     assert [part.id for part in survey.parts] == ["a"]
-    assert "b.tif: 1 values inside the ROI are no finite numbers" in survey.faults[0]
+    assert "b.tif: 1 values are no finite numbers (beside the part? `roi: {rule: dark}`" in survey.faults[0]
     assert "c.tif: damaged TIFF" in survey.faults[1]
     assert survey.moments["a", "height"].mean == pytest.approx(0.25 + 0.25 / 1600)
     with pytest.raises(NoInputError, match="no usable training part"):
         survey_parts(parts[1:], recipe, dict(recipe.maps), tmp_path)
+
+
+def test_an_image_that_is_left_out_does_not_fix_the_type_of_the_others(tmp_path):
+    recipe = parse_recipe("material: m\nmaps: {height: {files: '{part}.tif'}}", "r")
+    parts = []
+    for name, dtype in (("a", np.float32), ("b", np.uint16), ("c", np.uint16)):
+        pixels = np.full((40, 40), np.nan if name == "a" else 7).astype(dtype)
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels)
+        parts.append(Part(name, {"height": tmp_path / f"{name}.tif"}, tmp_path))
+    survey = survey_parts(parts, recipe, dict(recipe.maps), tmp_path)
+    assert [part.id for part in survey.parts] == ["b", "c"]
+
+
+@pytest.mark.parametrize("rule", ["dark", "saturated"])
+def test_what_is_no_number_beside_the_part_is_left_out_by_these_rules(tmp_path, rule):
+    text = f"material: m\nmaps: {{height: {{files: '{{part}}.tif'}}}}\nroi: {{rule: {rule}, margin_px: 0}}"
+    recipe = parse_recipe(text, "r")
+    pixels = np.full((60, 60), 0.25, np.float32)
+    pixels[:, :20] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    part = Part("a", {"height": tmp_path / "a.tif"}, tmp_path)
+    survey = survey_parts([part], recipe, dict(recipe.maps), tmp_path)
+    assert survey.rois["a"] is not None
+    assert np.array_equal(survey.rois["a"], np.isfinite(pixels))

@@ -63,9 +63,9 @@ def augment(
     from inspect_cli.store.materials import training_folder
 
     chosen = _material(material, data, models, maps is not None)
-    folder = training_root(data) if data is not None else training_folder(chosen)
+    folder = training_root(data if data is not None else training_folder(chosen))
     wanted = _maps(chosen, parse_names(maps))
-    parts = discover_parts(folder, wanted)
+    parts = discover_parts(folder, wanted, chosen.recipe.maps)
     order = AugmentOrder(chosen, parts, wanted, out, count, width, budget, seed, device, force)
     with graceful_stop() as stopper:
         try:

@@ -65,6 +65,7 @@ def check(
     from inspect_cli.recipe import load_recipe
     from inspect_cli.store.materials import RECIPE, find_material, known_materials
     from inspect_cli.tiles.tiling import tiling_of
+    from inspect_cli.training.auto import check_auto_settings
 
     path = Path(recipe) / RECIPE if (Path(recipe) / RECIPE).is_file() else Path(recipe)
     if not path.is_file():
@@ -73,6 +74,8 @@ def check(
         path = find_material(recipe, models).folder / RECIPE
     loaded = load_recipe(path)
     tile_px = tiling_of(loaded.tiles).size_px
+    if loaded.method.name == AUTO:
+        check_auto_settings(loaded.method.settings)
     for spec in loaded.maps.values() if loaded.method.name != AUTO else ():
         build_detector(loaded.method.name, spec.channels, tile_px, loaded.method.settings)
     typer.echo(

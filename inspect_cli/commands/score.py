@@ -128,7 +128,7 @@ def score(
         model = load_model(
             chosen, bundle, Hardware(device, parse_batch(batch), engine, precision), stride, max_mpixels
         )
-        parts = discover_parts(folder, model.maps)
+        parts = discover_parts(folder, model.maps, chosen.recipe.maps)
         run = out or folder / RUN_FOLDER / chosen.name
         _announce(len(parts), run, model)
         order = {part.id: number for number, part in enumerate(parts)}
@@ -183,7 +183,9 @@ def _announce(count: int, run: Path, model: ScoringModel) -> None:
         console.warn("the limits are provisional; set them from good parts with `inspect threshold`")
     if calibration.stride_px != model.tiles.stride_px:
         console.warn(f"the limits were set at stride {calibration.stride_px} px, not {model.tiles.stride_px} px")
-    for warning in model.bundle.manifest.warnings:
+    if unseen := [name for name in model.recipe.maps if name not in model.bundle.manifest.maps]:
+        console.warn(f"map(s) {', '.join(unseen)} of the recipe are not in the model and are not looked at")
+    for warning in model.bundle.manifest.cautions:
         console.warn(warning)
 
 

@@ -71,7 +71,7 @@ def threshold(
         str | None,
         typer.Option(
             "--rule",
-            help="max, quantile or sigma (with --good); iou or f1 (with --labelled).",
+            help="max, quantile or sigma (with --good); iou or f1 of the masks (with --labelled).",
             show_default="the recipe's, or iou",
         ),
     ] = None,

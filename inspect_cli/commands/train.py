@@ -79,7 +79,8 @@ def train(
 
     Writes a bundle beside the recipe (weights, manifest, model card, loss curve, sample reconstructions)
     and provisional limits, so that `inspect score` works at once. A material without a recipe gets one from
-    the names of its files.
+    the names of its files. A model that hardly tells artificial defects from good material passes no part, and
+    the command ends with code 9.
 
     \b
     Examples:
@@ -101,9 +102,10 @@ def train(
     from inspect_cli.training.train import train_material
 
     chosen = _material(material, data, models, maps is not None)
-    folder = training_root(data) if data is not None else training_folder(chosen)
+    folder = training_root(data if data is not None else training_folder(chosen))
     wanted = _maps(chosen, parse_names(maps))
-    parts = discover_parts(folder, wanted)
+    known = chosen.recipe.maps
+    parts = discover_parts(folder, wanted, known)
     console.say(f"recipe: {chosen.folder / RECIPE}; data: {folder} ({len(parts)} parts)")
     recipe = chosen.recipe
     order = TrainingOrder(
@@ -116,8 +118,8 @@ def train(
         device=device,
         half=half,
         resume=resume,
-        extra=() if extra is None else discover_parts(extra, wanted),
-        defects=() if defects is None else discover_parts(defects, wanted),
+        extra=() if extra is None else discover_parts(extra, wanted, known),
+        defects=() if defects is None else discover_parts(defects, wanted, known),
         truth=_truth(truth, defects),
     )
     if preview_roi:
@@ -151,7 +153,7 @@ def _material(name: str, data: Path | None, models: Path | None, maps_named: boo
     of that.
     """
     from inspect_cli import console
-    from inspect_cli.images.infer import infer_maps, training_root
+    from inspect_cli.images.infer import infer_maps, training_root, unmatched
     from inspect_cli.images.parts import any_file
     from inspect_cli.recipe import load_recipe
     from inspect_cli.recipe.template import commented_yaml, new_recipe
@@ -172,6 +174,8 @@ def _material(name: str, data: Path | None, models: Path | None, maps_named: boo
         write_text(path, commented_yaml(recipe))
         found = ", ".join(f"{key} ({spec.files}, {spec.channels} channels)" for key, spec in recipe.maps.items())
         console.say(f"new material {name!r}: recipe written to {path}; maps: {found}")
+        if left := unmatched(training_root(data), recipe.maps):
+            console.warn(f"{len(left)} image file(s) are of none of these maps: {', '.join(left[:3])}")
     return adopt(find_material(name, models), models)
 
 
@@ -208,7 +212,7 @@ def _tell(bundle: Bundle, as_json: bool) -> None:
     for name, limit in calibration.limits.items():
         console.say(f"{name:>10}  limit {limit.pixel:.4g} ({calibration.origin})")
     if manifest.doubt is not None:
-        console.warn(f"{manifest.doubt}. Until then parts without findings are undecided")
+        console.warn(manifest.doubt)
     console.say(f"model: {bundle.folder}; next: inspect score FOLDER --material {manifest.material}")
     if as_json:
         typer.echo(manifest.model_dump_json())

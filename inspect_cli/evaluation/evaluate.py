@@ -279,10 +279,10 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
 
 
 def _is_scored(path: Path, record: PartRecord) -> bool:
-    """Whether a part's map is there; raise InputError if it is not, unless the part is undecided."""
+    """Whether a part's map is there; raise InputError if it is not, unless an undecided part ended without it."""
     if path.is_file():
         return True
-    if record.verdict != "undecided":
+    if record.verdict != "undecided" or "heatmap" not in record.outputs:
         raise InputError(f"{path}: missing; score {record.part} again, with --outputs heatmap or all")
     return False
 

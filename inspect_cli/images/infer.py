@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images.parts import discover_parts, walk_files
@@ -13,13 +14,18 @@ from inspect_cli.recipe.schema import MAX_CHANNELS, MapSpec
 
 #: Endings of file names that tell what a map is.
 KNOWN_NAMES = ("albedo", "normal", "gradient", "curvature")
+#: Endings that one pattern of either takes.
+_FORMATS: Final = {".tiff": ".tif", ".jpeg": ".jpg"}
+#: Files of a map whose headers are looked at, about.
+_HEADERS: Final = 100
 
 
 def infer_maps(folder: Path) -> dict[str, MapSpec]:
     """Return the maps below ``folder``: ``*_albedo.tif`` and its like, else one map ``image`` of any format.
 
-    Channels come from the first readable file of each map; the value range of 8-bit maps is their type's, of others
-    that of the training images.
+    Known names count only where most files have one: a single photograph ``dent_normal.png`` makes no map. Channels
+    are those that most files of a map have; the value range of 8-bit maps is their type's, of others that of the
+    training images.
 
     Raises
     ------
@@ -28,15 +34,18 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
     """
     names = _image_names(folder)
     patterns: dict[str, str] = {}
+    count = 0
     for name in KNOWN_NAMES:
         endings = Counter(Path(n).suffix for n in names if Path(n).stem.endswith(f"_{name}"))
+        count += endings.total()
         if endings:
-            patterns[name] = f"{{part}}_{name}{endings.most_common(1)[0][0]}"
-    if not patterns:
+            same = len({_FORMATS.get(ending.lower(), ending.lower()) for ending in endings}) == 1
+            patterns[name] = f"{{part}}_{name}{endings.most_common(1)[0][0] if same else '.*'}"
+    if count <= len(names) / 2:
         patterns = {"image": "{part}.*"}
     maps = {}
     for name, files in patterns.items():
-        header = _first_header(folder, name, files)
+        header = _usual_header(folder, name, files)
         # Few cameras use the whole range of 16 bits or more, and floats have none: learn it from the images.
         span: Literal["type", "train"] = "type" if header.dtype.itemsize == 1 else "train"
         maps[name] = MapSpec(files=files, channels=header.channels, range=span)
@@ -52,9 +61,18 @@ def _image_names(folder: Path) -> list[str]:
     return names
 
 
-def _first_header(folder: Path, name: str, files: str) -> ImageHeader:
+def unmatched(folder: Path, maps: Mapping[str, MapSpec]) -> list[str]:
+    """Return the names of image files below ``folder`` that are of none of the maps."""
+    taken = {path.name for part in discover_parts(folder, maps) for path in part.files.values()}
+    return sorted(set(_image_names(folder)) - taken)
+
+
+def _usual_header(folder: Path, name: str, files: str) -> ImageHeader:
+    """Return the first header of those that most of a map's files share in channels and type."""
     reasons = []
-    for part in discover_parts(folder, {name: MapSpec(files=files)}):
+    headers: dict[tuple[int, str], list[ImageHeader]] = {}
+    parts = discover_parts(folder, {name: MapSpec(files=files)})
+    for part in parts[:: max(1, len(parts) // _HEADERS)]:
         try:
             part.require_complete({name: MapSpec(files=files)})
             with open_map(part.files[name]) as reader:
@@ -63,8 +81,11 @@ def _first_header(folder: Path, name: str, files: str) -> ImageHeader:
             reasons.append(str(error))
             continue
         if header.channels <= MAX_CHANNELS:
-            return header
-        reasons.append(f"{header.path}: has {header.channels} channels; at most {MAX_CHANNELS} are supported")
+            headers.setdefault((header.channels, header.dtype.str), []).append(header)
+        else:
+            reasons.append(f"{header.path}: has {header.channels} channels; at most {MAX_CHANNELS} are supported")
+    if headers:
+        return max(headers.values(), key=len)[0]
     raise NoInputError(f"{folder}: no readable image: {reasons[0]}")
 
 

@@ -59,8 +59,13 @@ def beside(part: Part, pattern: str) -> Path:
     return expected
 
 
-def discover_parts(folder: Path, maps: Mapping[str, MapSpec]) -> list[Part]:
+def discover_parts(
+    folder: Path, maps: Mapping[str, MapSpec], known: Mapping[str, MapSpec] | None = None
+) -> list[Part]:
     """Return the parts below ``folder``, sorted by id.
+
+    ``known`` are all maps of the recipe, where ``maps`` are some of them: the files of the others are none of these,
+    though a wide pattern (``{part}.png``) would take them.
 
     A part that cannot be used (a map missing, two files for one map, a name that is no text) and a folder that
     cannot be listed are among them and say so in :meth:`Part.require_complete`, so that none is lost in silence.
@@ -74,10 +79,10 @@ def discover_parts(folder: Path, maps: Mapping[str, MapSpec]) -> list[Part]:
         raise NoInputError(f"{folder}: no such folder")
     found: dict[str, dict[str, Path]] = {}
     faults: dict[str, str] = {}
-    patterns = _by_length(maps)
+    patterns = _by_length({**(known or {}), **maps})
     for path in walk_files(folder, faults):
         match = _match(path.relative_to(folder).as_posix(), patterns)
-        if match is None:
+        if match is None or match[0] not in maps:
             continue
         name, part = match
         text = os.fsencode(part).decode("utf-8", "backslashreplace")

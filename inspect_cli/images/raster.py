@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}
 #: JPEG markers that start a frame (ITU T.81, table B.1): SOF0 to SOF15 without DHT, JPG and DAC.
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_STANDALONE = {0x01, *range(0xD0, 0xD9)}
+_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+#: The marker behind coded pixels; in those, 0xFF comes with 0 or as a restart (ITU T.81, section B.1.1.5).
+_JPEG_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 
 
 class RasterReader(MapReader):
@@ -104,18 +108,33 @@ def _png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, memoryview]
 def open_jpeg(path: Path) -> RasterReader:
     """Open a JPEG file; its frame header and its end marker must be there."""
     content = _content_of(path)
-    if not content.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise IncompleteError(f"{path}: truncated JPEG: its end is missing; copy the file again")
-    at = 2
-    while at + 4 <= len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker in _JPEG_STANDALONE or marker == 0xFF:
-            at += 1 if marker == 0xFF else 2
-            continue
-        if marker in _JPEG_FRAMES and at + 10 <= len(content):
+    header: ImageHeader | None = None
+    for marker, at in _jpeg_markers(content):
+        if marker == _JPEG_END and header is not None:
+            return RasterReader(header, content)
+        if marker in _JPEG_FRAMES and header is None and at + 10 <= len(content):
             bits, height, width, channels = struct.unpack(">BHHB", content[at + 4 : at + 10])
             if bits != 8 or not width or not height or channels not in (1, 3):
                 break
-            return RasterReader(ImageHeader(path, "JPEG", width, height, channels, np.dtype(np.uint8)), content)
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+            header = ImageHeader(path, "JPEG", width, height, channels, np.dtype(np.uint8))
+    else:
+        if header is not None or b"\xff\xd9" not in content:
+            raise IncompleteError(f"{path}: truncated JPEG: its end is missing; copy the file again")
     raise InputError(f"{path}: damaged or unsupported JPEG header")
+
+
+def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yield each marker with its place, up to the image's end: what some cameras append is none of its business."""
+    at = 2
+    while at + 2 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+            continue
+        yield marker, at
+        if marker == _JPEG_END:
+            return
+        at += 2 if marker in _JPEG_STANDALONE else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        if marker == _JPEG_SCAN:  # coded pixels follow, in which no marker but restarts can be
+            found = _JPEG_AFTER_SCAN.search(content, at)
+            at = len(content) if found is None else found.start()

@@ -100,11 +100,13 @@ _RULES: dict[str, Callable[[MapReader], Mask]] = {"saturated": _saturated, "dark
 
 
 def _all_channels(reader: MapReader, test: Callable[[NDArray[Any]], Mask]) -> Mask:
+    """Return the pixels of which all channels pass the test, or are no finite numbers, as beside a measured part."""
     height, width = reader.header.height, reader.header.width
     mask = np.empty((height, width), bool)
     for y0 in range(0, height, _READ_ROWS):
         y1 = min(y0 + _READ_ROWS, height)
-        hit = test(reader.read_rows(y0, y1))
+        rows = reader.read_rows(y0, y1)
+        hit = test(rows) | ~np.isfinite(rows)
         mask[y0:y1] = hit.all(axis=2) if hit.ndim == 3 else hit
     return mask
 

@@ -136,7 +136,7 @@ class _Depth(nn.Module):
 
     def learn_usual(self, values: Tensor) -> None:
         """Take directions and usual sizes from standardised features of good patches."""
-        rows = values.movedim(1, 3).flatten(0, 2).double()
+        rows = values.movedim(1, 3).flatten(0, 2).cpu().double()  # not every device knows float64
         spread, directions = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
         self.whitening.copy_(directions / (spread.clamp(min=0) + _LEAST_VARIANCE).sqrt())
         for usual, found in ((self.usual_error, self.error(values)), (self.usual_rarity, self.rarity(values))):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from inspect_cli.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
-    from inspect_cli.methods.base import Detector
+    from collections.abc import Mapping
+
+    from inspect_cli.methods.base import Detector, MethodSettings
 
 
 #: In place of a method's name: try some and train the best.
@@ -152,16 +154,27 @@ def build_detector(name: str, channels: int, tile_px: int, settings: dict[str, A
     RecipeError
         If the method or one of its settings is unknown, or the tile size does not fit the network.
     """
+    checked = checked_settings(name, settings)
+    return method_class(name)(channels, tile_px, checked)
+
+
+def checked_settings(name: str, settings: Mapping[str, Any]) -> MethodSettings:
+    """Return the settings of a method, validated.
+
+    Raises
+    ------
+    RecipeError
+        If the method or one of its settings is unknown, or a value is not valid.
+    """
     if name not in _METHODS:
         raise RecipeError(f"method {name!r} is unknown: {nearest(name, method_names())}")
     from pydantic import ValidationError  # noqa: PLC0415  (names alone must cost nothing)
 
     detector_class = method_class(name)
     try:
-        checked = detector_class.Settings.model_validate(settings)
+        return detector_class.Settings.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(step) for step in first["loc"])
         hint = nearest(key, list(detector_class.Settings.model_fields))
         raise RecipeError(f"method.settings.{key} of {name}: {first['msg']}; {hint}") from error
-    return detector_class(channels, tile_px, checked)

@@ -72,7 +72,7 @@ class Tone(nn.Module):
     def learn(self, differences: Tensor) -> Tensor:
         """Learn from the differences of good tiles; return their scores, 1 on average at most."""
         self.mean.copy_(differences.mean(dim=(0, 2, 3)))
-        rows = differences.movedim(1, 3).flatten(0, 2).double()
+        rows = differences.movedim(1, 3).flatten(0, 2).cpu().double()  # not every device knows float64
         variance, directions = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
         variance = variance.clamp(min=0) + _LEAST_SHARE * variance.mean() + _LEAST_DEVIATION**2
         self.whitening.copy_(directions / variance.sqrt())

@@ -60,7 +60,8 @@ def limits_from_good_folder(
     sound = [r for r in records if not r["acquisition_faults"] and not r["uncovered_px"]]
     for record in records:
         if record not in sound:
-            teller.warn(f"left out: {record['part']}: {'; '.join(record['reasons'])}")
+            reasons = record["acquisition_faults"] or [f"{record['uncovered_px']} ROI pixels have no finite score"]
+            teller.warn(f"left out: {record['part']}: {'; '.join(reasons)}")
     if not sound:
         raise NoInputError(f"{folder}: no part is sound enough to set limits from")
     maps = list(model.maps)
@@ -113,7 +114,7 @@ def _score(model: ScoringModel, folder: Path, teller: Teller, outputs: frozenset
             manifest=model.bundle.manifest.model_copy(update={"calibration": _working_limits(model)}),
         ),
     )
-    parts = discover_parts(folder, model.maps)
+    parts = discover_parts(folder, model.maps, model.recipe.maps)
     teller.say(f"scoring {len(parts)} part(s) of {folder}")
 
     def tell(outcome: Outcome) -> None:

@@ -358,7 +358,7 @@ def write_run_record(
         "recipe_sha256": recipe.digest(),
         "calibration": json.loads(calibration.model_dump_json(exclude={"limits"}))
         | {"thresholds": {name: limit.pixel for name, limit in calibration.limits.items()}},
-        "warnings": manifest.warnings,
+        "warnings": manifest.cautions,
         "input": str(folder.resolve()),
         "pixel_pitch_um": recipe.pixel_pitch_um,
         "tile_px": model.tiles.size_px,

@@ -50,7 +50,8 @@ class SyntheticImages:
         summary = apply_limits(run, replace(model, bundle=bundle.with_calibration(calibration)), _silent)
         if summary.interrupted:
             raise KeyboardInterrupt
-        found = fused_histogram(run, batch / "ground_truth")
+        scoring = material.recipe.scoring
+        found = fused_histogram(run, batch / "ground_truth", scoring.halo_share, scoring.halo_px)
         trained = next(iter(bundle.manifest.maps.values()))
         paper = papers.CHESS_NOISE[case.data, case.method]
         metrics = {

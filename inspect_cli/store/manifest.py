@@ -145,14 +145,20 @@ class Manifest(_Strict):
     suspects: list[Suspect] = Field(default_factory=list)
 
     @property
+    def cautions(self) -> list[str]:
+        """What there is to know about the model: the warnings of its training, and whether it is to be doubted."""
+        return self.warnings + ([] if self.doubt is None else [self.doubt])
+
+    @property
     def doubt(self) -> str | None:
         """Why a part must not pass on this model's word: no map of it says anything of defects; None if one does."""
         if not self.maps or not all(self._says_little(name) for name in self.maps):
             return None
         told = ", ".join(f"{name} {self.checks[name].pixel_auroc:.2f}" for name in self.maps)
+        advice = "train longer or on more parts" if self.trials else "train longer or with --method auto"
         return (
             f"the model hardly tells defects from good material (pixel AUROC of artificial ones: {told}; .5 is "
-            "chance): train longer or with --method auto"
+            f"chance), so no part passes: {advice}"
         )
 
     def _says_little(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,10 +17,11 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from inspect_cli.corruptions.trial import KINDS
-from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError
-from inspect_cli.methods.registry import AUTO, check_whole_images
+from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError, nearest
+from inspect_cli.methods.registry import AUTO, check_whole_images, method_class
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.store.atomic import write_text
+from inspect_cli.store.bundle import find_bundle
 from inspect_cli.store.manifest import Trial
 from inspect_cli.training.budget import left_of
 from inspect_cli.training.loop import train_map
@@ -75,6 +76,32 @@ def choose_method(
         teller.say(line)
     chosen = _with_method(order, best(trials).method)
     return replace(chosen, budget=_left(order.budget, time.monotonic() - started)), trials
+
+
+def beside_others(order: TrainingOrder, teller: Teller) -> TrainingOrder:
+    """Return the order; where ``auto`` is to train some maps of a model again, with the method of that model.
+
+    Another choice would make a model of those maps alone, and the others would be looked at no more.
+    """
+    recipe, folder = order.material.recipe, order.material.folder
+    if order.method != AUTO or set(order.maps) == set(recipe.maps):
+        return order
+    try:
+        manifest = find_bundle(folder).manifest
+    except ModelError:
+        return order
+    if manifest.method not in CANDIDATES or set(manifest.maps) <= set(order.maps):
+        return order
+    teller.say(f"method {manifest.method}, as the other maps of {folder / manifest.method}")
+    return _with_method(order, manifest.method)
+
+
+def check_auto_settings(settings: Mapping[str, object]) -> None:
+    """Raise RecipeError for a setting that no candidate has."""
+    known = sorted({key for name in CANDIDATES for key in method_class(name).Settings.model_fields})
+    for key in settings:
+        if key not in known:
+            raise RecipeError(f"method.settings.{key}: none of {', '.join(CANDIDATES)} has it; {nearest(key, known)}")
 
 
 def _with_method(order: TrainingOrder, method: str) -> TrainingOrder:

@@ -41,7 +41,7 @@ def card_markdown(bundle: Bundle) -> str:
         lines += ["", "## Artificial defects", "", *_checks(manifest.checks)]
     if manifest.suspects:
         lines += ["", "## Parts that stand out", "", *_suspects(manifest.suspects)]
-    lines += ["", "## Warnings", "", *([f"- {w}" for w in manifest.warnings] or ["None."])]
+    lines += ["", "## Warnings", "", *([f"- {w}" for w in manifest.cautions] or ["None."])]
     lines += ["", "## Limits", "", *_limits(bundle)]
     lines += ["", "## Training set", "", "| part | map | use | sha256 |", "| --- | --- | --- | --- |"]
     lines += [f"| {f.part} | {f.map} | {f.use} | `{f.sha256[:16]}` |" for f in manifest.training_set]

@@ -37,17 +37,22 @@ def kept_maps(
 
 
 def joined(old: Manifest, kept: list[str], new: Manifest, calibration: Calibration) -> Manifest:
-    """Return ``new`` with the ``kept`` maps of ``old``, and their limits.
+    """Return ``new`` with the ``kept`` maps of ``old``, their limits, and what is known of them.
 
     Raises
     ------
     ModelError
-        If they have no limits.
+        If they have no limits, or limits for maps that were smoothed or joined otherwise.
     """
     others = {name: entry for name, entry in old.maps.items() if name in kept}
-    limits = {} if old.calibration is None else old.calibration.limits
-    if not set(others) <= set(limits):
+    if old.calibration is None or not set(others) <= set(old.calibration.limits):
         raise ModelError(f"maps {', '.join(others)} have no limits; train all maps together")
+    limits = old.calibration.limits
+    if _made(old.calibration) != _made(calibration):
+        raise ModelError(
+            f"the limits of {', '.join(others)} were set with another smoothing or blend than the recipe has now; "
+            "train all maps together"
+        )
     both = {name: limits[name] for name in others} | calibration.limits
     return new.model_copy(
         update={
@@ -55,5 +60,12 @@ def joined(old: Manifest, kept: list[str], new: Manifest, calibration: Calibrati
             "training_set": [f for f in old.training_set if f.map in others] + new.training_set,
             "warnings": [w for w in old.warnings if w.startswith(tuple(f"map {n}:" for n in others))] + new.warnings,
             "calibration": calibration.model_copy(update={"limits": both}),
+            "checks": {name: check for name, check in old.checks.items() if name in others} | new.checks,
+            "suspects": [s for s in old.suspects if s.map in others] + new.suspects,
         }
     )
+
+
+def _made(calibration: Calibration) -> tuple[float, str]:
+    """Return how the maps were made that limits were set for."""
+    return calibration.smooth_sigma_px, calibration.blend

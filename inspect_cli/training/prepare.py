@@ -97,27 +97,28 @@ def survey_parts(
     recipe: Recipe,
     maps: dict[str, MapSpec],
     recipe_folder: Path,
-    dtypes: dict[str, np.dtype[Any]] | None = None,
+    known_dtypes: dict[str, np.dtype[Any]] | None = None,
 ) -> Survey:
     """Read every image once before training, so that a damaged one is left out at the start, by name.
 
-    ``dtypes`` are the pixel types that maps must have; without them the first good part fixes them.
+    ``known_dtypes`` are the pixel types that maps must have; without them the first good part fixes them.
 
     Raises
     ------
     NoInputError
         If no part is usable; the message is the first part's.
     """
-    survey = Survey(dtypes=dict(dtypes or {}))
+    survey = Survey(dtypes=dict(known_dtypes or {}))
     for part in parts:
         try:
-            side = _check_part(part, recipe, maps, survey.dtypes)
+            side, dtypes = _check_part(part, recipe, maps, survey.dtypes)
             roi = find_roi(recipe, part, recipe_folder)
             moments = {name: measure_image(part.files[name], roi) for name in maps}
         except InputError as error:
             survey.faults.append(str(error))
             continue
         survey.parts.append(part)
+        survey.dtypes |= dtypes
         survey.shortest_px = min(side, survey.shortest_px or side)
         survey.rois[part.id] = roi
         survey.moments |= {(part.id, name): found for name, found in moments.items()}
@@ -126,8 +127,10 @@ def survey_parts(
     return survey
 
 
-def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]) -> int:
-    """Check a part's headers and return its shorter side; the first good part fixes the pixel type of each map."""
+def _check_part(
+    part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]
+) -> tuple[int, dict[str, np.dtype[Any]]]:
+    """Check a part's headers, the pixel types of maps against ``dtypes``; return its shorter side and its types."""
     part.require_complete(maps)
     headers = {}
     for name, spec in maps.items():
@@ -135,8 +138,8 @@ def _check_part(part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: di
             headers[name] = reader.header
         check_header(headers[name], spec, recipe.size_px, dtypes.get(name))
     check_registered(headers)
-    dtypes.update({name: header.dtype for name, header in headers.items()})
-    return min(min(header.width, header.height) for header in headers.values())
+    shortest = min(min(header.width, header.height) for header in headers.values())
+    return shortest, {name: header.dtype for name, header in headers.items()}
 
 
 def measure_image(path: Path, roi: Mask | None) -> ImageMoments:
@@ -161,7 +164,12 @@ def measure_image(path: Path, roi: Mask | None) -> ImageMoments:
         small = reducer.result()
         moments.small = small if small.ndim == 2 else small.mean(axis=2)
     if moments.missing:
-        raise InputError(f"{path}: {moments.missing} values inside the ROI are no finite numbers")
+        where, hint = (
+            ("", " (beside the part? `roi: {rule: dark}` leaves them out)")
+            if roi is None
+            else (" inside the ROI", "")
+        )
+        raise InputError(f"{path}: {moments.missing} values{where} are no finite numbers{hint}")
     return moments
 
 

@@ -107,6 +107,10 @@ def open_sources(given: Parts, recipe: Recipe, maps: dict[str, MapSpec], recipe_
     marked = [part for part in defects.parts if targets[part.id] is None or np.any(targets[part.id])]
     if not marked:
         raise NoInputError("--defects: no part has a pixel that --truth marks; check that the names fit")
+    if len(marked) < len(defects.parts):
+        none = [part.id for part in defects.parts if part not in marked]
+        fault = f"{len(none)} of --defects without a pixel that --truth marks: {', '.join(none[:3])}"
+        defects = replace(defects, parts=marked, faults=[*defects.faults, fault])
     return Sources(
         survey, split, extra, defects, split_parts(marked, recipe.training.validation_share, seed), targets
     )

@@ -101,7 +101,7 @@ def without_suspects(
 ) -> tuple[Sources, list[Suspect]]:
     """Name the parts that stand out and leave them out of the sources if asked to; draw the most unusual places.
 
-    Too few parts, and an installation without the pretrained network, are told and nothing is looked at. With
+    With too few parts, or without the pretrained network, nothing is looked at; that is told where it matters. With
     ``order.resume`` what the interrupted training found and left out holds.
 
     Raises
@@ -149,6 +149,9 @@ def _found(
 ) -> list[Suspect]:
     """Look at the parts, draw the most unusual places, tell which stand out and return those."""
     if len(sources.survey.parts) < LEAST_PARTS:
+        few = f"{len(sources.survey.parts)} part(s) are too few to see which stands out; {LEAST_PARTS} are needed"
+        if leave_out:
+            teller.warn(f"--robust: {few}")
         return []
     try:
         found = {name: _worst_places(order, name, sources, teller, stop) for name in order.maps}
@@ -156,6 +159,9 @@ def _found(
         teller.say(f"the parts were not looked at for unusual ones: {error}")
         return []
     unusual = sorted((u for name in order.maps for u in ranked(found[name])), key=lambda u: -u.times)
+    if not unusual:
+        teller.say("the parts were not looked at for unusual ones: no tile lies inside the ROI for half of it")
+        return []
     picture = order.material.folder / PICTURE
     save_patches(picture, [(u.place.patch, _caption(u.place, u.times), u.place.at) for u in unusual[:_SHOWN]])
     places = [(u.place, u.times) for u in unusual if u.stands_out]

@@ -12,16 +12,16 @@ import torch
 
 from inspect_cli import __version__
 from inspect_cli.engines import choose_device
-from inspect_cli.errors import UsageError
+from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.methods.base import Detector
-from inspect_cli.methods.registry import AUTO, check_whole_images
+from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings
 from inspect_cli.report.pictures import save_reconstructions
 from inspect_cli.report.plots import save_loss_curve
 from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, write_weights
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial
 from inspect_cli.store.timestamps import utc_now
-from inspect_cli.training.auto import CHOICE, choose_method
+from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
 from inspect_cli.training.budget import Budget, left_of
 from inspect_cli.training.card import write_card
@@ -82,9 +82,13 @@ def train_material(
         If ``stop`` said so; the checkpoint is saved.
     """
     trials: list[Trial] = []
+    order = beside_others(order, teller)
     Budget.parse(order.budget, len(order.maps))
+    spec = order.material.recipe.method
     if order.method != AUTO:
         _check(order)
+    elif spec.name == AUTO:
+        check_auto_settings(spec.settings)
     note = note_of(order)
     opened, started = open_order(order, teller), time.monotonic()
     sources, suspects = without_suspects(order, opened, teller, robust, stop)
@@ -104,7 +108,8 @@ def train_material(
 
 
 def _check(order: TrainingOrder) -> None:
-    """Raise what can be told before any image is read: nothing to resume, or no method for whole images."""
+    """Raise what can be told before any image is read: wrong settings, nothing to resume, no whole images."""
+    checked_settings(order.method, settings_of(order))
     folder = order.material.folder / order.method
     if order.resume and not (folder / CHECKPOINTS).is_dir():
         raise UsageError(f"--resume: {folder} holds no checkpoint; train without it")
@@ -273,9 +278,7 @@ def _described(
         f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s, validation loss {state.best_loss:.6f}"
         + ("" if explained is None else f", explains {explained:.1%} of the variance")
     )
-    check = None
-    if not job.detector.supervised:  # that learns kinds of defects, and knows no others
-        check = trial_of(order.method, [measure_trial(job, order, name, sources)], state.step, state.spent_s)
+    check = _checked(order, name, job, state, sources, teller)
     warnings = training_warnings(name, explained, len(survey.parts), state.stopped_early, state.step)
     moments = {part.id: survey.moments[part.id, name] for part in survey.parts}
     warnings += few_patches_warnings(name, moments, entry.channels, job.detector.tile_px)
@@ -284,6 +287,19 @@ def _described(
     warnings += overfit_warnings(name, state.history)
     warnings += separation_warnings(name, check)
     return _Trained(entry, job.detector, warnings, check)
+
+
+def _checked(
+    order: TrainingOrder, name: str, job: MapTraining, state: TrainingState, sources: Sources, teller: Teller
+) -> Trial | None:
+    """Show a trained network artificial defects; None if it learnt from real ones, or there is no place for any."""
+    if job.detector.supervised:  # that learns kinds of defects, and knows no others
+        return None
+    try:
+        return trial_of(order.method, [measure_trial(job, order, name, sources)], state.step, state.spent_s)
+    except NoInputError as error:
+        teller.warn(f"map {name}: not checked with artificial defects: {error}")
+        return None
 
 
 @torch.no_grad()

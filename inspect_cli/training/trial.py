@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
 from inspect_cli.engines import Engine, TorchEngine
+from inspect_cli.errors import NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.images import ImageHeader, MapReader, ValueRange
 from inspect_cli.images.values import Preprocess
@@ -65,13 +66,22 @@ class Windows:
 
 
 def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: Sources) -> Windows:
-    """Cut windows of the validation parts; as many as fit the budget of the training."""
+    """Cut windows of the validation parts; as many as fit the budget of the training.
+
+    Raises
+    ------
+    NoInputError
+        If no window shows as much of the ROI as a patch must.
+    """
     recipe = order.material.recipe
     side = max(min(sources.survey.shortest_px, WINDOW_TILES * (recipe.tiles.size_px or TILE_PX)), TILE_PX)
     steps, seconds = job.budget.steps, job.budget.seconds
     share = steps * _SHARE_OF_STEP if steps is not None else (seconds or 0.0) * _SHARE_OF_SECOND
     count = max(_FEWEST, round(min(1.0, share) * MOST_PX / side**2))
-    source = good_sampler(sources, name, recipe, side, job.seed + 1, validation=True)
+    # As many pixels of the ROI as in a patch to learn from: a narrow part never fills half of a large window.
+    share = recipe.training.min_roi_share * min(1.0, job.detector.tile_px / side) ** 2
+    loose = recipe.model_copy(update={"training": recipe.training.model_copy(update={"min_roi_share": share})})
+    source = good_sampler(sources, name, loose, side, job.seed + 1, validation=True)
     try:
         patches, masks = source.batch(_STEP, count)
     finally:
@@ -80,7 +90,13 @@ def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: So
 
 
 def measure_trial(job: MapTraining, order: TrainingOrder, name: str, sources: Sources) -> Kinds:
-    """Return how well a trained job's detector tells artificial defects from good material, by kind of defect."""
+    """Return how well a trained job's detector tells artificial defects from good material, by kind of defect.
+
+    Raises
+    ------
+    NoInputError
+        If there is no window to show it, or no defect lies inside the ROI.
+    """
     windows = trial_windows(job, order, name, sources)
     engine = TorchEngine(job.detector, job.device)
     return kinds_told(windows, engine, tiling_for(order, sources), order.material.recipe.scoring, job.seed)
@@ -105,7 +121,10 @@ def kinds_told(windows: Windows, engine: Engine, tiling: Tiling, scoring: Scorin
         histogram.merge(plain)
         for score, mask in zip(scored(windows, damaged, engine, tiling, scoring), changed, strict=True):
             histogram.add(score, mask)
-        found[kind] = histogram.auroc() or 0.5
+        area = histogram.auroc()
+        if area is None:
+            raise NoInputError(f"artificial defects ({kind}) lie outside the ROI of the held-out parts")
+        found[kind] = area
     return Kinds(found)
 
 
