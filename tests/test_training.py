@@ -19,7 +19,14 @@ from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import Budget, left_of, step_size
 from inspect_cli.training.health import training_warnings
 from inspect_cli.training.loop import Interrupted, train_map
-from inspect_cli.training.prepare import learn_acquisition, learn_preprocess, measure_image, split_parts, survey_parts
+from inspect_cli.training.prepare import (
+    PackedMasks,
+    learn_acquisition,
+    learn_preprocess,
+    measure_image,
+    split_parts,
+    survey_parts,
+)
 
 
 @pytest.fixture
@@ -195,6 +202,19 @@ def test_warnings_in_plain_words():
     assert training_warnings("albedo", 0.9, 3, False, 1000) == []
     assert "explains only 3%" in training_warnings("albedo", 0.03, 3, False, 1000)[0]
     assert "only one image" in training_warnings("albedo", 0.9, 1, False, 1000)[0]
+
+
+def test_masks_are_kept_at_a_bit_a_pixel():
+    rng = np.random.default_rng(0)
+    masks = {name: rng.random((7, 1 + number)) < 0.5 for number, name in enumerate("abcdefghij")}
+    kept = PackedMasks()
+    kept.update(masks | {"whole": None})
+    assert len(kept) == 11
+    assert kept["whole"] is None
+    for name, mask in masks.items():
+        assert np.array_equal(kept[name], mask)
+    del kept["a"]
+    assert "a" not in kept
 
 
 def test_no_images_is_no_input():

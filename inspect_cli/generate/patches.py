@@ -111,7 +111,7 @@ class RegisteredPatches:
         self.samplers: dict[str, PatchSampler] = {}
         try:
             for name in maps:
-                images = [SamplerImage(part.files[name], rois[part.id]) for part in parts]
+                images = (SamplerImage(part.files[name], rois[part.id]) for part in parts)
                 self.samplers[name] = PatchSampler(images, tile_px, seed, 1.0, each_mb if fits else 0)
         except NoInputError as error:
             raise NoInputError(f"{error}; generated patches have no ROI, take smaller tiles") from error

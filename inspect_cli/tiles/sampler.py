@@ -7,7 +7,7 @@ and several patches are cut from each band, since a compressed strip must be dec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,24 +64,29 @@ class PatchSampler:
 
     def __init__(
         self,
-        images: Sequence[SamplerImage],
+        images: Iterable[SamplerImage],
         tile_px: int,
         seed: int,
         min_share: float = 0.5,
         cache_mb: int = 768,
     ) -> None:
-        if not images:
-            raise NoInputError("no image to sample patches from")
         self._tile = tile_px
         self._seed = seed
         self._min_share = min_share
-        self._paths = [image.path for image in images]
+        self._paths: list[Path] = []
+        self._roi_bits: list[NDArray[np.uint8] | None] = []
+        self._aim_bits: list[NDArray[np.uint8] | None] = []
+        self._rows_inside: list[NDArray[np.int64] | None] = []
+        for image in images:  # one after the other: masks of all images at once would take a byte a pixel
+            self._paths.append(image.path)
+            self._roi_bits.append(_packed(image.roi))
+            self._aim_bits.append(_packed(image.aim))
+            self._rows_inside.append(self._usable_rows(image.aim))
+        if not self._paths:
+            raise NoInputError("no image to sample patches from")
         self._headers = [_header(path) for path in self._paths]
         self._open: tuple[int, MapReader] | None = None
         self._cache = self._read_cache(cache_mb)
-        self._roi_bits = [_packed(image.roi) for image in images]
-        self._aim_bits = [_packed(image.aim) for image in images]
-        self._rows_inside = [self._usable_rows(image.aim) for image in images]
         pixels = np.array([h.height * h.width for h in self._headers], float)
         pixels *= [rows is None or len(rows) > 0 for rows in self._rows_inside]
         if not pixels.any():

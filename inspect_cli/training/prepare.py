@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,35 @@ class ImageMoments(PixelMoments):
         return self.steps / max(self.step_count, 1) / max(self.spread, 1e-12)
 
 
+class PackedMasks(MutableMapping[str, Mask | None]):
+    """Masks (height, width) by part, kept at a bit a pixel; each is unpacked when it is asked for."""
+
+    def __init__(self) -> None:
+        self._packed: dict[str, tuple[NDArray[np.uint8], int] | None] = {}
+
+    def __getitem__(self, part: str) -> Mask | None:
+        found = self._packed[part]
+        return None if found is None else np.unpackbits(found[0], axis=1, count=found[1]).astype(bool)
+
+    def __setitem__(self, part: str, mask: Mask | None) -> None:
+        self._packed[part] = None if mask is None else (np.packbits(mask, axis=1), mask.shape[1])
+
+    def __delitem__(self, part: str) -> None:
+        del self._packed[part]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
 @dataclass
 class Survey:
     """The parts that can be trained on, what was measured on them, and why others were left out."""
 
     parts: list[Part] = field(default_factory=list)
-    rois: dict[str, Mask | None] = field(default_factory=dict)
+    rois: PackedMasks = field(default_factory=PackedMasks)
     moments: dict[tuple[str, str], ImageMoments] = field(default_factory=dict)
     dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -131,10 +132,10 @@ def good_sampler(
     """Return a sampler of one map's good patches; those for training include the extra ones."""
     rois = sources.survey.rois
     parts = sources.split.validation if validation else sources.split.train
-    images = [SamplerImage(part.files[name], rois[part.id]) for part in parts]
-    if not validation:
-        images += [SamplerImage(part.files[name]) for part in sources.extra.parts]
-    return PatchSampler(images, tile_px, seed, recipe.training.min_roi_share)
+    extra = () if validation else sources.extra.parts
+    images = (SamplerImage(part.files[name], rois[part.id]) for part in parts)
+    added = (SamplerImage(part.files[name]) for part in extra)
+    return PatchSampler(chain(images, added), tile_px, seed, recipe.training.min_roi_share)
 
 
 def defect_sampler(
@@ -150,9 +151,9 @@ def defect_sampler(
     parts = sources.defect_split.validation if validation else sources.defect_split.train
     marked = any(target is not None for target in sources.targets.values())
     share = MIN_DEFECT_PX / tile_px**2 if marked else recipe.training.min_roi_share
-    images = [
+    images = (
         SamplerImage(part.files[name], sources.defects.rois[part.id], sources.targets[part.id]) for part in parts
-    ]
+    )
     try:
         return PatchSampler(images, tile_px, seed, share)
     except NoInputError as error:
