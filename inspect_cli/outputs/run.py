@@ -38,7 +38,7 @@ from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan, file_sha256
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
-from inspect_cli.store.manifest import TrainedMap
+from inspect_cli.store.manifest import DOUBT, TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
 VERDICTS: Final = ("pass", "fail", "undecided", "failed", "pending")
@@ -284,7 +284,7 @@ def _plan(
 ) -> PartPlan:
     recipe = model.recipe
     calibration, pitch = model.calibration(), recipe.pixel_pitch_um
-    doubt = model.bundle.manifest.doubt
+    doubt = None if model.bundle.manifest.doubt is None else DOUBT
     return PartPlan(folder, height, width, roi, calibration, recipe.scoring, pitch, outputs, doubt)
 
 

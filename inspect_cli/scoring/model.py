@@ -71,7 +71,7 @@ class ScoringModel:
             "pixel_pitch_um": self.recipe.pixel_pitch_um,
         }
         if self.bundle.manifest.doubt is not None:
-            content["doubt"] = self.bundle.manifest.doubt
+            content["doubt"] = True
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def calibration(self) -> Calibration:

@@ -19,6 +19,8 @@ COLLAPSED: Final = 0.3
 USELESS: Final = 0.6
 #: ... and below this one if the reconstruction collapsed as well.
 DOUBTFUL: Final = 0.75
+#: Why no part passes, where that holds for every map.
+DOUBT: Final = "the model hardly tells defects from good material"
 
 
 class _Strict(BaseModel):
@@ -156,10 +158,7 @@ class Manifest(_Strict):
             return None
         told = ", ".join(f"{name} {self.checks[name].pixel_auroc:.2f}" for name in self.maps)
         advice = "train longer or on more parts" if self.trials else "train longer or with --method auto"
-        return (
-            f"the model hardly tells defects from good material (pixel AUROC of artificial ones: {told}; .5 is "
-            f"chance), so no part passes: {advice}"
-        )
+        return f"{DOUBT} (pixel AUROC of artificial ones: {told}; .5 is chance), so no part passes: {advice}"
 
     def _says_little(self, name: str) -> bool:
         check = self.checks.get(name)
