@@ -73,11 +73,12 @@ def check(
             raise UsageError(f"{recipe}: no such file; materials: {nearest(recipe, list(known_materials(models)))}")
         path = find_material(recipe, models).folder / RECIPE
     loaded = load_recipe(path)
-    tile_px = tiling_of(loaded.tiles).size_px
     if loaded.method.name == AUTO:
         check_auto_settings(loaded.method.settings)
-    for spec in loaded.maps.values() if loaded.method.name != AUTO else ():
-        build_detector(loaded.method.name, spec.channels, tile_px, loaded.method.settings)
+    else:
+        tile_px = tiling_of(loaded.tiles).size_px
+        for spec in loaded.maps.values():
+            build_detector(loaded.method.name, spec.channels, tile_px, loaded.method.settings)
     typer.echo(
         f"{path}: valid; material {loaded.material}, maps {', '.join(loaded.maps)}, method {loaded.method.name}"
     )

@@ -104,10 +104,9 @@ def train(
     chosen = _material(material, data, models, maps is not None)
     folder = training_root(data if data is not None else training_folder(chosen))
     wanted = _maps(chosen, parse_names(maps))
-    known = chosen.recipe.maps
-    parts = discover_parts(folder, wanted, known)
-    console.say(f"recipe: {chosen.folder / RECIPE}; data: {folder} ({len(parts)} parts)")
     recipe = chosen.recipe
+    parts = discover_parts(folder, wanted, recipe.maps)
+    console.say(f"recipe: {chosen.folder / RECIPE}; data: {folder} ({len(parts)} parts)")
     order = TrainingOrder(
         material=chosen,
         parts=parts,
@@ -118,8 +117,8 @@ def train(
         device=device,
         half=half,
         resume=resume,
-        extra=() if extra is None else discover_parts(extra, wanted, known),
-        defects=() if defects is None else discover_parts(defects, wanted, known),
+        extra=() if extra is None else discover_parts(extra, wanted, recipe.maps),
+        defects=() if defects is None else discover_parts(defects, wanted, recipe.maps),
         truth=_truth(truth, defects),
     )
     if preview_roi:

@@ -187,12 +187,10 @@ def measure_image(path: Path, roi: Mask | None) -> ImageMoments:
         small = reducer.result()
         moments.small = small if small.ndim == 2 else small.mean(axis=2)
     if moments.missing:
-        where, hint = (
-            ("", " (beside the part? `roi: {rule: dark}` leaves them out)")
-            if roi is None
-            else (" inside the ROI", "")
-        )
-        raise InputError(f"{path}: {moments.missing} values{where} are no finite numbers{hint}")
+        if roi is not None:
+            raise InputError(f"{path}: {moments.missing} values inside the ROI are no finite numbers")
+        hint = "beside the part? `roi: {rule: dark}` leaves them out"
+        raise InputError(f"{path}: {moments.missing} values are no finite numbers ({hint})")
     return moments
 
 

@@ -148,10 +148,10 @@ def _found(
     order: TrainingOrder, sources: Sources, teller: Teller, leave_out: bool, stop: Callable[[], bool]
 ) -> list[Suspect]:
     """Look at the parts, draw the most unusual places, tell which stand out and return those."""
-    if len(sources.survey.parts) < LEAST_PARTS:
-        few = f"{len(sources.survey.parts)} part(s) are too few to see which stands out; {LEAST_PARTS} are needed"
+    count = len(sources.survey.parts)
+    if count < LEAST_PARTS:
         if leave_out:
-            teller.warn(f"--robust: {few}")
+            teller.warn(f"--robust: {count} part(s) are too few to see which stands out; {LEAST_PARTS} are needed")
         return []
     try:
         found = {name: _worst_places(order, name, sources, teller, stop) for name in order.maps}

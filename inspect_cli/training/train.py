@@ -84,11 +84,7 @@ def train_material(
     trials: list[Trial] = []
     order = beside_others(order, teller)
     Budget.parse(order.budget, len(order.maps))
-    spec = order.material.recipe.method
-    if order.method != AUTO:
-        _check(order)
-    elif spec.name == AUTO:
-        check_auto_settings(spec.settings)
+    _check(order)
     note = note_of(order)
     opened, started = open_order(order, teller), time.monotonic()
     sources, suspects = without_suspects(order, opened, teller, robust, stop)
@@ -109,6 +105,11 @@ def train_material(
 
 def _check(order: TrainingOrder) -> None:
     """Raise what can be told before any image is read: wrong settings, nothing to resume, no whole images."""
+    spec = order.material.recipe.method
+    if order.method == AUTO:  # the rest when the method is chosen
+        if spec.name == AUTO:
+            check_auto_settings(spec.settings)
+        return
     checked_settings(order.method, settings_of(order))
     folder = order.material.folder / order.method
     if order.resume and not (folder / CHECKPOINTS).is_dir():
