@@ -374,6 +374,18 @@ def test_train_resumes_from_a_killed_process(batch, models):
     assert manifest["maps"]["albedo"]["steps"] == more
 
 
+def test_tile_of_one_map_leaves_the_files_of_the_others(tmp_path, models):
+    recipe = models / "foil" / "recipe.yaml"
+    recipe.write_text("material: foil\nmaps: {grey: {files: '{part}.png'}, height: {files: '{part}_height.png'}}\n")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name in ("P1.png", "P1_height.png"):
+        cv2.imwrite(str(folder / name), np.zeros((64, 64), np.uint8))
+    arguments = ["tile", str(folder), "--out", str(tmp_path / "out"), "--size", "64", "--stride", "64"]
+    assert run([*arguments, "--material", "foil", "--models", str(models), "--maps", "grey"]) == 0
+    assert [row["part"] for row in _rows(tmp_path / "out" / "index.csv")] == ["P1"]
+
+
 def test_tile_writes_patches_of_the_maps_own_type(batch, tmp_path, capsys):
     out = tmp_path / "patches"
     arguments = ["tile", str(batch / "test" / "good"), "--out", str(out), "--size", "64", "--stride", "64"]

@@ -53,7 +53,7 @@ def export(
     chosen = find_material(material, models)
     bundle = find_bundle(chosen.folder, method)
     maps = {name: chosen.recipe.maps[name] for name in bundle.manifest.maps if name in chosen.recipe.maps}
-    parts = [] if data is None else discover_parts(data, maps)
+    parts = [] if data is None else discover_parts(data, maps, chosen.recipe.maps)
     for part in parts:
         part.require_complete(maps)
     report = export_model(bundle, out, kinds, parts, console.say)

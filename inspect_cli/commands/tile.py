@@ -64,7 +64,7 @@ def tile(
     )
 
     order = _order(folder, material, models, parse_names(maps), size, stride, random, seed, min_roi_share)
-    parts = discover_parts(folder, order.maps)
+    parts = discover_parts(folder, order.maps, order.recipe.maps)
     if not plan:
         check_out(out, force)
     placed, failed = _place(parts, order, place_tiles)
