@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, Any
@@ -22,7 +23,16 @@ from inspect_cli.commands.score import score
 from inspect_cli.commands.threshold import threshold
 from inspect_cli.commands.tile import tile
 from inspect_cli.commands.train import train
-from inspect_cli.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_SIGINT, InspectError, UsageError, WorkerError
+from inspect_cli.errors import (
+    EXIT_DONE,
+    EXIT_INTERNAL,
+    EXIT_SIGINT,
+    InspectError,
+    NoInputError,
+    OutputError,
+    UsageError,
+    WorkerError,
+)
 
 app = typer.Typer(
     name="inspect",
@@ -95,6 +105,10 @@ def _unexpected(error: Exception) -> int:
             "close other programs, then run again: what is done is kept",
             WorkerError.exit_code,
         )
+    if isinstance(error, OSError) and error.filename is not None:
+        space = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        code = OutputError.exit_code if space else NoInputError.exit_code
+        return _told(f"error: {error.filename}: {error.strerror}; check the path and its permissions", code)
     return _told(
         f"internal fault: {type(error).__name__}: {error}; run again with `inspect --debug ...` and report it",
         EXIT_INTERNAL,

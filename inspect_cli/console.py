@@ -11,6 +11,8 @@ from typing import Final
 
 import typer
 
+from inspect_cli.errors import OutputError
+
 #: Without a terminal, progress is told this often at most.
 LINE_EVERY_S: Final = 30.0
 _LINE_BREAKS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -22,12 +24,26 @@ def say(text: str) -> None:
 
 
 def out(text: str) -> None:
-    """Print a line of data to stdout; if its reader has left, go on without it."""
+    """Print a line of data to stdout; if its reader has left, go on without it.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written, as where it goes into a file on a full disk.
+    """
     try:
         typer.echo(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
+    except OSError as error:
+        _leave_stdout()  # or the end of the program would try again
+        raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
+
+
+def _leave_stdout() -> None:
+    """Let what is still to be written to stdout go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(name: str) -> str:

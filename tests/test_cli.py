@@ -295,6 +295,53 @@ def test_first_signal_finishes_the_part_in_hand(batch, models, monkeypatch):
     assert len(list(run_folder.rglob("part.json"))) == 4
 
 
+def test_what_an_interrupted_rerun_does_not_reach_is_listed_as_it_is(batch, models, monkeypatch):
+    """By old limits it is pending; results of the model and limits of today stand."""
+    from inspect_cli.stopping import Stopper
+
+    def verdicts() -> list[str]:
+        return [line.split(",")[1] for line in (run_folder / "parts.csv").read_text().splitlines()[1:]]
+
+    run_folder = batch / "test/inspection/foil"
+    evaluate = ["evaluate", str(run_folder), "--truth", str(batch / "ground_truth")]
+    assert run(score_arguments(batch / "test", models)) == 0
+    assert run(evaluate) == 0
+    before = verdicts()
+    monkeypatch.setattr(Stopper, "wanted", lambda _self: True)
+    monkeypatch.setattr(Stopper, "exit_code", 143)
+    assert run(score_arguments(batch / "test", models)) == 143
+    assert verdicts() == before
+    assert (run_folder / "evaluation.json").is_file()
+    assert run(["threshold", "--material", "foil", "--models", str(models), "--value", "albedo=0.01"]) == 0
+    assert run(score_arguments(batch / "test", models)) == 143
+    assert verdicts() == ["pending"] * 4
+    assert not (run_folder / "evaluation.json").exists()
+    assert run(evaluate) == 4, "nothing is judged by the limits of today"
+    monkeypatch.undo()
+    assert run(score_arguments(batch / "test", models)) == 0
+    assert "pending" not in verdicts()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+def test_a_full_disk_behind_stdout_ends_the_run_with_code_6(batch, models):
+    arguments = [sys.executable, "-m", "inspect_cli", *score_arguments(batch / "test", models)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        shown = subprocess.run([sys.executable, "-m", "inspect_cli", "recipe", "schema"], stdout=full, check=False)
+    assert done.returncode == shown.returncode == 6
+    assert "error: standard output: cannot be written (No space left on device)" in done.stderr
+    assert (batch / "test/inspection/foil/parts.csv").is_file()
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_internal_fault(monkeypatch, tmp_path, capsys):
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    assert run(["score", str(tmp_path / "X")]) == 4
+    assert f"{tmp_path / 'X'}: Permission denied; check" in capsys.readouterr().err
+
+
 def test_what_is_done_is_listed_whatever_ends_the_run(batch, models, monkeypatch, capsys):
     from inspect_cli.engines import TorchEngine
 
@@ -310,8 +357,9 @@ def test_what_is_done_is_listed_whatever_ends_the_run(batch, models, monkeypatch
     assert "internal fault: RuntimeError: a fault in the program" in capsys.readouterr().err
     run_folder = batch / "test/inspection/foil"
     record = json.loads((run_folder / "run.json").read_text())
-    assert (record["interrupted"], record["exit_code"], sum(record["counts"].values())) == (True, None, 2)
-    assert len((run_folder / "parts.csv").read_text().splitlines()) == 3
+    assert (record["interrupted"], record["exit_code"]) == (True, None)
+    assert (record["counts"]["pending"], sum(record["counts"].values())) == (2, 4)
+    assert len((run_folder / "parts.csv").read_text().splitlines()) == 5
     monkeypatch.setattr(TorchEngine, "score", honest)
     assert run(score_arguments(batch / "test", models)) == 0
 

@@ -1,5 +1,6 @@
 """What cron needs: half-written parts wait, one run a folder, logs and metrics that machines read."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -88,6 +89,14 @@ def test_marker_is_waited_for(tmp_path, clocks):
     assert rule.why_not(part) == "waits for its marker P.done"
     (tmp_path / "P.done").touch()
     assert rule.why_not(part) is None
+
+
+def test_part_that_can_never_be_used_is_not_held_back(tmp_path, clocks):
+    waiting = part_changed(tmp_path, at=0.0)
+    unusable = dataclasses.replace(waiting, fault="two files for a map")
+    with_marker = settling(clocks, marker="{part}.done")
+    assert with_marker.why_not(waiting) is not None
+    assert with_marker.why_not(unusable) is None
 
 
 def test_only_what_changed_lately_may_still_grow(tmp_path, clocks):
@@ -258,6 +267,17 @@ def test_a_name_with_a_line_break_stays_on_its_line(tmp_path):
     assert r'part="a\nb=\"c"' in log.read_text(encoding="utf-8")
 
 
+def test_log_ends_with_the_exit_code_and_the_reason_of_a_fault(batch, models, tmp_path):
+    log = tmp_path / "log"
+    replaced(maps(batch)[0], b"no image")
+    assert score(batch, models, "--log-file", log) == 3
+    last = log.read_text().splitlines()[-1]
+    assert "exit_code=3" in last
+    assert "error=" not in last
+    assert run(["score", str(tmp_path / "nowhere"), "--log-file", str(log)]) == 4
+    assert "no such folder" in log.read_text().splitlines()[-1]
+
+
 def test_log_is_turned_over(tmp_path, monkeypatch):
     monkeypatch.setattr("inspect_cli.outputs.monitor.LOG_BYTES", 1000)
     for _ in range(40):
@@ -268,8 +288,10 @@ def test_log_is_turned_over(tmp_path, monkeypatch):
 
 def test_log_that_cannot_be_opened_ends_before_anything_is_scored(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file"):
-        Monitor(None, tmp_path / "file" / "log", tmp_path)
+    log, metrics = tmp_path / "file" / "log", tmp_path / "inspect.prom"
+    with pytest.raises(OutputError, match="file"), Monitor(metrics, log, tmp_path):
+        pytest.fail("the run began")
+    assert metrics_of(metrics)["inspect_last_run_exit_code"] == OutputError.exit_code
 
 
 def metrics_of(path: Path) -> dict[str, float]:

@@ -28,8 +28,9 @@ from sklearn.metrics import (
 )
 from typer.testing import CliRunner
 
+from inspect_cli.cli import run as main
 from inspect_cli.commands.evaluate import evaluate
-from inspect_cli.errors import InputError, NoInputError, UsageError
+from inspect_cli.errors import InputError, NoInputError, OutputError, UsageError
 from inspect_cli.evaluation import evaluate as room
 from inspect_cli.evaluation.evaluate import evaluate_run, find_parts, fused_histogram
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
@@ -291,20 +292,39 @@ def test_opacity_is_no_defect(tmp_path: Path) -> None:
     assert np.argwhere(found).tolist() == [[0, 1]]
 
 
-def test_mask_name_comes_first_then_the_bare_id_then_boxes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["_mask", ""])
+def test_mask_comes_first_then_boxes(tmp_path: Path, ending: str) -> None:
     ones, zeros = np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)
-    _write_mask(tmp_path / "k/both_mask.png", ones)
-    _write_mask(tmp_path / "k/both_mask.bmp", zeros)
-    _write_mask(tmp_path / "k/both.png", zeros)
-    _write_mask(tmp_path / "k/bare.png", ones)
+    _write_mask(tmp_path / f"k/two{ending}.png", ones)
+    _write_mask(tmp_path / f"k/two{ending}.bmp", zeros)
+    _write_mask(tmp_path / f"k/one{ending}.png", ones)
     (tmp_path / "boxes.csv").write_text(
-        "part,kind,x_px,y_px,width_px,height_px\nk/bare,dot,0,0,1,1\nk/boxed,dot,0,0,1,1\n"
+        "part,kind,x_px,y_px,width_px,height_px\nk/one,dot,0,0,1,1\nk/boxed,dot,0,0,1,1\n"
     )
     truth = Truth.open(tmp_path)
-    sums = [int(m.sum()) for i in ("both", "bare", "boxed") if (m := truth.mask(f"k/{i}", 2, 2)) is not None]
+    sums = [int(m.sum()) for i in ("two", "one", "boxed") if (m := truth.mask(f"k/{i}", 2, 2)) is not None]
     assert sums == [4, 4, 1]
     assert truth.mask("k/none", 2, 2) is None
     assert not truth.has("k/none")
+    assert truth.unmatched(["k/two", "k/none"]) == ["k/boxed", "k/one"]
+
+
+def test_pictures_beside_masks_are_no_masks(tmp_path: Path) -> None:
+    for name in ("P1.png", "P1_mask.png", "P2.png"):
+        _write_mask(tmp_path / name, np.ones((2, 2), np.uint8))
+    truth = Truth.open(tmp_path)
+    assert truth.has("P1")
+    assert not truth.has("P2")
+    (tmp_path / "P1_mask.png").unlink()
+    assert Truth.open(tmp_path).without([tmp_path / "P1.png"]).files.keys() == {"P2"}
+
+
+def test_a_box_names_the_kind_of_its_part_if_the_table_does(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("part,kind,x_px,y_px,width_px,height_px\na,dot,0,0,1,1\nb,,0,0,1,1\n")
+    truth = Truth.open(tmp_path)
+    assert [truth.kind(part) for part in "abc"] == ["dot", "defect", "good"]
+    (tmp_path / "boxes.csv").write_text("part,x_px,y_px,width_px,height_px\na,0,0,1,1\n")
+    assert Truth.open(tmp_path).kind("a") == "defect"
 
 
 def test_boxes_are_filled_together_and_cut_at_the_border(tmp_path: Path) -> None:
@@ -321,7 +341,7 @@ def test_boxes_are_filled_together_and_cut_at_the_border(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("part,x_px\na,1\n", "no column kind, y_px"),
+        ("part,x_px\na,1\n", "no column y_px, width_px"),
         ("part,kind,x_px,y_px,width_px,height_px\na,dot,1,2,wide,1\n", "line 2: not four numbers"),
         ("part,kind,x_px,y_px,width_px,height_px\na,dot,1,2\n", "line 2: not four numbers"),
         ("part,kind,x_px,y_px,width_px,height_px\na,dot,1,2,0,1\n", "line 2: width and height"),
@@ -330,6 +350,12 @@ def test_boxes_are_filled_together_and_cut_at_the_border(tmp_path: Path) -> None
 def test_damaged_boxes_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(InputError, match=message):
+        Truth.open(tmp_path)
+
+
+def test_boxes_of_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_bytes("part,x_px,y_px,width_px,height_px\nf\u00fcnf,0,0,1,1\n".encode("latin-1"))
+    with pytest.raises(InputError, match="UTF-8"):
         Truth.open(tmp_path)
 
 
@@ -608,9 +634,42 @@ def test_overlap_at_the_limit_is_that_of_the_masks(small_run: _Run) -> None:
 
 def test_a_run_without_parts_is_refused(tmp_path: Path) -> None:
     run = _Run(tmp_path)
-    assert find_parts(run.run) == ([], 0)
+    assert find_parts(run.run) == ([], frozenset())
     with pytest.raises(NoInputError, match="no finished part"):
         evaluate_run(run.run, run.truth)
+
+
+def test_parts_that_were_judged_by_other_limits_are_not_mixed(small_run: _Run) -> None:
+    for number, part_id in enumerate(PARTS):
+        small_run.record(part_id, key={"inputs": {}, "scoring": "m", "limits": "old" if number else "new"})
+    with pytest.raises(InputError, match="not all parts were judged by the same model and limits"):
+        evaluate_run(small_run.run, small_run.truth)
+
+
+def test_a_failed_part_is_counted_once_and_truth_of_no_part_is_told(
+    small_run: _Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = {"parts": PARTS, "failed": [{"part": "scratch/torn", "error": "cut off"}], "pending": []}
+    (small_run.run / "run.json").write_text(json.dumps(listed))
+    _write_mask(small_run.truth / "dent/A_mask.png", np.ones((30, 22), np.uint8))
+    _write_mask(small_run.truth / "scratch/torn_mask.png", np.ones((30, 22), np.uint8))
+    assert main(["evaluate", str(small_run.run), "--truth", str(small_run.truth), "--json"]) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert result["unfinished"] == 2, "torn, which failed, and begun"
+    assert result["unmatched"] == ["dent/A"]
+    assert "1 name(s) match no part (dent/A)" in told.err
+
+
+def test_results_are_printed_where_they_cannot_be_kept(
+    small_run: _Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path, content: object) -> None:
+        raise OutputError(f"{path}: cannot be written")
+
+    monkeypatch.setattr("inspect_cli.store.atomic.write_json", refused)
+    assert main(["evaluate", str(small_run.run), "--truth", str(small_run.truth), "--json"]) == OutputError.exit_code
+    assert json.loads(capsys.readouterr().out)["parts"] == len(PARTS)
 
 
 def test_a_run_is_found_at_or_below_the_folder(small_run: _Run) -> None:

@@ -559,6 +559,95 @@ def test_results_inside_the_batch_are_never_parts(batch, models, tmp_path, capsy
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_a_changed_roi_mask_is_seen(batch, models):
+    """The mask is read again, whether it lies beside the part or is that of a map that is not scored."""
+    part = next((batch / "test/good").glob("*_albedo.tif"))
+    mask = part.with_name(part.name.replace("_albedo.tif", "_roi.png"))
+    recipe = models / "foil/recipe.yaml"
+    recipe.write_text(recipe.read_text() + '\nroi: {rule: file, file: "{part}_roi.png", margin_px: 0}\n')
+    for path in (batch / "test").rglob("*_albedo.tif"):
+        whole = path.with_name(path.name.replace("_albedo.tif", "_roi.png"))
+        cv2.imwrite(str(whole), np.full((150, 200), 255, np.uint8))
+    assert score(batch, models) == 0
+    folder = batch / "test/inspection/foil"
+    before = _records(folder)
+    small = np.zeros((150, 200), np.uint8)
+    small[40:120, 50:150] = 255
+    cv2.imwrite(str(mask), small)
+    assert score(batch, models) == 0
+    after = _records(folder)
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed == [f"good/{mask.name.removesuffix('_roi.png')}"]
+    assert (before[changed[0]]["roi_px"], after[changed[0]]["roi_px"]) == (150 * 200, 80 * 100)
+    (folder / "parts" / changed[0] / "roi.png").unlink()
+    assert score(batch, models) == 0
+    assert (folder / "parts" / changed[0] / "roi.png").is_file(), "without it the part could not be judged again"
+
+
+def test_results_have_no_place_where_they_hide_parts_or_other_results(batch, models, tmp_path, capsys):
+    assert score(batch, models, "--out", str(batch / "test/good")) == 1
+    assert "holds the part" in capsys.readouterr().err
+    assert score(batch, models, "--out", str(batch)) == 1
+    assert "holds the batch" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert score(batch, models, "--out", str(out)) == 0
+    other = shutil.copytree(batch, tmp_path / "Y")
+    assert score(other, models, "--out", str(out)) == 1
+    assert f"holds results of {(batch / 'test').resolve()}" in capsys.readouterr().err
+    moved = batch.rename(tmp_path / "moved")
+    assert score(moved, models, "--out", str(out)) == 0
+    assert "(done before)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["heatmap.tif", "mask.png", "overlay.png", "patches.parquet", "maps/albedo.png"])
+def test_a_file_of_a_finished_part_that_is_gone_is_made_again(scored, batch, models, name, capsys):
+    lost = next((scored / "parts").rglob("part.json")).parent / name
+    before = lost.read_bytes()
+    lost.unlink()
+    capsys.readouterr()
+    assert score(batch, models) == 0
+    assert capsys.readouterr().out.count("(done before)") == 3
+    if name != "patches.parquet":
+        assert lost.read_bytes() == before
+    assert lost.is_file()
+
+
+def test_a_size_in_the_recipe_holds_for_parts_that_are_done(scored, batch, models, capsys):
+    recipe = models / "foil/recipe.yaml"
+    text = recipe.read_text()
+    recipe.write_text(text + "\nsize_px: [200, 150]\n")
+    assert score(batch, models) == 0
+    assert capsys.readouterr().out.count("(done before)") == 4
+    recipe.write_text(text + "\nsize_px: [150, 200]\n")
+    assert score(batch, models) == 4
+    assert "200x150" in capsys.readouterr().out
+
+
+def test_the_evaluation_of_parts_that_left_does_not_stand(scored, batch, models):
+    assert run(["evaluate", str(scored), "--truth", str(batch / "ground_truth")]) == 0
+    assert score(batch, models) == 0
+    assert (scored / "evaluation.json").is_file()
+    for path in (batch / "test/good").glob("*.tif"):
+        path.unlink()
+    assert score(batch, models) == 0
+    assert not (scored / "evaluation.json").exists()
+
+
+def test_limits_by_hand_are_not_stored_if_a_run_cannot_take_them(batch, models):
+    assert score(batch, models, "--outputs", "none") == 0
+    stored = {path: path.read_bytes() for path in models.rglob("manifest.json")}
+    assert threshold(models, "--value", "albedo=0.01", "--apply", str(batch / "test/inspection/foil")) == 3
+    assert {path: path.read_bytes() for path in models.rglob("manifest.json")} == stored
+
+
+def test_limits_from_good_parts_say_with_the_exit_code_that_one_was_left_out(batch, models, capsys):
+    next((batch / "train/good").glob("*_albedo.tif")).unlink()
+    assert threshold(models, "--good", str(batch / "train"), "--rule", "max") == 3
+    told = capsys.readouterr()
+    assert "origin: max" in told.out
+    assert "1 part(s) could not be read" in told.err
+
+
 def test_limits_remember_the_stride_they_were_measured_at(batch, models, capsys):
     assert threshold(models, "--good", str(batch / "train"), "--stride", "32", "--json") == 0
     assert json.loads(capsys.readouterr().out)["stride_px"] == 32

@@ -90,7 +90,8 @@ def calibrate_manual(
     if not others:
         return found
     origin = f"{found.origin}; {', '.join(others)} as before ({current.origin})"
-    return found.model_copy(update={"origin": origin, "provisional": current.provisional})
+    kept = {"provisional": current.provisional, "stride_px": current.stride_px}
+    return found.model_copy(update={"origin": origin, **kept})
 
 
 def calibrate_labelled(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import Device, Json, Models, parse_names
 
 
@@ -51,7 +52,6 @@ def augment(
     """  # noqa: D301
     import json
 
-    from inspect_cli import console
     from inspect_cli.commands.train import _maps, _material
     from inspect_cli.generate.adversarial import Stopped
     from inspect_cli.generate.augment import AugmentOrder
@@ -75,4 +75,4 @@ def augment(
             raise typer.Exit(stopper.exit_code) from None
     console.say(f"look at {out / PICTURE}; next: inspect train --material {material} --extra {out} --seed {seed}")
     told = {key: value for key, value in record.items() if key not in ("files", "losses")}
-    typer.echo(json.dumps({"out": str(out)} | told) if as_json else str(out))
+    console.out(json.dumps({"out": str(out)} | told) if as_json else str(out))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import Device, EngineName, Json, Method, Models, Precision, parse_names
 from inspect_cli.errors import UsageError
 
@@ -55,7 +56,6 @@ def speed(
       inspect bench speed --contenders score,network --repeats 3
       inspect bench speed --contenders score --size 2748x1836,5496x3672,10992x7344 --out scaling
     """  # noqa: D301
-    from inspect_cli import console
     from inspect_cli.benchmark.machine import description
     from inspect_cli.benchmark.speed import SpeedOrder, as_line, check_contenders, measure_speed, write_results
     from inspect_cli.engines import Hardware
@@ -114,7 +114,6 @@ def detect(
       inspect bench detect mvtec/carpet mvtec/grid --budget 2m
       inspect bench detect fabric --methods auto,patchcore --seeds 3 --roi saturated --json
     """  # noqa: D301
-    from inspect_cli import console
     from inspect_cli.benchmark.detect import DetectOrder, as_line, check_order, means, measure_detection
     from inspect_cli.outputs.calibrate import Stopped
 

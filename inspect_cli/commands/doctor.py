@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from inspect_cli import console
 from inspect_cli.commands.options import Json, Models
 
 
@@ -20,7 +21,6 @@ def doctor(models: Models = None, as_json: Json = False) -> None:
     """  # noqa: D301
     from dataclasses import asdict
 
-    from inspect_cli import console
     from inspect_cli.benchmark.doctor import Finding, examine
 
     def tell(finding: Finding) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from inspect_cli import console
+
 #: Columns of the first table, which fits in 80 characters: heading -> key.
 _COLUMNS: Final = {
     "pixel AUROC": "pixel_auroc",
@@ -44,16 +46,19 @@ def evaluate(
       inspect evaluate batch/inspection/riblet --truth masks --json
     """  # noqa: D301
     from inspect_cli.evaluation.evaluate import evaluate_run
+    from inspect_cli.evaluation.truth import unmatched_text
     from inspect_cli.store.atomic import write_json
     from inspect_cli.store.layout import EVALUATION
     from inspect_cli.store.run_lookup import find_run
 
     folder = find_run(run)
     result = evaluate_run(folder, truth, on_part=_tell_part)
+    if result["unmatched"]:
+        console.warn(f"{truth}: {unmatched_text(result['unmatched'])} of the run; is the truth named like the parts?")
+    console.out(_as_json(result) if as_json else _as_tables(result))
     for path in (folder / EVALUATION, out):
         if path is not None:
             write_json(path, result)
-    typer.echo(_as_json(result) if as_json else _as_tables(result))
 
 
 def _tell_part(number: int, parts: int, part_id: str) -> None:
@@ -73,12 +78,12 @@ def _as_tables(result: dict[str, Any]) -> str:
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
-    console = Console(force_terminal=terminal, width=None if terminal else 200)
-    with console.capture() as captured:
-        console.print(_overall_table(result), "")
+    drawn = Console(force_terminal=terminal, width=None if terminal else 200)
+    with drawn.capture() as captured:
+        drawn.print(_overall_table(result), "")
         if result["by_kind"]:
-            console.print(_kind_table(result), "")
-        console.print(
+            drawn.print(_kind_table(result), "")
+        drawn.print(
             "{parts} parts: {good} good, {defective} defective; {undecided} undecided, "
             "{unfinished} unfinished".format_map(result),
             highlight=False,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import Json, Method, Models, parse_names
 from inspect_cli.errors import UsageError, nearest
 
@@ -37,7 +38,6 @@ def export(
       inspect export --material riblet --out exported
       inspect export --material riblet --out exported --format onnx --data batch/
     """  # noqa: D301
-    from inspect_cli import console
     from inspect_cli.images import discover_parts
     from inspect_cli.outputs.model_export import FORMATS, export_model
     from inspect_cli.store.bundle import find_bundle

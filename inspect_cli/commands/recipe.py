@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import Models, check_name, parse_names
 from inspect_cli.errors import UsageError, nearest
 
@@ -45,7 +46,7 @@ def new(
     if path.exists() and not force:
         raise UsageError(f"{path}: exists already; --force overwrites it")
     write_text(path, text)
-    typer.echo(str(path))
+    console.out(str(path))
 
 
 @app.command()
@@ -79,7 +80,7 @@ def check(
         tile_px = tiling_of(loaded.tiles).size_px
         for spec in loaded.maps.values():
             build_detector(loaded.method.name, spec.channels, tile_px, loaded.method.settings)
-    typer.echo(
+    console.out(
         f"{path}: valid; material {loaded.material}, maps {', '.join(loaded.maps)}, method {loaded.method.name}"
     )
 
@@ -94,4 +95,4 @@ def schema() -> None:
     """  # noqa: D301
     from inspect_cli.recipe.docs import recipe_schema_json
 
-    typer.echo(recipe_schema_json())
+    console.out(recipe_schema_json())

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from inspect_cli import console
+
 
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a folder with exactly one run in it.")],
@@ -34,7 +36,7 @@ def report(
 
     folder = find_run(run)
     page = write_report(folder, out, top)
-    typer.echo(_as_json(page, folder) if as_json else str(page))
+    console.out(_as_json(page, folder) if as_json else str(page))
 
 
 def _as_json(page: Path, run: Path) -> str:

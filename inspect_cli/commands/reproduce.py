@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import Json, parse_names
 from inspect_cli.reproduce.registry import TABLES
 
@@ -57,7 +58,6 @@ def reproduce(
     if table is None:
         _list_tables(as_json)
         return
-    from inspect_cli import console
     from inspect_cli.outputs.calibrate import Stopped
     from inspect_cli.reproduce.layout import as_table
     from inspect_cli.reproduce.run import Request
@@ -81,8 +81,6 @@ def reproduce(
 def _list_tables(as_json: bool) -> None:
     """Print every table: what it shows, where it stands, what it needs."""
     from dataclasses import asdict
-
-    from inspect_cli import console
 
     for name, table in TABLES.items():
         if as_json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import parse_names
 from inspect_cli.errors import UsageError
 
@@ -99,7 +100,7 @@ def _report(summary: Summary, as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:
-        typer.echo(json.dumps(asdict(summary)))
+        console.out(json.dumps(asdict(summary)))
         return
     written = f"{summary.parts} parts, {summary.files} files, {summary.bytes / 1e6:.1f} MB"
-    typer.echo(f"{summary.out}: {written} in {summary.seconds:.1f} s")
+    console.out(f"{summary.out}: {written} in {summary.seconds:.1f} s")

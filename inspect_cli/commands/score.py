@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import (
     Batch,
     Device,
@@ -106,7 +107,6 @@ def score(
       inspect score batch/ --material riblet --outputs pictures
       inspect score batch/ --material riblet --json | jq .verdict
     """  # noqa: D301
-    from inspect_cli import console
     from inspect_cli.allocation import share_freed_memory
 
     share_freed_memory()
@@ -171,8 +171,6 @@ def _outputs(text: str) -> frozenset[str]:
 
 def _announce(count: int, run: Path, model: ScoringModel) -> None:
     """Say what is about to happen, and what there is to know about the model."""
-    from inspect_cli import console
-
     engine = model.engine
     console.say(
         f"{count} part(s); model {model.bundle.folder}; {engine.name} on {engine.device_name}, {engine.precision}; "
@@ -191,8 +189,6 @@ def _announce(count: int, run: Path, model: ScoringModel) -> None:
 
 def _tell(outcome: Outcome, as_json: bool) -> None:
     """Print one line a part on stdout."""
-    from inspect_cli import console
-
     record = outcome.record
     if as_json:
         line: dict[str, Any] = {
@@ -230,7 +226,6 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
 
 
 def _finish(summary: RunSummary, exit_code: int) -> None:
-    from inspect_cli import console
 
     counts = ", ".join(f"{number} {verdict}" for verdict, number in summary.counts().items() if number)
     console.say(f"{counts or 'nothing scored'} in {summary.seconds:.0f} s; next: inspect report {summary.run}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import (
     Batch,
     Device,
@@ -21,7 +22,7 @@ from inspect_cli.commands.options import (
     Stride,
     parse_batch,
 )
-from inspect_cli.errors import OutputError, UsageError, nearest
+from inspect_cli.errors import InputError, OutputError, UsageError, nearest
 
 if TYPE_CHECKING:
     from inspect_cli.recipe.schema import ThresholdSpec
@@ -103,14 +104,15 @@ def threshold(
       inspect threshold --material riblet --labelled X/test --truth X/ground_truth --rule iou
       inspect threshold --material riblet --value albedo=0.002 --apply batch/inspection/riblet
     """  # noqa: D301
-    from inspect_cli import console
     from inspect_cli.allocation import share_freed_memory
 
     share_freed_memory()
     from inspect_cli.engines import Hardware
+    from inspect_cli.outputs.finish import check_applicable
     from inspect_cli.scoring.model import load_model
     from inspect_cli.store.bundle import find_bundle
     from inspect_cli.store.materials import find_material
+    from inspect_cli.store.run_lookup import find_run
     from inspect_cli.training.card import write_card
 
     request = _Request(good, labelled, truth, value or [], rule, margin, quantile, sigma)
@@ -118,17 +120,23 @@ def threshold(
     chosen = find_material(material, models)
     hardware = Hardware(device, parse_batch(batch), engine, precision)
     model = load_model(chosen, find_bundle(chosen.folder, method), hardware, stride)
+    runs = [find_run(run) for run in apply or []]
+    for run in runs:
+        check_applicable(run, model)
+    failed: list[str] = []
     if good or labelled or value:
         if not os.access(model.bundle.folder, os.W_OK):
             raise OutputError(f"{model.bundle.folder}: cannot be written; copy the material into ./models first")
-        calibration = _new_limits(model, request)
+        calibration, failed = _new_limits(model, request)
         bundle = model.bundle.with_calibration(calibration)
         write_card(bundle)
         model = replace(model, bundle=bundle)
         console.say(f"limits set: {calibration.origin}")
-    for run in apply or []:
+    for run in runs:
         _apply(model, run)
     _tell(model, as_json)
+    if failed:
+        raise InputError(f"{len(failed)} part(s) could not be read and do not count in the limits: {failed[0]}, ...")
 
 
 def _check(request: _Request, applies: bool) -> None:
@@ -150,8 +158,8 @@ def _check(request: _Request, applies: bool) -> None:
             raise UsageError(f"--{name} belongs to --good with --rule {NUMBER_OF[name]}")
 
 
-def _new_limits(model: ScoringModel, request: _Request) -> Calibration:
-    from inspect_cli import console
+def _new_limits(model: ScoringModel, request: _Request) -> tuple[Calibration, list[str]]:
+    """Return the limits that are asked for, and the parts that could not be read for them."""
     from inspect_cli.calibration.sources import calibrate_manual
     from inspect_cli.outputs.calibrate import Stopped, limits_from_good_folder, limits_from_labelled_folder
 
@@ -159,13 +167,16 @@ def _new_limits(model: ScoringModel, request: _Request) -> Calibration:
         if request.good is not None:
             spec = _spec(model, request)
             rule = request.rule or next((NUMBER_OF[name] for name in request.numbers()), spec.rule)
-            return limits_from_good_folder(model, request.good, rule, spec, console)
+            found = limits_from_good_folder(model, request.good, rule, spec, console)
+            return found.calibration, found.failed
         if request.labelled is not None and request.truth is not None:
-            return limits_from_labelled_folder(model, request.labelled, request.truth, request.rule or "iou", console)
+            rule = request.rule or LABELLED_RULES[0]
+            found = limits_from_labelled_folder(model, request.labelled, request.truth, rule, console)
+            return found.calibration, found.failed
     except Stopped as stopped:
         raise typer.Exit(stopped.exit_code) from None
     sigma_px, current = model.recipe.scoring.smooth_sigma_px, model.bundle.require_calibration()
-    return calibrate_manual(sigma_px, model.tiles, current, _values(request.values))
+    return calibrate_manual(sigma_px, model.tiles, current, _values(request.values)), []
 
 
 def _spec(model: ScoringModel, request: _Request) -> ThresholdSpec:
@@ -193,21 +204,18 @@ def _values(texts: list[str]) -> dict[str, float]:
 
 
 def _apply(model: ScoringModel, run: Path) -> None:
-    from inspect_cli import console
     from inspect_cli.outputs.finish import apply_limits
-    from inspect_cli.store.run_lookup import find_run
 
-    found = find_run(run)
-    summary = apply_limits(found, model, lambda o: console.say(f"{o.verdict:<10} {o.part}"))
+    summary = apply_limits(run, model, lambda o: console.say(f"{o.verdict:<10} {o.part}"))
     counts = ", ".join(f"{number} {verdict}" for verdict, number in summary.counts().items() if number)
-    console.say(f"{found}: judged again from stored maps: {counts}")
+    console.say(f"{run}: judged again from stored maps: {counts}")
 
 
 def _tell(model: ScoringModel, as_json: bool) -> None:
     calibration = model.calibration()
     if as_json:
-        typer.echo(json.dumps(json.loads(calibration.model_dump_json())))
+        console.out(json.dumps(json.loads(calibration.model_dump_json())))
         return
     for name, limit in calibration.limits.items():
-        typer.echo(f"{name:>10}  limit {limit.pixel:.6g}  patch limit {limit.patch:.6g}")
-    typer.echo(f"origin: {calibration.origin}; {calibration.promise}")
+        console.out(f"{name:>10}  limit {limit.pixel:.6g}  patch limit {limit.patch:.6g}")
+    console.out(f"origin: {calibration.origin}; {calibration.promise}")

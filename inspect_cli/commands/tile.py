@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import Json, Models, Stride, parse_names
 from inspect_cli.errors import InputError, NoInputError, UsageError
 
@@ -53,7 +54,6 @@ def tile(
       inspect tile batch/ --out patches --random 200 --preview
       inspect tile batch/ --out patches --plan
     """  # noqa: D301
-    from inspect_cli import console
     from inspect_cli.images import discover_parts
     from inspect_cli.outputs.tile_export import (
         check_out,
@@ -129,7 +129,6 @@ def _order(
 
 
 def _place(parts: list[Part], order: TileOrder, place: Any) -> tuple[list[tuple[Part, PartTiles]], list[str]]:
-    from inspect_cli import console
 
     placed, failed = [], []
     for part in parts:
@@ -156,10 +155,10 @@ def _totals(placed: list[tuple[Part, PartTiles]], order: TileOrder, failed: int)
 
 def _tell(totals: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(totals))
+        console.out(json.dumps(totals))
         return
     took = f"{totals['seconds']} s" if "seconds" in totals else f"about {totals['estimated_s']} s"
-    typer.echo(
+    console.out(
         f"{totals['tiles']} tiles of {totals['parts']} part(s), maps {', '.join(totals['maps'])}: "
         f"{totals['bytes'] / 1e6:.1f} MB, {took}"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inspect_cli import console
 from inspect_cli.commands.options import Device, Json, Models, check_name, parse_names
 from inspect_cli.errors import EXIT_DOUBT, UsageError, nearest
 from inspect_cli.methods.registry import AUTO, method_names
@@ -90,7 +91,6 @@ def train(
       inspect train --material fabric --method ssae --preview-corruptions
       inspect train --material fabric --method cnn --defects photos/bad --truth photos/masks
     """  # noqa: D301
-    from inspect_cli import console
     from inspect_cli.images import discover_parts
     from inspect_cli.images.infer import training_root
     from inspect_cli.stopping import graceful_stop
@@ -151,7 +151,6 @@ def _material(name: str, data: Path | None, models: Path | None, maps_named: boo
     So does one that only shares its name with a material that comes with the program: there is no file of any map
     of that.
     """
-    from inspect_cli import console
     from inspect_cli.images.infer import infer_maps, training_root, unmatched
     from inspect_cli.images.parts import any_file
     from inspect_cli.recipe import load_recipe
@@ -204,7 +203,6 @@ def _method(name: str) -> str:
 
 
 def _tell(bundle: Bundle, as_json: bool) -> None:
-    from inspect_cli import console
 
     manifest = bundle.manifest
     calibration = bundle.require_calibration()
@@ -214,6 +212,6 @@ def _tell(bundle: Bundle, as_json: bool) -> None:
         console.warn(manifest.doubt)
     console.say(f"model: {bundle.folder}; next: inspect score FOLDER --material {manifest.material}")
     if as_json:
-        typer.echo(manifest.model_dump_json())
+        console.out(manifest.model_dump_json())
     else:
-        typer.echo(str(bundle.folder))
+        console.out(str(bundle.folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_a
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.scoring.halo import HaloTrimmer
-from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, PARTS_FOLDER, RUN_RECORD
 
 BAND_ROWS: Final = 256
 LIMIT: Final = 1.0
@@ -35,6 +34,14 @@ class MapRecord(BaseModel):
 
     threshold: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    file: str | None = None
+
+
+class JudgedBy(BaseModel):
+    """The part of a record's key that all parts of a finished run share: model and settings, limits."""
+
+    scoring: str = ""
+    limits: str = ""
 
 
 class PartRecord(BaseModel):
@@ -45,6 +52,7 @@ class PartRecord(BaseModel):
     score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     maps: dict[str, MapRecord]
     size_px: tuple[int, int]
+    key: JudgedBy = JudgedBy()
     outputs: frozenset[str] = ALL_OUTPUTS
 
 
@@ -137,19 +145,21 @@ def evaluate_run(
 
     Returns
     -------
-    The metrics of the fused score (keys of ``Tally.metrics`` and ``unfinished``, the part folders without a
-    record) over all parts, and the same keys below ``by_map`` (map), ``by_kind`` (kind, fused) and
+    The metrics of the fused score (keys of ``Tally.metrics`` and ``unfinished``, the parts without a result)
+    over all parts, and the same keys below ``by_map`` (map), ``by_kind`` (kind, fused) and
     ``by_kind_and_map`` (kind, then map). A kind's group is its defective parts and all good parts.
     ``iou``, ``recall`` and ``precision`` are those of the run's own masks, of a single map at its limit.
+    ``unmatched`` are the names that have a mask or a box and are no part of the run.
 
     Raises
     ------
     NoInputError
         If the run has no finished part, or the truth knows none of its parts.
     InputError
-        If a record, a map or a mask is damaged, or their sizes differ.
+        If a record, a map or a mask is damaged, their sizes differ, or the parts were not all judged alike.
     """
-    return _summarise(*_count_run(run, truth_folder, on_part))
+    opened = _open(run, truth_folder)
+    return _summarise(_count_run(opened, on_part), opened.unfinished) | {"unmatched": opened.unmatched()}
 
 
 def fused_histogram(run: Path, truth_folder: Path, halo_share: float = 0.0, halo_px: int = 0) -> ScoreHistogram:
@@ -158,11 +168,11 @@ def fused_histogram(run: Path, truth_folder: Path, halo_share: float = 0.0, halo
     Pixels of the halo of stronger ones, which no mask holds whatever the limit, count as 0; see
     :class:`~inspect_cli.scoring.halo.HaloTrimmer`.
     """
-    truth, records, _ = _opened(run, truth_folder)
+    opened = _open(run, truth_folder)
     counted = ScoreHistogram()
-    for folder, record in records:
+    for folder, record in opened.records:
         width, height = record.size_px
-        mask, path = truth.mask(record.part, height, width), folder / "heatmap.tif"
+        mask, path = opened.truth.mask(record.part, height, width), folder / "heatmap.tif"
         if not _is_scored(path, record):
             continue
         y0 = 0
@@ -182,61 +192,95 @@ def without_halo(
         yield np.where(block.kept | ~np.isfinite(rows), rows, np.float32(0))
 
 
-def _count_run(run: Path, truth_folder: Path, on_part: Callable[[int, int, str], None] | None) -> tuple[Tallies, int]:
-    """Return what was counted of a run's parts, and the number of unfinished ones."""
-    truth, records, unfinished = _opened(run, truth_folder)
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A run and its truth: the finished parts with their folders, and the ids of the parts without a result."""
+
+    truth: Truth
+    records: list[tuple[Path, PartRecord]]
+    unfinished: frozenset[str]
+
+    def unmatched(self) -> list[str]:
+        """Return what the truth knows and the run does not."""
+        return self.truth.unmatched([*(record.part for _, record in self.records), *self.unfinished])
+
+
+def _count_run(opened: _Opened, on_part: Callable[[int, int, str], None] | None) -> Tallies:
+    """Return what was counted of a run's parts."""
     tallies: Tallies = {}
-    for number, (folder, record) in enumerate(records, start=1):
-        _count_part(tallies, folder, record, truth)
+    for number, (folder, record) in enumerate(opened.records, start=1):
+        _count_part(tallies, folder, record, opened.truth)
         if on_part:
-            on_part(number, len(records), record.part)
-    return tallies, unfinished
+            on_part(number, len(opened.records), record.part)
+    return tallies
 
 
-def _opened(run: Path, truth_folder: Path) -> tuple[Truth, list[tuple[Path, PartRecord]], int]:
-    """Return the truth, the finished parts of a run with their folders, and the number of unfinished ones."""
+def _open(run: Path, truth_folder: Path) -> _Opened:
     truth = Truth.open(truth_folder)
     folders, unfinished = find_parts(run)
     records = [(folder, read_record(folder / PART_RECORD)) for folder in folders]
     if not records:
         raise NoInputError(f"{run}: no finished part in it; run `inspect score` first")
+    if any(record.key != records[0][1].key for _, record in records):
+        raise InputError(
+            f"{run}: not all parts were judged by the same model and limits, as after a run that was interrupted; "
+            "run `inspect score` to its end"
+        )
+    whole = _run_record(run)
+    if whole is not None and whole.input is not None:
+        files = [whole.input / entry.file for _, record in records for entry in record.maps.values() if entry.file]
+        truth = truth.without(files)
     if not any(truth.has(record.part) for _, record in records):
         raise NoInputError(
             f"{truth_folder}: no mask or box for any part of {run} (first part: {records[0][1].part}); "
             "name masks <part>_mask.png"
         )
-    return truth, records, unfinished
+    return _Opened(truth, records, unfinished)
 
 
-def find_parts(run: Path) -> tuple[list[Path], int]:
-    """Return the folders of the finished parts of a run, sorted, and the number of the others.
+def find_parts(run: Path) -> tuple[list[Path], frozenset[str]]:
+    """Return the folders of the finished parts of a run, sorted, and the ids of the parts without a result.
 
     A part that is left in the folder from before, but not in the run's own list, does not count.
     """
-    top = run / "parts"
+    top = run / PARTS_FOLDER
     finished = sorted(record.parent for record in top.rglob(PART_RECORD))
     above = {top, *(parent for folder in finished for parent in folder.parents)}
-    unfinished = 0
+    unfinished = set()
     for name, subfolders, files in os.walk(top):
         folder = Path(name)
         # A folder with files, or with nothing in it, is a part; one with folders alone is a kind.
         is_part = PART_RECORD in files or (folder not in above and (bool(files) or not subfolders))
         if is_part:
-            unfinished += PART_RECORD not in files
+            if PART_RECORD not in files:
+                unfinished.add(folder.relative_to(top).as_posix())
             subfolders.clear()
-    listed, failed = _listed(run)
-    if listed is not None:
-        finished = [folder for folder in finished if folder.relative_to(top).as_posix() in listed]
-    return finished, unfinished + failed
+    record = _run_record(run)
+    if record is not None:
+        finished = [folder for folder in finished if folder.relative_to(top).as_posix() in record.parts]
+        unfinished |= {entry.part for entry in [*record.failed, *record.pending]}
+    return finished, frozenset(unfinished)
 
 
-def _listed(run: Path) -> tuple[set[str] | None, int]:
-    """Return the parts that ``run.json`` lists, None if it lists none, and the number that could not be read."""
+class _Left(BaseModel):
+    part: str
+
+
+class _RunRecord(BaseModel):
+    """What ``run.json`` says, as far as it matters here."""
+
+    parts: frozenset[str]
+    failed: list[_Left]
+    pending: list[_Left] = []
+    input: Path | None = None
+
+
+def _run_record(run: Path) -> _RunRecord | None:
+    """Return what ``run.json`` says, None if it says nothing of use."""
     try:
-        record = json.loads((run / RUN_RECORD).read_text(encoding="utf-8"))
-        return set(record["parts"]), len(record["failed"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, 0
+        return _RunRecord.model_validate_json((run / RUN_RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def read_record(path: Path) -> PartRecord:
@@ -347,7 +391,7 @@ def _rows(path: Path, shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.
             yield y0, band
 
 
-def _summarise(tallies: Tallies, unfinished: int) -> dict[str, Any]:
+def _summarise(tallies: Tallies, unfinished: frozenset[str]) -> dict[str, Any]:
     maps = sorted({name for _, name in tallies if name != FUSED})
     kinds = sorted({kind for kind, _ in tallies if kind is not None})
 
@@ -357,7 +401,7 @@ def _summarise(tallies: Tallies, unfinished: int) -> dict[str, Any]:
             if (group, name) in tallies:
                 whole.merge(tallies[group, name])
         of_masks = whole.metrics_of_masks() if name == FUSED else {}
-        return {**whole.metrics(), **of_masks, "unfinished": unfinished}
+        return {**whole.metrics(), **of_masks, "unfinished": len(unfinished)}
 
     return {
         **metrics(FUSED, *kinds),

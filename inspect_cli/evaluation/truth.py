@@ -1,15 +1,16 @@
 """What is known to be defective: a folder of masks, or a table of boxes.
 
-``<id>_mask.png`` (or ``<id>.png``; TIFF and BMP too) marks defects with any value but zero. A part
-without a mask may have rows in ``boxes.csv``, whose filled rectangles are then its mask. A part that has
-neither is good.
+``<id>_mask.png`` (or, in a folder without such names, ``<id>.png``; TIFF and BMP too) marks defects with any value
+but zero. A part without a mask may have rows in ``boxes.csv``, whose filled rectangles are then its mask. A part that
+has neither is good.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +22,13 @@ from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.images import open_map
 
 BOXES_FILE: Final = "boxes.csv"
-BOX_COLUMNS: Final = ("part", "kind", "x_px", "y_px", "width_px", "height_px")
+BOX_COLUMNS: Final = ("part", "x_px", "y_px", "width_px", "height_px")
+KIND_COLUMN: Final = "kind"
+MASK_ENDING: Final = "_mask"
 #: In order of preference where a part has several masks.
 MASK_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+#: So many names stand in a warning.
+NAMED: Final = 5
 _BMP: Final = ".bmp"
 KIND_DEFECT: Final = "defect"
 KIND_GOOD: Final = "good"
@@ -51,11 +56,12 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The truth of a batch: mask files by part id (with or without ``_mask``), boxes by part id."""
+    """The truth of a batch: mask files, boxes, and the kinds of boxes that have one, by part id."""
 
     folder: Path
     files: dict[str, Path]
     boxes: dict[str, list[Box]]
+    kinds: dict[str, str]
 
     @classmethod
     def open(cls, folder: Path) -> Truth:
@@ -75,18 +81,28 @@ class Truth:
         if not folder.is_dir():
             raise NoInputError(f"{folder}: no such folder; give the folder of the masks")
         table = folder / BOXES_FILE
-        return cls(folder, _list_masks(folder), _read_boxes(table) if table.is_file() else {})
+        boxes, kinds = _read_boxes(table) if table.is_file() else ({}, {})
+        return cls(folder, _list_masks(folder), boxes, kinds)
+
+    def without(self, pictures: Iterable[Path]) -> Truth:
+        """Return the truth without files that are pictures of parts, as where masks are looked for among them."""
+        known = {path.resolve() for path in pictures}
+        return replace(self, files={name: path for name, path in self.files.items() if path.resolve() not in known})
 
     def has(self, part_id: str) -> bool:
         """Tell whether a mask or a box is on record for the part."""
-        return self._file(part_id) is not None or part_id in self.boxes
+        return part_id in self.files or part_id in self.boxes
+
+    def unmatched(self, part_ids: Iterable[str]) -> list[str]:
+        """Return the ids that have a mask or a box and are none of ``part_ids``, sorted."""
+        return sorted((self.files.keys() | self.boxes.keys()) - set(part_ids))
 
     def kind(self, part_id: str) -> str:
-        """Name the kind of a part: the first folder of its id, else ``defect`` or ``good``."""
+        """Name the kind of a part: the first folder of its id, its first box's, else ``defect`` or ``good``."""
         first, slash, _ = part_id.partition("/")
         if slash:
             return first
-        return KIND_DEFECT if self.has(part_id) else KIND_GOOD
+        return self.kinds.get(part_id, KIND_DEFECT) if self.has(part_id) else KIND_GOOD
 
     def mask(self, part_id: str, height: int, width: int) -> NDArray[np.bool_] | None:
         """Return the defective pixels of a part, shape (height, width), or ``None`` if none are on record.
@@ -97,7 +113,7 @@ class Truth:
             If the mask cannot be read, is a JPEG, or its size is not that of the maps; if a box lies
             outside the map.
         """
-        path = self._file(part_id)
+        path = self.files.get(part_id)
         if path is None:
             boxes = self.boxes.get(part_id)
             return None if boxes is None else self._fill(part_id, boxes, height, width)
@@ -109,9 +125,6 @@ class Truth:
                 "give the mask that belongs to them"
             )
         return mask
-
-    def _file(self, part_id: str) -> Path | None:
-        return self.files.get(f"{part_id}_mask") or self.files.get(part_id)
 
     def _fill(self, part_id: str, boxes: list[Box], height: int, width: int) -> NDArray[np.bool_]:
         mask = np.zeros((height, width), dtype=np.bool_)
@@ -126,11 +139,21 @@ class Truth:
         return mask
 
 
+def unmatched_text(names: Sequence[str]) -> str:
+    """Return what to say of masks or boxes that belong to no part, with the first names."""
+    listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return f"masks or boxes of {len(names)} name(s) match no part ({listed})"
+
+
 def _list_masks(folder: Path) -> dict[str, Path]:
-    """Index the mask files by path below the folder, without suffix; the preferred suffix wins."""
+    """Return the mask files by part id; the preferred suffix wins.
+
+    Where files are named ``_mask``, others are no masks: they may be the parts' own pictures.
+    """
     found = [p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES and p.is_file()]
+    found = [p for p in found if p.stem.endswith(MASK_ENDING)] or found
     found.sort(key=lambda p: (MASK_SUFFIXES.index(p.suffix.lower()), p), reverse=True)
-    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
+    return {p.relative_to(folder).with_suffix("").as_posix().removesuffix(MASK_ENDING): p for p in found}
 
 
 def _read_mask(path: Path) -> NDArray[np.bool_]:
@@ -158,22 +181,32 @@ def _read_bmp(path: Path) -> NDArray[Any]:
     return pixels
 
 
-def _read_boxes(path: Path) -> dict[str, list[Box]]:
+def _read_boxes(path: Path) -> tuple[dict[str, list[Box]], dict[str, str]]:
+    """Return the boxes and, where the table names one, the kind of the first box, by part id."""
     boxes: dict[str, list[Box]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.DictReader(stream)
-        missing = [name for name in BOX_COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise InputError(f"{path}: no column {', '.join(missing)}; columns are {','.join(BOX_COLUMNS)}")
-        for row in rows:
-            boxes.setdefault(row["part"], []).append(_parse_box(path, rows.line_num, row))
-    return boxes
+    kinds: dict[str, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream)
+            missing = [name for name in BOX_COLUMNS if name not in (rows.fieldnames or ())]
+            if missing:
+                raise InputError(
+                    f"{path}: no column {', '.join(missing)}; columns are {','.join(BOX_COLUMNS)} and, if you like, "
+                    f"{KIND_COLUMN}"
+                )
+            for row in rows:
+                boxes.setdefault(row["part"], []).append(_parse_box(path, rows.line_num, row))
+                if row.get(KIND_COLUMN):
+                    kinds.setdefault(row["part"], row[KIND_COLUMN])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); save it as CSV in UTF-8") from error
+    return boxes, kinds
 
 
 def _parse_box(path: Path, line: int, row: dict[str, str]) -> Box:
     """Turn a row into whole pixels: every pixel that the rectangle touches."""
     try:
-        x, y, width, height = (float(row[name]) for name in BOX_COLUMNS[2:])
+        x, y, width, height = (float(row[name]) for name in BOX_COLUMNS[1:])
         box = Box(math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height))
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: line {line}: not four numbers ({error}); mend the row") from error

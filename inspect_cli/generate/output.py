@@ -22,11 +22,11 @@ from inspect_cli.recipe import MapSpec
 from inspect_cli.report import draw
 from inspect_cli.report.pictures import encode_png, save_png
 from inspect_cli.store.atomic import output_error, write_bytes, write_with
-from inspect_cli.store.layout import RUN_FOLDER
+from inspect_cli.store.layout import RUN_FOLDER, SAMPLES_PICTURE
 
 RECORD: Final = "augment.json"
-#: In a folder where parts are not looked for: a pattern such as ``{part}.png`` would take the picture for one.
-PICTURE: Final = f"{RUN_FOLDER}/samples.png"
+#: Where no part is looked for: a pattern such as ``{part}.png`` would take the picture for one.
+PICTURE: Final = f"{RUN_FOLDER}/{SAMPLES_PICTURE}"
 
 _TIFF: Final = (".tif", ".tiff")
 _SHOWN: Final = 8

@@ -2,7 +2,7 @@
 
 from inspect_cli.images.parts import Part, discover_parts
 from inspect_cli.images.reader import ImageHeader, MapReader, open_map, read_mask
-from inspect_cli.images.roi import find_roi
+from inspect_cli.images.roi import find_roi, roi_files
 from inspect_cli.images.values import ValueRange
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "find_roi",
     "open_map",
     "read_mask",
+    "roi_files",
 ]

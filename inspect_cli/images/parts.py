@@ -11,7 +11,7 @@ from pathlib import Path
 from inspect_cli.errors import IncompleteError, InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES
 from inspect_cli.recipe.schema import PART, MapSpec
-from inspect_cli.store.layout import RUN_FOLDER, RUN_RECORD, TILE_INDEX
+from inspect_cli.store.layout import PARTS_FOLDER, RUN_FOLDER, RUN_RECORD, SAMPLES_PICTURE, TILE_INDEX
 
 #: Files that lie beside the maps but are none.
 _NOT_A_MAP = re.compile(r"_(mask|roi)\.[^.]+$", re.IGNORECASE)
@@ -115,7 +115,7 @@ def _part(
 def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
     """Yield the files below ``folder`` that may be maps, sorted.
 
-    Hidden files and folders, masks, and folders that this program wrote are left out; links are followed once.
+    Hidden files and folders, masks, and what this program wrote are left out; links are followed once.
     A folder that cannot be listed is noted in ``faults`` under its path below ``folder``.
     """
 
@@ -126,19 +126,21 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
     seen: set[str] = set()
     for root, folders, names in os.walk(folder, onerror=note, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen or (root != str(folder) and _is_output(Path(root), names)):
-            folders.clear()  # a link in a circle, or results that were given this place by --out
+        below = root != str(folder)
+        if real in seen or (below and _is_output(Path(root), folders, names)):
+            folders.clear()  # a link in a circle, or results
             continue
         seen.add(real)
-        folders[:] = sorted(f for f in folders if f != RUN_FOLDER and not f.startswith("."))
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and not _NOT_A_MAP.search(name):
+            is_samples = below and name == SAMPLES_PICTURE and Path(root).name == RUN_FOLDER
+            if not (name.startswith(".") or _NOT_A_MAP.search(name) or is_samples):
                 yield Path(root, name)
 
 
-def _is_output(folder: Path, names: Sequence[str]) -> bool:
-    """Whether a folder was written by ``inspect score`` or ``inspect tile``."""
-    if TILE_INDEX in names:
+def _is_output(folder: Path, folders: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a folder was written by ``inspect score``, which may have lost its record, or ``inspect tile``."""
+    if TILE_INDEX in names or (folder.parent.name == RUN_FOLDER and PARTS_FOLDER in folders):
         return True
     if RUN_RECORD not in names:
         return False

@@ -44,9 +44,7 @@ def find_roi(recipe: Recipe, part: Part, recipe_folder: Path) -> Mask | None:
     spec = recipe.roi
     if spec.rule == "none":
         return None
-    name = spec.map or next(iter(recipe.maps))
-    # The rule's map may be none of those that are trained or scored; its file lies beside theirs.
-    source = part.files.get(name) or beside(part, recipe.maps[name].files)
+    source = _source(recipe, part)
     with open_map(source) as reader:
         if spec.rule == "file":
             path = _mask_path(spec.file or "", part, recipe_folder)
@@ -59,6 +57,23 @@ def find_roi(recipe: Recipe, part: Part, recipe_folder: Path) -> Mask | None:
     if not inside.any():
         raise InputError(f"{source}: rule {spec.rule!r} leaves no pixel inside the ROI")
     return inside
+
+
+def roi_files(recipe: Recipe, part: Part, recipe_folder: Path) -> list[Path]:
+    """Return the files that decide the ROI of ``part`` and are none of its maps: a mask, the map of the rule."""
+    spec = recipe.roi
+    if spec.rule == "none":
+        return []
+    if spec.rule == "file":
+        return [_mask_path(spec.file or "", part, recipe_folder)]
+    source = _source(recipe, part)
+    return [] if source in part.files.values() else [source]
+
+
+def _source(recipe: Recipe, part: Part) -> Path:
+    """Return the map that the rule looks at; one that is not scored lies beside those that are."""
+    name = recipe.roi.map or next(iter(recipe.maps))
+    return part.files.get(name) or beside(part, recipe.maps[name].files)
 
 
 def _mask_path(pattern: str, part: Part, recipe_folder: Path) -> Path:

@@ -55,8 +55,11 @@ class Settling:
     def why_not(self, part: Part) -> str | None:
         """Look at a part's files; return what is missing until it can be taken, None if nothing is.
 
-        A file that cannot be looked at is left to the reader, which names it.
+        A part that cannot be used whatever comes, and a file that cannot be looked at, are left to the reader, which
+        names them.
         """
+        if part.fault is not None:
+            return None
         if self.marker is not None and not (part.folder / expected_file(self.marker, part.id)).exists():
             return f"waits for its marker {expected_file(self.marker, part.id)}"
         return None if self._is_quiet(part) else "a file is still being written"
@@ -68,8 +71,11 @@ class Settling:
         needed_s = self.settle_s * (ZEROS_FACTOR if any(map(_ends_in_zeros, part.files.values())) else 1)
         if age >= needed_s:
             return True
+        try:
+            files = fingerprint(part)
+        except OSError:  # gone since
+            return True
         self._needed_s[part.id] = needed_s
-        files = fingerprint(part)
         before = self._looks.get(part.id)
         if before is None or before.files != files:
             self._looks[part.id] = _Look(files, self.clock())

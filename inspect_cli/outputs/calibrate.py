@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, peaks_of, raw_peaks
 from inspect_cli.errors import NoInputError
 from inspect_cli.evaluation.evaluate import fused_histogram
-from inspect_cli.evaluation.truth import Truth
+from inspect_cli.evaluation.truth import Truth, unmatched_text
 from inspect_cli.images import discover_parts
 from inspect_cli.outputs.finish import score_batch
 from inspect_cli.outputs.run import Outcome, RunSummary, part_folder
@@ -42,9 +42,17 @@ class Stopped(Exception):  # noqa: N818
         self.exit_code = exit_code
 
 
+@dataclass(frozen=True)
+class NewLimits:
+    """Limits, and the parts of the folder that could not be read and do not count in them."""
+
+    calibration: Calibration
+    failed: list[str]
+
+
 def limits_from_good_folder(
     model: ScoringModel, folder: Path, rule: str, spec: ThresholdSpec, teller: Teller
-) -> Calibration:
+) -> NewLimits:
     """Return limits from the peaks of the good parts in ``folder``, scored now or before.
 
     Parts whose pictures do not look like those of the training, or that could not be scored everywhere, are left
@@ -70,7 +78,7 @@ def limits_from_good_folder(
     sigma_px = model.recipe.scoring.smooth_sigma_px
     calibration = calibrate_good(peaks, sigma_px, model.tiles, rule, spec, len(sound), str(folder))
     _draw(model, calibration, sound, None, teller)
-    return _without_promise_if_trained_on(model, calibration, sound, teller)
+    return NewLimits(_without_promise_if_trained_on(model, calibration, sound, teller), _failed(summary))
 
 
 def _without_promise_if_trained_on(
@@ -90,7 +98,7 @@ def _without_promise_if_trained_on(
 
 def limits_from_labelled_folder(
     model: ScoringModel, folder: Path, truth: Path, rule: str, teller: Teller
-) -> Calibration:
+) -> NewLimits:
     """Return limits at which IoU or F1 of the masks of the labelled parts in ``folder`` is best."""
     summary = _score(model, folder, teller, frozenset({"maps", "heatmap"}))
     records = [o.record for o in summary.outcomes if o.record is not None]
@@ -100,9 +108,15 @@ def limits_from_labelled_folder(
         scoring.smooth_sigma_px, model.tiles, _working_limits(model), pixels, rule, len(records), str(folder)
     )
     known = Truth.open(truth)
+    if unmatched := known.unmatched(outcome.part for outcome in summary.outcomes):
+        teller.warn(f"{truth}: {unmatched_text(unmatched)}, so they count for nothing")
     good = [r for r in records if not known.has(str(r["part"]))]
     _draw(model, calibration, good, [r for r in records if known.has(str(r["part"]))], teller)
-    return calibration
+    return NewLimits(calibration, _failed(summary))
+
+
+def _failed(summary: RunSummary) -> list[str]:
+    return [outcome.part for outcome in summary.outcomes if outcome.record is None]
 
 
 def _score(model: ScoringModel, folder: Path, teller: Teller, outputs: frozenset[str]) -> RunSummary:

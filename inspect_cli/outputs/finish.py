@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from inspect_cli.outputs.run import (
     Outcome,
     RunSummary,
     has_maps,
+    note_not_reached,
     outputs_of,
     part_folder,
     rejudge,
@@ -25,6 +27,7 @@ from inspect_cli.outputs.space import check_space
 from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
+from inspect_cli.store.atomic import output_error
 from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_now
@@ -54,32 +57,63 @@ def score_batch(
     folder.
     """
     model.calibration()
-    _check_place(run, folder, model)
-    check_space(run, parts, model, force, outputs)
     started_utc = utc_now()
-    with lock_run(run, wait_s), graceful_stop() as stopper:
-        summary = RunSummary(run, [part.id for part in parts])
-        write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
-        exit_code: int | None = None
-        try:
-            score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force, settle_s, outputs)
-            exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
-        finally:  # whatever ended the run, what is done is listed
-            write_tables(run, summary.outcomes)
-            write_run_record(summary, model, folder, started_utc, exit_code)
-            if not all(outcome.unchanged for outcome in summary.outcomes):
-                (run / EVALUATION).unlink(missing_ok=True)  # it measured other results
+    with _told_as_output(run):
+        _check_place(run, folder, parts, model)
+        check_space(run, parts, model, force, outputs)
+        with lock_run(run, wait_s), graceful_stop() as stopper:
+            measured = _listed(run)
+            summary = RunSummary(run, [part.id for part in parts])
+            write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
+            exit_code: int | None = None
+            try:
+                score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force, settle_s, outputs)
+                exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
+            finally:  # whatever ended the run, what is done is listed
+                note_not_reached(summary, model)
+                write_tables(run, summary.outcomes)
+                write_run_record(summary, model, folder, started_utc, exit_code)
+                same = all(outcome.unchanged for outcome in summary.outcomes)
+                if not same or summary.listed() != measured:
+                    (run / EVALUATION).unlink(missing_ok=True)  # it measured other results
     return summary, exit_code
 
 
-def _check_place(run: Path, folder: Path, model: ScoringModel) -> None:
+@contextlib.contextmanager
+def _told_as_output(run: Path) -> Iterator[None]:
+    """Turn what the system refuses into one clear line; faults of inputs have theirs already."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(Path(error.filename or run), error) from error
+
+
+def _listed(run: Path) -> list[str] | None:
+    """Return the parts that a run lists before it is written anew, None where there is none."""
+    try:
+        return list(run_record(run)["parts"])
+    except NoInputError:
+        return None
+
+
+def _check_place(run: Path, folder: Path, parts: Sequence[Part], model: ScoringModel) -> None:
     """Raise UsageError if results of this batch have no place in ``run``."""
-    if run.resolve() == folder.resolve():
+    place, batch = run.resolve(), folder.resolve()
+    if place == batch:
         raise UsageError(f"--out {run}: is the batch folder itself; choose a folder of its own")
+    inside = [path for part in parts for path in part.files.values() if path.resolve().is_relative_to(place)]
+    above = batch.is_relative_to(place)
+    if above or inside:
+        held = "the batch" if above else f"the part {inside[0].name}"
+        raise UsageError(f"--out {run}: holds {held}, which would be taken for results; choose a folder of its own")
     if (run / RUN_RECORD).is_file():
-        named = run_record(run)["material"]
-        if named != model.material.name:
-            raise UsageError(f"--out {run}: holds a run of material {named!r}; choose another folder")
+        record = run_record(run)
+        if record["material"] != model.material.name:
+            raise UsageError(f"--out {run}: holds a run of material {record['material']!r}; choose another folder")
+        before = Path(record["input"])
+        # A batch that was moved, or copied with the results in it, keeps them.
+        if before != batch and before.is_dir() and not place.is_relative_to(batch):
+            raise UsageError(f"--out {run}: holds results of {before}; choose another folder")
 
 
 def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
@@ -88,6 +122,12 @@ def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
         alone = counts["failed"] == len(summary.outcomes)
         return NoInputError.exit_code if alone else InputError.exit_code
     return EXIT_DEFECTS if fail_on_defect and counts["fail"] else EXIT_DONE
+
+
+def check_applicable(run: Path, model: ScoringModel) -> None:
+    """Raise InputError if limits of ``model`` cannot be applied to some part of a run; see :func:`apply_limits`."""
+    for part in finished_parts(run):
+        _same_model(run, part, model)
 
 
 def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], None]) -> RunSummary:
@@ -101,7 +141,7 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         If the maps of some part were made by another model or other settings; nothing is changed then.
     """
     limits = model.limits_digest(model.calibration())
-    with lock_run(run), graceful_stop() as stopper:
+    with _told_as_output(run), lock_run(run), graceful_stop() as stopper:
         before = run_record(run)
         records = {part: _same_model(run, part, model) for part in finished_parts(run)}
         started = time.monotonic()

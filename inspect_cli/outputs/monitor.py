@@ -13,8 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import typer
+
 from inspect_cli import console
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_INTERNAL, EXIT_SIGINT
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_INTERNAL, EXIT_SIGINT, OutputError
 from inspect_cli.outputs.run import VERDICTS, Outcome
 from inspect_cli.store.atomic import output_error, write_bytes
 
@@ -50,9 +52,16 @@ class Monitor:
         self._metrics, self._folder = metrics, os.path.abspath(folder)  # noqa: PTH100  (links stay as named)
         self._started = time.time()
         self._verdicts: Counter[str] = Counter()
-        self._log = None if log is None else _Log(log, time.strftime("%Y%m%dT%H%M%S", time.gmtime()))
+        self._log: _Log | None = None
+        self._log_file = log
 
     def __enter__(self) -> Self:
+        if self._log_file is not None:
+            try:
+                self._log = _Log(self._log_file, time.strftime("%Y%m%dT%H%M%S", time.gmtime()))
+            except OutputError as error:
+                self.__exit__(OutputError, error, None)  # the metrics tell of a run that could not start
+                raise
         self._say(logging.INFO, event="start", input=self._folder)
         return self
 
@@ -82,7 +91,7 @@ class Monitor:
         level = logging.INFO if code in (EXIT_DONE, EXIT_DEFECTS) else logging.ERROR
         counts = {verdict: self._verdicts[verdict] for verdict in VERDICTS if self._verdicts[verdict]}
         seconds = round(time.time() - self._started, 1)
-        reason = str(error) if hasattr(error, "args") and code not in (EXIT_DONE, EXIT_DEFECTS) else ""
+        reason = "" if error is None or isinstance(error, typer.Exit) else str(error)
         self._say(level, event="end", exit_code=code, seconds=seconds, **counts, error=reason or None)
         if self._log is not None:
             self._log.close()

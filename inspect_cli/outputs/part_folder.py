@@ -59,7 +59,7 @@ def remove_others(folder: Path, outputs: frozenset[str]) -> None:
     for name in ALL_OUTPUTS - outputs:
         for pattern in OUTPUTS[name]:
             for path in folder.glob(pattern):
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def write_findings(

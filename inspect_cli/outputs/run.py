@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from inspect_cli import __version__
 from inspect_cli.errors import IncompleteError, InputError
-from inspect_cli.images import Part, open_map
+from inspect_cli.images import Part, open_map, roi_files
 from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.settle import Settling, fingerprint
 from inspect_cli.outputs.part_folder import (
@@ -37,7 +37,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan, file_sha256
 from inspect_cli.store.atomic import write_json
-from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD, PARTS_FOLDER, RUN_RECORD
 from inspect_cli.store.manifest import DOUBT, TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
@@ -90,7 +90,7 @@ class RunSummary:
 
 def part_folder(run: Path, part_id: str) -> Path:
     """Return the folder of a part's results."""
-    return run / "parts" / part_id
+    return run / PARTS_FOLDER / part_id
 
 
 def score_parts(
@@ -146,6 +146,21 @@ def score_parts(
             if last is not None:
                 note(last.result())
     summary.interrupted = stopped
+
+
+def note_not_reached(summary: RunSummary, model: ScoringModel) -> None:
+    """Note the parts that a run ended before: pending, but for results of the model and limits of today."""
+    reached = {outcome.part for outcome in summary.outcomes}
+    today = (model.scoring_digest(), model.limits_digest(model.calibration()))
+    for part in summary.planned:
+        if part in reached:
+            continue
+        record = read_record(part_folder(summary.run, part))
+        if record is not None and (record["key"].get("scoring"), record["key"].get("limits")) == today:
+            outcome = Outcome(part, record, unchanged=True)
+        else:
+            outcome = Outcome(part, error="the run ended before it; the next run takes it", pending=True)
+        summary.outcomes.append(outcome)
 
 
 def _settled_first(
@@ -204,11 +219,16 @@ def _score(
     before = _look_at(part)
     with clock.phase("hash"):
         inputs = {name: file_sha256(part.files[name]) for name in model.maps}
+        others = roi_files(model.recipe, part, model.material.folder)
+        inputs |= {f"roi: {path.name}": file_sha256(path) for path in others}
     key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
     record = None if force else read_record(folder)
+    if record is not None and model.recipe.size_px not in (None, tuple(record["size_px"])):
+        record = None  # the contract changed: the reader refuses the part
     there = frozenset() if record is None else outputs_of(record)
     outputs |= there  # what is there is kept
-    if record is not None and record["key"] == key.as_dict() and outputs == there:
+    same_key = record is not None and record["key"] == key.as_dict() and outputs == there
+    if record is not None and same_key and is_whole(folder, model, outputs):
         same = Outcome(part.id, record, unchanged=True)
         return lambda: same
     if record is not None and key.same_maps(record["key"]) and has_maps(folder, model, outputs):
@@ -306,11 +326,22 @@ def outputs_of(record: dict[str, Any]) -> frozenset[str]:
     return frozenset(record.get("outputs", ALL_OUTPUTS))
 
 
+def is_whole(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
+    """Whether every file of a part's outputs is there."""
+    names = [pattern.replace("*", name) for out in outputs for pattern in OUTPUTS[out] for name in model.maps]
+    return all((folder / name).is_file() for name in ["mask.png", *names, *_always(model)])
+
+
 def has_maps(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
     """Whether all is there that a part can be judged from again: its raw maps, and what pictures are made of."""
     endings = (".tif", ".png") if "pictures" in outputs else (".tif",)
     names = [f"maps/{name}{ending}" for name in model.maps for ending in endings]
-    return all((folder / name).is_file() for name in [*names, "patches.parquet"])
+    return all((folder / name).is_file() for name in [*names, *_always(model)])
+
+
+def _always(model: ScoringModel) -> list[str]:
+    """Return the files that a part has whatever the outputs, but for its record and its mask."""
+    return ["patches.parquet", *(["roi.png"] if model.recipe.roi.rule != "none" else [])]
 
 
 def rejudge(

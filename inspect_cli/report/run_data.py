@@ -13,6 +13,7 @@ from typing import Any, Final
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.store.cells import FORMULA_STARTS
 from inspect_cli.store.layout import EVALUATION, PART_RECORD, RUN_RECORD
+from inspect_cli.store.manifest import DOUBT
 
 #: Verdicts from the first to look at to the last; an unknown one comes first.
 VERDICT_ORDER: Final = ("failed", "undecided", "fail", "pending", "pass")
@@ -148,4 +149,6 @@ def _part_row(line: dict[str, str]) -> PartRow:
 
 def _worst_first(row: PartRow) -> tuple[int, float, str]:
     rank = VERDICT_ORDER.index(row.verdict) if row.verdict in VERDICT_ORDER else -1
+    if row.reasons == DOUBT:  # of the model, not of this part: after those with findings
+        rank = VERDICT_ORDER.index("pending")
     return rank, -math.inf if row.score is None else -row.score, row.part

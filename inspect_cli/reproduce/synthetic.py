@@ -45,9 +45,9 @@ class SyntheticImages:
         order = TrainingOrder(material, parts, case.method, maps, case.budget, case.seed, device="auto")
         bundle = train_material(order, teller)
         model = load_model(material, bundle)
-        calibration = limits_from_labelled_folder(model, batch / "test", batch / "ground_truth", "iou", teller)
+        limits = limits_from_labelled_folder(model, batch / "test", batch / "ground_truth", "iou", teller)
         run = batch / "test" / RUN_FOLDER / case.data
-        summary = apply_limits(run, replace(model, bundle=bundle.with_calibration(calibration)), _silent)
+        summary = apply_limits(run, replace(model, bundle=bundle.with_calibration(limits.calibration)), _silent)
         if summary.interrupted:
             raise KeyboardInterrupt
         scoring = material.recipe.scoring

@@ -6,14 +6,17 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from inspect_cli.errors import OutputError
 
-TEMPORARY_SUFFIX = ".tmp"
+TEMPORARY_SUFFIX: Final = ".tmp"
+#: A temporary file of this program, and of no other.
+_TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{8}" + re.escape(TEMPORARY_SUFFIX), re.DOTALL)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
@@ -84,7 +87,7 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
 
 def sweep_leftovers(folder: Path) -> int:
     """Remove temporary files that a killed run left below ``folder``; return how many."""
-    leftovers = [p for p in folder.rglob(f".*{TEMPORARY_SUFFIX}") if p.is_file()]
+    leftovers = [p for p in folder.rglob(f".*{TEMPORARY_SUFFIX}") if _TEMPORARY.fullmatch(p.name) and p.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)

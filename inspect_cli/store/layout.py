@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Folder below a batch that runs are written into; it is left out when the batch is read.
+#: Folder below a batch that runs are written into, one folder each; these are left out when the batch is read.
 RUN_FOLDER: Final = "inspection"
+#: Folder of a run with a folder for each part.
+PARTS_FOLDER: Final = "parts"
+#: Picture that `inspect augment` writes into RUN_FOLDER beside the patches that it makes.
+SAMPLES_PICTURE: Final = "samples.png"
 #: The record of a run, there from its start.
 RUN_RECORD: Final = "run.json"
 #: The record of a part, written last: the part is done.
