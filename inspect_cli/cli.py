@@ -101,8 +101,8 @@ def _unexpected(error: Exception) -> int:
         raise error
     if _is_out_of_memory(error):
         return _told(
-            f"error: out of memory ({' '.join(str(error).split()) or type(error).__name__}); give a smaller --batch, "
-            "close other programs, then run again: what is done is kept",
+            f"error: out of memory ({' '.join(str(error).split()) or type(error).__name__}); close other programs or "
+            "give a smaller batch (score: --batch, train: training.batch in the recipe), then run again",
             WorkerError.exit_code,
         )
     if isinstance(error, OSError) and error.filename is not None:

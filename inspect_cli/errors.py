@@ -105,7 +105,10 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
         "output not writable or disk full",
         "free space or mend the permissions, run again; earlier results are intact",
     ),
-    WorkerError.exit_code: ("a worker died or the device gave up", "run again, with a smaller `--batch`"),
+    WorkerError.exit_code: (
+        "a worker died or the device gave up",
+        "run again, with a smaller `--batch` (`train`: `training.batch` in the recipe)",
+    ),
     EXIT_DEFECTS: ("defects found (only with `--fail-on-defect`)", "look at the failed parts"),
     EXIT_DOUBT: (
         "trained, but the model hardly tells defects from good material (only `train`)",

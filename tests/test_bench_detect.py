@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from inspect_cli import console
 from inspect_cli.benchmark import detect
 from inspect_cli.benchmark.detect import means
 from inspect_cli.cli import run
@@ -52,6 +53,10 @@ def test_rows_are_measured_kept_and_averaged(stripes, tmp_path, capsys, monkeypa
     assert run(command) == 0
     again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["pixel_auroc"] for row in again] == [str(row["pixel_auroc"]) for row in rows]
+    with pytest.raises(TypeError):  # what was measured with another ROI is not taken for it
+        detect.measure_detection(
+            detect.DetectOrder([stripes], ["cae"], [0], "3steps", "dark", tmp_path / "out"), console, print
+        )
 
 
 def test_means_are_over_folders_and_seeds_and_leave_out_what_is_missing():

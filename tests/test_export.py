@@ -2,13 +2,14 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from inspect_cli.cli import run
 from inspect_cli.engines import graph
-from inspect_cli.errors import ModelError, UsageError
+from inspect_cli.errors import InputError, ModelError, RecipeError, UsageError
 from inspect_cli.outputs import model_export
 from inspect_cli.store.bundle import read_bundle
 from inspect_cli.store.materials import find_material
@@ -50,6 +51,20 @@ def test_a_file_that_scores_otherwise_is_not_written(models, tmp_path, capsys, m
     assert exported(models, tmp_path / "out", "--format", "openvino") == ModelError.exit_code
     assert "differ from the network's by 0.01" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_parts_that_the_network_does_not_take_are_refused(models, tmp_path, capsys):
+    for name in ("albedo", "normal"):
+        cv2.imwrite(str(tmp_path / f"P1_{name}.tif"), np.zeros((64, 64), np.uint16))
+    data = ("--format", "openvino", "--data", str(tmp_path))
+    assert exported(models, tmp_path / "out", *data) == InputError.exit_code
+    assert "P1_normal.tif" in capsys.readouterr().err
+    recipe = models / "foil/recipe.yaml"
+    recipe.write_text("material: foil\nmaps: {albedo: {files: '{part}_albedo.tif'}}\ntiles: {size_px: 32}\n")
+    assert (
+        exported(models, tmp_path / "out", "--format", "openvino", "--data", str(tmp_path)) == RecipeError.exit_code
+    )
+    assert "the model needs map 'normal'" in capsys.readouterr().err
 
 
 def test_packages_that_are_missing_are_named(models, tmp_path, capsys, monkeypatch):

@@ -411,6 +411,25 @@ def test_tile_writes_patches_of_the_maps_own_type(batch, tmp_path, capsys):
     assert len(_rows(out / "index.csv")) == 2 * 5
 
 
+def test_tile_counts_and_leaves_what_was_cut(batch, tmp_path, capsys):
+    out, good = tmp_path / "patches", batch / "test" / "good"
+    arguments = ["tile", str(batch / "test"), "--out", str(out), "--size", "64", "--stride", "64", "--json"]
+    assert run(arguments) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["parts"], whole["tiles"]) == (4, 4 * 2 * 3 * 4)
+    path = good / "g003_normal.tif"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+    assert run([*arguments, "--force", "--stride", "50"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert (told["parts"], told["failed"]) == (3, 1)
+    files = {row["file"] for row in _rows(out / "index.csv")}
+    assert told["tiles"] == len(files)
+    assert {p.relative_to(out).as_posix() for p in out.rglob("y*.tif")} == files
+    assert run([*arguments, "--seed", "-1"]) == 1
+
+
 def test_shipped_model_scores_the_shipped_sample(tmp_path):
     """What a user does first after the install."""
     from inspect_cli.store.materials import shipped

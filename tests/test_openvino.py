@@ -77,6 +77,35 @@ def test_an_engine_that_differs_is_refused_and_a_faithful_one_is_checked_once(ti
     engine.score(tiles)
 
 
+def test_tiles_that_the_network_cannot_score_tell_nothing_of_the_engine(tiles):
+    damaged = tiles.copy()
+    damaged[:, :, 0, 0] = np.nan
+    engine = CheckedEngine(_Wrong(1.001), _Mean())
+    engine.score(damaged)
+    assert engine.difference is None
+    damaged[1] = tiles[1]
+    with pytest.raises(ModelError, match=r"differs .* 0\.001 "):
+        engine.score(damaged)
+    with pytest.raises(ModelError, match="nan"):
+        CheckedEngine(_Wrong(np.nan), _Mean()).score(damaged)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "advice"),
+    [
+        ("openvino", "f32", "--engine torch"),
+        ("openvino", "f16", "--precision f32"),
+        ("torch", "bf16", "--precision f32"),
+        ("torch", "f32", "--device cpu"),
+    ],
+)
+def test_what_helps_against_a_difference_is_something_else_than_what_was_asked(tiles, name, precision, advice):
+    wrong = _Wrong(2.0)
+    wrong.name, wrong.precision = name, precision
+    with pytest.raises(ModelError, match=f"; use {advice}$"):
+        CheckedEngine(wrong, _Mean()).score(tiles)
+
+
 def test_an_engine_that_differs_gives_way_where_the_choice_was_left_open(tiles):
     right = _Wrong(1.0)
     right.name = "torch"

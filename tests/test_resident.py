@@ -131,6 +131,16 @@ def test_first_tiles_are_compared_with_the_network(detectors):
         scored(CheckedEngine(TorchEngine(other, CPU, resident=True), detectors[1]), pixels)
 
 
+def test_rows_of_no_finite_scores_are_passed_over_for_the_comparison(detectors):
+    pixels = image((200, 90), "float32")
+    pixels[:80] = np.nan
+    engine = CheckedEngine(TorchEngine(detectors[1], CPU, resident=True), detectors[1])
+    rows, *_ = scored(engine, pixels)
+    assert engine.difference is not None
+    assert engine.difference < 1e-6
+    assert np.isfinite(rows).any()
+
+
 def test_bfloat16_stays_near(detectors):
     pixels = image((70, 90), "uint16")
     exact, *_ = scored(TorchEngine(detectors[1], CPU), pixels)

@@ -133,6 +133,12 @@ def test_extra_patches_of_another_type_are_left_out_by_name(folder, capsys):
     assert "x.tif" in capsys.readouterr().err
 
 
+def test_tiles_are_no_larger_than_extra_images(folder, capsys):
+    _write(folder / "extra" / "x.tif", 100, (24, 24))
+    assert train(folder, "--extra", str(folder / "extra"), method="cae") == 1
+    assert "images of 24 px are smaller than the tiles of 32 px" in capsys.readouterr().err
+
+
 def test_preview_of_corruptions_trains_nothing(folder, capsys):
     assert train(folder, "--preview-corruptions", method="ssae") == 0
     picture = Path(capsys.readouterr().out.strip())

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inspect_cli.engines import Hardware
+from inspect_cli.engines.torch_engine import choose_device
 from inspect_cli.images import Part
 from inspect_cli.outputs.finish import score_batch
 from inspect_cli.scoring.ahead import behind
@@ -48,6 +49,10 @@ class Job:
     def model(self) -> ScoringModel:
         """Return the loaded model; its bundle knows the one map only."""
         return load_model(self.material, self.bundle, self.hardware, self.stride_px)
+
+    def device(self) -> torch.device:
+        """Return what the network runs on."""
+        return choose_device(self.hardware.device)
 
     def pixels(self) -> NDArray[Any]:
         """Return the whole file."""
@@ -95,7 +100,8 @@ def _network(job: Job) -> Work:
 
 def _plain_loop(job: Job) -> Work:
     """What a user would write: all in memory, torch in eager mode, batches of tiles, sums and counts in numpy."""
-    detector, grid = job.bundle.detector(job.map_name), job.grid()
+    device = job.device()
+    detector, grid = job.bundle.detector(job.map_name).to(device), job.grid()
     side = grid.tile_px
     corners = [(y, x) for y in grid.rows for x in grid.columns]
 
@@ -107,7 +113,8 @@ def _plain_loop(job: Job) -> Work:
         for start in range(0, len(corners), _BATCH):
             some = corners[start : start + _BATCH]
             tiles = np.stack([image[:, y : y + side, x : x + side] for y, x in some])
-            for (y, x), score in zip(some, detector.score(torch.from_numpy(tiles)).numpy(), strict=True):
+            scores = detector.score(torch.from_numpy(tiles).to(device)).cpu().numpy()
+            for (y, x), score in zip(some, scores, strict=True):
                 total[y : y + side, x : x + side] += score
                 count[y : y + side, x : x + side] += 1
         return np.asarray(total / count)
@@ -119,15 +126,16 @@ def _monai(job: Job) -> Work:
     """MONAI's sliding window with the same overlap and constant weights; its grid ends differently at the edges."""
     from monai.inferers import sliding_window_inference  # noqa: PLC0415  (an optional peer)
 
-    detector, side = job.bundle.detector(job.map_name), job.bundle.manifest.tile_px
+    device = job.device()
+    detector, side = job.bundle.detector(job.map_name).to(device), job.bundle.manifest.tile_px
 
     @torch.inference_mode()
     def work() -> NDArray[np.float32]:
-        image = torch.from_numpy(job.to_network(job.pixels()[None]))
+        image = torch.from_numpy(job.to_network(job.pixels()[None])).to(device)
         found: Tensor = sliding_window_inference(
             image, side, _BATCH, lambda tiles: detector.score(tiles)[:, None], overlap=1 - job.stride_px / side
         )
-        return np.asarray(found[0, 0].numpy())
+        return np.asarray(found[0, 0].cpu().numpy())
 
     return work
 
@@ -136,15 +144,16 @@ def _anomalib(job: Job) -> Work:
     """Tiles of anomalib's Tiler, all cut at once, and put together by it; the network takes them in batches."""
     from anomalib.data.utils.tiler import Tiler  # noqa: PLC0415  (an optional peer)
 
-    detector = job.bundle.detector(job.map_name)
+    device = job.device()
+    detector = job.bundle.detector(job.map_name).to(device)
     tiler = Tiler(tile_size=job.bundle.manifest.tile_px, stride=job.stride_px)
 
     @torch.inference_mode()
     def work() -> NDArray[np.float32]:
-        image = torch.from_numpy(job.to_network(job.pixels()[None]))
+        image = torch.from_numpy(job.to_network(job.pixels()[None])).to(device)
         tiles = tiler.tile(image)
         scores = torch.cat([detector.score(some)[:, None] for some in torch.split(tiles, _BATCH)])
-        return np.asarray(tiler.untile(scores)[0, 0].numpy())
+        return np.asarray(tiler.untile(scores)[0, 0].cpu().numpy())
 
     return work
 

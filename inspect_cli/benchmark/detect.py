@@ -30,7 +30,9 @@ from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material
 
 METRICS: Final = ("image_auroc", "pixel_auroc", "pixel_aupr", "au_pro", "f1_max")
-COLUMNS: Final = ("data", "method", "seed", "budget", "chosen", *METRICS, "train_s", "score_s_per_mpx", "steps")
+COLUMNS: Final = (
+    "data", "roi", "method", "seed", "budget", "chosen", *METRICS, "train_s", "score_s_per_mpx", "steps",
+)  # fmt: skip
 FOLDERS: Final = ("train", "test", "ground_truth")
 
 Row = dict[str, Any]
@@ -77,7 +79,13 @@ def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row]
     for folder in order.folders:
         for method in order.methods:
             for seed in order.seeds:
-                key = {"data": folder.resolve().name, "method": method, "seed": str(seed), "budget": order.budget}
+                key = {
+                    "data": folder.resolve().name,
+                    "roi": order.roi,
+                    "method": method,
+                    "seed": str(seed),
+                    "budget": order.budget,
+                }
                 row = next((old for old in kept if all(old[name] == value for name, value in key.items())), None)
                 if row is None:
                     teller.say(f"{key['data']}, {method}, seed {seed}")

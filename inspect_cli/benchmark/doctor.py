@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import shutil
@@ -18,6 +19,7 @@ import torch
 from inspect_cli.benchmark.machine import description, matrix_rate
 from inspect_cli.engines import Hardware, make_engine
 from inspect_cli.engines.choice import openvino_installed
+from inspect_cli.engines.torch_engine import PRECISIONS
 from inspect_cli.errors import InspectError
 from inspect_cli.methods.base import Detector
 from inspect_cli.store.bundle import Bundle, find_bundle
@@ -160,7 +162,7 @@ def _timed(material: str, detector: Detector) -> Iterator[Finding]:
     tiles = np.random.default_rng(0).random(shape, np.float32)
     exact_s = None
     for way in _ways():
-        engine = make_engine(detector, way)
+        engine = make_engine(copy.deepcopy(detector), way)  # an engine takes the network to its device
         options = f"--engine {way.engine} --device {way.device} --precision {way.precision}"
         try:
             engine.score(tiles)
@@ -181,7 +183,7 @@ def _timed(material: str, detector: Detector) -> Iterator[Finding]:
 def _ways() -> list[Hardware]:
     ways = [Hardware("cpu", 0, "torch")]
     if torch.cuda.is_available():
-        ways.append(Hardware("cuda", 0, "torch"))
+        ways += [Hardware("cuda", 0, "torch", precision) for precision in PRECISIONS["cuda"]]
     if openvino_installed():
         ways += [Hardware("cpu", 0, "openvino", precision) for precision in ("f32", "bf16", "f16")]
     return ways

@@ -18,6 +18,7 @@ from inspect_cli.benchmark.contenders import CONTENDERS, Job, missing, timed
 from inspect_cli.benchmark.isolated import run_isolated
 from inspect_cli.benchmark.machine import matrix_rate, operations_per_tile
 from inspect_cli.engines import Hardware
+from inspect_cli.engines.torch_engine import choose_device
 from inspect_cli.errors import UsageError, nearest
 from inspect_cli.report.plots import save_bars
 from inspect_cli.store.atomic import write_text
@@ -105,7 +106,7 @@ def measure_speed(order: SpeedOrder, on_row: Callable[[Row], None], say: Callabl
     seconds = {row["contender"]: row["seconds"] for row in first if row["stride_px"] == order.strides_px[0]}
     tiles = next((row["tiles"] for row in rows), 0)
     limit_s = None
-    if "network" in seconds:
+    if "network" in seconds and choose_device(order.hardware.device).type == "cpu":
         limit_s = operations_per_tile(bundle.detector(order.map_name)) * tiles / run_isolated(matrix_rate).result
     return SpeedResult(rows, ratios(seconds, limit_s))
 

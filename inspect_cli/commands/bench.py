@@ -29,8 +29,13 @@ def speed(
         typer.Option("--size", help="Size of the map, px; more, separated by commas, are measured with `score`."),
     ] = "5496x3672",
     strides: Annotated[
-        str, typer.Option("--stride", help="Step between tiles, px; more, separated by commas, as with --size.")
-    ] = "64",
+        str | None,
+        typer.Option(
+            "--stride",
+            help="Step between tiles, px; more, separated by commas, as with --size.",
+            show_default="the material's",
+        ),
+    ] = None,
     contenders: Annotated[
         str,
         typer.Option(
@@ -61,17 +66,19 @@ def speed(
     from inspect_cli.engines import Hardware
     from inspect_cli.store.bundle import find_bundle
     from inspect_cli.store.materials import find_material
+    from inspect_cli.tiles.tiling import tiling_of
 
     names = parse_names(contenders) or []
     check_contenders(names)
     chosen = find_material(material, models)
     bundle = find_bundle(chosen.folder, method)
+    tiles = tiling_of(chosen.recipe.tiles, bundle.manifest.tile_px)
     order = SpeedOrder(
         chosen,
         bundle,
         map_name or next(iter(bundle.manifest.maps)),
         [_size(text) for text in sizes.split(",")],
-        [_stride(text, bundle.manifest.tile_px) for text in strides.split(",")],
+        [tiles.stride_px] if strides is None else [_stride(text, tiles.size_px) for text in strides.split(",")],
         names,
         repeats,
         Hardware(device, 0, engine, precision),
@@ -101,7 +108,9 @@ def detect(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of split, patches and network.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, counted up from --seed.")] = 1,
     roi: Annotated[str, typer.Option("--roi", help="Rule of the ROI: none, saturated, dark or foreground.")] = "none",
-    out: Annotated[Path, typer.Option("--out", help="Folder for detect.csv; rows in it are kept.")] = Path("detect"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for detect.csv; rows in it are kept, by the data folder's name.")
+    ] = Path("detect"),
     as_json: Json = False,
 ) -> None:
     """Train and measure methods on data sets in the MVTec layout (train/good, test/KIND, ground_truth/KIND).

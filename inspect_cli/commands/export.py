@@ -39,7 +39,8 @@ def export(
       inspect export --material riblet --out exported --format onnx --data batch/
     """  # noqa: D301
     from inspect_cli.images import discover_parts
-    from inspect_cli.outputs.model_export import FORMATS, export_model
+    from inspect_cli.outputs.model_export import FORMATS, check_parts, export_model
+    from inspect_cli.scoring.model import trained_maps
     from inspect_cli.store.bundle import find_bundle
     from inspect_cli.store.materials import find_material
 
@@ -52,10 +53,11 @@ def export(
     _check_packages(kinds)
     chosen = find_material(material, models)
     bundle = find_bundle(chosen.folder, method)
-    maps = {name: chosen.recipe.maps[name] for name in bundle.manifest.maps if name in chosen.recipe.maps}
-    parts = [] if data is None else discover_parts(data, maps, chosen.recipe.maps)
-    for part in parts:
-        part.require_complete(maps)
+    parts = []
+    if data is not None:
+        maps = trained_maps(chosen, bundle)
+        parts = discover_parts(data, maps, chosen.recipe.maps)
+        check_parts(parts, maps, bundle)
     report = export_model(bundle, out, kinds, parts, console.say)
     console.out(json.dumps(report) if as_json else str(out))
 

@@ -33,7 +33,7 @@ def tile(
     ] = None,
     stride: Stride = None,
     random: Annotated[int, typer.Option("--random", min=0, help="Cut N random patches a part, not a grid.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of --random.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of --random.")] = 0,
     min_roi_share: Annotated[
         float,
         typer.Option("--min-roi-share", min=0, max=1, help="Leave out patches with less ROI than this."),
@@ -58,6 +58,7 @@ def tile(
     from inspect_cli.outputs.tile_export import (
         check_out,
         place_tiles,
+        remove_tiles,
         write_grid_picture,
         write_index,
         write_tiles,
@@ -68,10 +69,13 @@ def tile(
     if not plan:
         check_out(out, force)
     placed, failed = _place(parts, order, place_tiles)
-    totals = _totals(placed, order, len(failed))
+    cut = placed
+    spent: dict[str, Any] = {}
     if not plan:
         started = time.monotonic()
+        remove_tiles(out)
         rows: list[dict[str, Any]] = []
+        cut = []
         with console.progress("cutting") as update:
             for number, (part, places) in enumerate(placed, 1):
                 try:
@@ -80,14 +84,15 @@ def tile(
                     failed.append(part.id)
                     console.say(f"failed: {error}")
                     continue
+                cut.append((part, places))
                 if preview:
                     write_grid_picture(out / f"{part.id}_grid.png", part, order, places)
                 update(number / len(placed), part.id)
         write_index(out, rows)
-        totals |= {"seconds": round(time.monotonic() - started, 2), "out": str(out)}
-    _tell(totals, as_json)
+        spent = {"seconds": round(time.monotonic() - started, 2), "out": str(out)}
+    _tell(_totals(cut, order, len(failed)) | spent, as_json)
     if failed:
-        raise typer.Exit(InputError.exit_code if placed else NoInputError.exit_code)
+        raise typer.Exit(InputError.exit_code if cut else NoInputError.exit_code)
 
 
 def _order(
@@ -129,7 +134,6 @@ def _order(
 
 
 def _place(parts: list[Part], order: TileOrder, place: Any) -> tuple[list[tuple[Part, PartTiles]], list[str]]:
-
     placed, failed = [], []
     for part in parts:
         try:

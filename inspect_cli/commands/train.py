@@ -51,7 +51,10 @@ def train(
     models: Models = None,
     extra: Annotated[
         Path | None,
-        typer.Option("--extra", help="Folder of more good patches, such as `inspect augment` writes."),
+        typer.Option(
+            "--extra",
+            help="Folder of more good patches, such as `inspect augment` writes; tiles are no larger than these.",
+        ),
     ] = None,
     defects: Annotated[
         Path | None,

@@ -30,8 +30,9 @@ def relative_difference(scores: NDArray[np.float32], expected: NDArray[np.float3
 class CheckedEngine:
     """Hands tiles to an engine, after comparing its scores of the first ones with float32 torch on the CPU.
 
-    ``difference`` is what was found, None before the first tiles. An engine that differs by more than the tolerance
-    gives way to what ``instead`` makes of the trained network; without that it is refused.
+    ``difference`` is what was found, None before the first tiles. Tiles of which the trained network makes no finite
+    scores, as of a damaged image, tell nothing: the next ones are compared. An engine that differs by more than the
+    tolerance gives way to what ``instead`` makes of the trained network; without that it is refused.
     """
 
     def __init__(
@@ -80,20 +81,31 @@ class CheckedEngine:
         return rows
 
     @torch.inference_mode()
-    def _check(self, tiles: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
-        """Compare the first tiles with the reference, once."""
-        if self._reference is None or not len(tiles):
-            return
-        reference, self._reference = self._reference, None
+    def _check(self, tiles: NDArray[np.float32], scores: NDArray[np.float32]) -> bool:
+        """Compare the first tiles with the reference, once; return whether that is done."""
+        if self._reference is None:
+            return True
+        reference = self._reference
         tiles, scores = tiles[:CHECKED_TILES], scores[:CHECKED_TILES]
         expected = reference.score(torch.from_numpy(np.ascontiguousarray(tiles))).float().numpy()
-        self.difference = relative_difference(scores, expected)
+        sound = np.isfinite(expected).all(axis=(1, 2))
+        if not sound.any():
+            return False
+        self._reference = None
+        self.difference = relative_difference(scores[sound], expected[sound])
         if self.difference <= TOLERANCE[self.precision]:
-            return
+            return True
         if self._instead is None:
+            differs = f"differs from the trained network by {self.difference:.2g} of its largest score"
             raise ModelError(
-                f"engine {self.name} ({self.precision}) differs from the trained network by {self.difference:.2g} of "
-                f"its largest score, more than {TOLERANCE[self.precision]:g}; use --engine torch"
+                f"engine {self.name} ({self.precision}) on {self.device_name} {differs}, more than "
+                f"{TOLERANCE[self.precision]:g}; {self._advice()}"
             )
         self._engine = self._instead(reference)
         self.name, self.device_name = self._engine.name, self._engine.device_name
+        return True
+
+    def _advice(self) -> str:
+        if self.precision != "f32":
+            return "use --precision f32"
+        return "use --device cpu" if self.name == "torch" else "use --engine torch"

@@ -55,10 +55,10 @@ class ResidentRows:
     """Scores an image row of tiles by row of tiles, top to bottom.
 
     ``score`` takes tiles on the device (n, channels, tile_px, tile_px) and returns their scores there. ``on_scored``
-    is handed the first tiles that are scored, and their scores, once.
+    is handed the first tiles of a row, and their scores, until it returns True.
     """
 
-    on_scored: Callable[[Tensor, Tensor], None] | None = None
+    on_scored: Callable[[Tensor, Tensor], bool] | None = None
 
     def __init__(
         self,
@@ -86,9 +86,9 @@ class ResidentRows:
         self._row += 1
         last = self._row == len(grid.rows)
         tiles = self._tiles(self._window_of(band), band.material)
-        wanted = self._upload(band.wanted)
+        wanted = self._upload(np.flatnonzero(band.wanted))  # numbers: a mask would be waited for
         scores = torch.zeros((len(grid.columns), grid.tile_px, grid.tile_px), device=self._device)
-        if band.wanted.any():
+        if len(wanted):
             scores[wanted] = self._score(tiles[wanted])
             self._show_first(tiles[wanted], scores[wanted])
         for x, one in zip(grid.columns, scores * self._window, strict=True):
@@ -100,9 +100,8 @@ class ResidentRows:
         return self._download(rows, self._means(scores[wanted], band, wanted))
 
     def _show_first(self, tiles: Tensor, scores: Tensor) -> None:
-        if self.on_scored is not None:
-            shown, self.on_scored = self.on_scored, None
-            shown(tiles[:SHOWN], scores[:SHOWN])
+        if self.on_scored is not None and self.on_scored(tiles[:SHOWN], scores[:SHOWN]):
+            self.on_scored = None
 
     def _window_of(self, band: Band) -> Tensor:
         """Return the pixels (channels, tile_px, padded width) of the row of tiles, in the unit range."""
@@ -136,7 +135,7 @@ class ResidentRows:
         tensor = torch.from_numpy(np.ascontiguousarray(values, values.dtype.newbyteorder("=")))
         if self._device.type == "cuda":
             tensor = tensor.pin_memory()
-        return tensor.to(self._device, non_blocking=True)
+        return tensor.to(self._device, non_blocking=tensor.is_pinned())
 
     def _download(self, *values: Tensor) -> Callable[[], Finished]:
         """Start copying to the host; the function that is returned waits for it."""

@@ -49,8 +49,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def training_autocast(device: torch.device) -> Any:
-    """Return the mixed-precision context for training: bfloat16 where the processor computes in it."""
-    if device.type == "cuda":
+    """Return the mixed-precision context for training: bfloat16 where the processor itself computes in it."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", dtype=torch.bfloat16)
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return torch.autocast("cpu", dtype=torch.bfloat16)
@@ -114,7 +114,7 @@ class TorchEngine(Blocking):
             tensor = torch.from_numpy(tiles[at : at + self.batch])
             if self._device.type == "cuda":
                 tensor = tensor.pin_memory()
-            found = self.score_there(tensor.to(self._device, non_blocking=True))
+            found = self.score_there(tensor.to(self._device, non_blocking=tensor.is_pinned()))
             scores[at : at + len(found)] = found.cpu().numpy()
             at += len(found)
         return scores

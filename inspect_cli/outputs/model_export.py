@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from inspect_cli.engines.graph import INPUT, OUTPUT, to_openvino, write_onnx
 from inspect_cli.engines.parity import TOLERANCE, relative_difference
 from inspect_cli.errors import ModelError
-from inspect_cli.images import Part
+from inspect_cli.images import Part, open_map
+from inspect_cli.images.contract import check_header
 from inspect_cli.methods.base import Detector
+from inspect_cli.recipe.schema import MapSpec
 from inspect_cli.store.atomic import output_error, write_json
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import TrainedMap
@@ -30,6 +32,15 @@ _FEWEST_CHECKED: Final = 3
 _SUFFIX: Final = {"onnx": ".onnx", "openvino": ".xml"}
 
 Tiles = NDArray[np.float32]
+
+
+def check_parts(parts: Sequence[Part], maps: Mapping[str, MapSpec], bundle: Bundle) -> None:
+    """Raise InputError if a map of a part is missing, or not what the network was trained on."""
+    for part in parts:
+        part.require_complete(maps)
+        for name, spec in maps.items():
+            with open_map(part.files[name]) as reader:
+                check_header(reader.header, spec, None, np.dtype(bundle.manifest.maps[name].dtype))
 
 
 def export_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import tifffile
 from numpy.typing import NDArray
 
-from inspect_cli.errors import UsageError
+from inspect_cli.errors import InputError, OutputError, UsageError
 from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.reduced import BlockReducer, preview_scale
@@ -113,16 +113,47 @@ def _roi_share(roi: Mask | None, positions: NDArray[np.int64], tile_px: int) -> 
 
 
 def write_tiles(out: Path, part: Part, order: TileOrder, places: PartTiles) -> list[dict[str, Any]]:
-    """Write a part's tiles as TIFF in the maps' own type; return their index rows."""
-    rows = []
-    for name in order.maps:
-        for number, tile in enumerate(_cut(part.files[name], places, order.size_px)):
-            y, x = (int(v) for v in places.positions[number])
-            relative = f"{part.id}/{name}/y{y:05d}_x{x:05d}.tif"
-            write_with(out / relative, partial(_write_tile, tile))
-            share = round(float(places.roi_share[number]), 4)
-            rows.append({"file": relative, "part": part.id, "map": name, "x_px": x, "y_px": y, "roi_share": share})
+    """Write a part's tiles as TIFF in the maps' own type; return their index rows.
+
+    Raises
+    ------
+    InputError
+        If a map is damaged; then no tile of the part is left.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        for name in order.maps:
+            for number, tile in enumerate(_cut(part.files[name], places, order.size_px)):
+                y, x = (int(v) for v in places.positions[number])
+                relative = f"{part.id}/{name}/y{y:05d}_x{x:05d}.tif"
+                write_with(out / relative, partial(_write_tile, tile))
+                share = round(float(places.roi_share[number]), 4)
+                row = {"file": relative, "part": part.id, "map": name, "x_px": x, "y_px": y, "roi_share": share}
+                rows.append(row)
+    except InputError:
+        _remove(out, [row["file"] for row in rows])
+        raise
     return rows
+
+
+def remove_tiles(out: Path) -> None:
+    """Remove the tiles that the index in ``out`` lists, so that none of an earlier cut stands beside new ones."""
+    index = out / TILE_INDEX
+    if not index.is_file():
+        return
+    try:
+        files = pq.read_table(index, columns=["file"])["file"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{index}: cannot be read ({error}); remove {out} or choose another --out") from error
+    _remove(out, files)
+    index.unlink()
+
+
+def _remove(out: Path, files: Iterable[str]) -> None:
+    for file in files:
+        path = out / file
+        if path.resolve().is_relative_to(out.resolve()):  # the index may have been written by anyone
+            path.unlink(missing_ok=True)
 
 
 def _write_tile(tile: NDArray[Any], path: Path) -> None:

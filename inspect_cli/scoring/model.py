@@ -113,6 +113,22 @@ def _check_map(bundle: Bundle, name: str, spec: MapSpec) -> None:
         )
 
 
+def trained_maps(material: Material, bundle: Bundle) -> dict[str, MapSpec]:
+    """Return the maps that a bundle was trained on, as the recipe describes them.
+
+    Raises
+    ------
+    ModelError, RecipeError
+        If the recipe lacks one, or describes it otherwise than it was trained.
+    """
+    maps = material.recipe.maps
+    for name in bundle.manifest.maps:
+        if name not in maps:
+            raise RecipeError(f"the model needs map {name!r}: {nearest(name, list(maps))} in the recipe")
+        _check_map(bundle, name, maps[name])
+    return {name: maps[name] for name in bundle.manifest.maps}
+
+
 def load_model(
     material: Material,
     bundle: Bundle,
@@ -128,10 +144,7 @@ def load_model(
         If bundle and recipe do not fit, or the device is not there.
     """
     recipe, manifest = material.recipe, bundle.manifest
-    for name in manifest.maps:
-        if name not in recipe.maps:
-            raise RecipeError(f"the model needs map {name!r}: {nearest(name, list(recipe.maps))} in the recipe")
-        _check_map(bundle, name, recipe.maps[name])
+    trained_maps(material, bundle)
     if recipe.tiles.size_px not in (None, manifest.tile_px):
         raise ModelError(
             f"{bundle.folder}: trained on tiles of {manifest.tile_px} px, the recipe says "

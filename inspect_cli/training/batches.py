@@ -169,7 +169,7 @@ def _to_device(
         tensor = torch.from_numpy(values)
         if job.device.type == "cuda":
             tensor = tensor.pin_memory()
-        tensor = tensor.to(job.device, non_blocking=True)
+        tensor = tensor.to(job.device, non_blocking=tensor.is_pinned())
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
     clean = moved(tiles)

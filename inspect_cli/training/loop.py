@@ -1,7 +1,8 @@
 """The training loop of one map: steps, validation, early stopping, checkpoints.
 
 Each step's patches and random numbers follow from (seed, step), so a run that was interrupted and resumed
-ends with the same weights as one that was not (with a budget in steps; a budget in time ends where it ends).
+ends, on a CPU, with the same weights as one that was not (with a budget in steps; a budget in time ends where it
+ends). A GPU adds in an order of its own.
 """
 
 from __future__ import annotations

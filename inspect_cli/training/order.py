@@ -112,9 +112,24 @@ def open_order(order: TrainingOrder, teller: Teller) -> Sources:
 
 
 def tiling_for(order: TrainingOrder, sources: Sources) -> Tiling:
-    """Return how images are cut for the method: as the recipe says, else as suits the method and the images."""
+    """Return how images are cut for the method: as the recipe says, else as suits the method and the images.
+
+    Raises
+    ------
+    UsageError
+        If tiles of the recipe are larger than extra images, which would be mirrored to fill them.
+    """
     suited = method_class(order.method).suited_tile_px(sources.survey.shortest_px)
-    return tiling_of(order.material.recipe.tiles, suited)
+    shortest_px = sources.extra.shortest_px
+    if not sources.extra.parts:
+        return tiling_of(order.material.recipe.tiles, suited)
+    tiling = tiling_of(order.material.recipe.tiles, min(suited, shortest_px))
+    if tiling.size_px > shortest_px:
+        raise UsageError(
+            f"--extra: images of {shortest_px} px are smaller than the tiles of {tiling.size_px} px that the recipe "
+            f"asks for; generate larger ones, or set tiles.size_px to at most {shortest_px}"
+        )
+    return tiling
 
 
 def open_job(order: TrainingOrder, name: str, sources: Sources, files: list[TrainingFile]) -> MapTraining:
