@@ -525,7 +525,9 @@ def test_limits_of_a_kept_map_must_fit_the_smoothing_of_today(batch, models, cap
     recipe.write_text(recipe.read_text().replace("smooth_sigma_px: ", "smooth_sigma_px: 1"))
     arguments = ["train", "-m", "foil", "--models", str(models), "--data", str(batch / "train"), "--maps", "normal"]
     assert run([*arguments, "--budget", "1steps"]) == 5
-    assert "another smoothing" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "another smoothing" in told
+    assert "training cae" not in told, "refused before any time is spent"
 
 
 def test_a_map_the_model_does_not_know_is_told(batch, models, capsys):

@@ -188,7 +188,7 @@ def test_a_request_that_fails_is_told_instead_of_waited_for(detector, tiles, mon
         def __getattr__(self, name):
             return getattr(queue, name)
 
-        def start_async(self, inputs, target):
+        def start_async(self, inputs, target, share_inputs):
             """Lose the request, as OpenVINO does with one that raises."""
 
         def wait_all(self):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from inspect_cli.cli import run
-from inspect_cli.errors import EXIT_SIGINT, UsageError
+from inspect_cli.errors import EXIT_SIGINT, LockedError, UsageError
+from inspect_cli.store.lock import lock_folder
 from inspect_cli.training import suspects
 from inspect_cli.training.budget import Budget
 from inspect_cli.training.order import CHECKPOINTS
@@ -178,6 +179,33 @@ def test_resumed_training_leaves_out_what_it_left_out_before(dirty, capsys, monk
     manifest = json.loads((folder / "cae" / "manifest.json").read_text())
     assert "p3" not in {file["part"] for file in manifest["training_set"]}
     assert not (folder / NOTE.format(method="cae")).exists()
+
+
+def test_resumed_training_has_no_more_time_for_what_was_looked_at_before(dirty, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inspect_cli.training.train._described", killed)
+        assert train(dirty) == 130
+    note = dirty / "models" / "stuff" / NOTE.format(method="cae")
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"seconds": 40.0}))
+    budgets = []
+
+    def spy(order, *_):
+        budgets.append(order.budget)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inspect_cli.training.train._train_locked", spy)
+    assert train(dirty, "--resume", "--budget", "100s") == 130
+    assert budgets == ["60.0s"]
+
+
+def test_a_material_that_is_in_training_is_told_before_its_parts_are_looked_at(dirty, capsys, monkeypatch):
+    monkeypatch.setattr(suspects, "_found", lambda *_: pytest.fail("looked"))
+    with lock_folder(dirty / "models" / "stuff" / "cae", "held"):
+        assert train(dirty) == LockedError.exit_code
+    assert "is being trained or calibrated by another process" in capsys.readouterr().err
 
 
 def test_damaged_note_is_refused(dirty, capsys):

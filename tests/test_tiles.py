@@ -35,7 +35,7 @@ def cut(grid: Grid, image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def add_row(stitcher: RowStitcher, scores: NDArray[np.float32]) -> NDArray[np.float32]:
     stitcher.add(0, scores)
-    return stitcher.finish_row()
+    return np.concatenate(list(stitcher.finish_row(7)))
 
 
 def stitched(grid: Grid, tiles: NDArray[np.float32], blend: str) -> NDArray[np.float32]:
@@ -210,7 +210,7 @@ def test_rows_of_tiles_added_in_pieces_are_the_same_map(grid: Grid, blend: str, 
     for row in tiles:
         for piece in pieces:
             stitcher.add(piece.start, row[piece])
-        rows.append(stitcher.finish_row())
+        rows += stitcher.finish_row(5)
     np.testing.assert_allclose(np.concatenate(rows), stitched(grid, tiles, blend), rtol=1e-6)
 
 

@@ -64,7 +64,8 @@ class OpenVinoEngine:
         done = threading.Semaphore(0)
         for start in starts:
             end = min(start + batch, len(tiles))
-            queue.start_async({0: _filled(tiles[start:end], batch)}, (scores[start:end], done))
+            given = _filled(tiles[start:end], batch)  # not copied: it is kept until the request has ended
+            queue.start_async({0: given}, (scores[start:end], done, given), share_inputs=True)
 
         def wait() -> NDArray[np.float32]:
             for _ in starts:
@@ -101,9 +102,9 @@ class OpenVinoEngine:
         return self._requests[shape]
 
 
-def _store(request: Any, target: tuple[NDArray[np.float32], threading.Semaphore]) -> None:
-    """Keep the scores of a request that has ended, and tell whoever waits for them."""
-    scores, done = target
+def _store(request: Any, target: tuple[NDArray[np.float32], threading.Semaphore, NDArray[np.float32]]) -> None:
+    """Keep the scores of a request that has ended, and tell whoever waits for them; its tiles may go then."""
+    scores, done, _ = target
     scores[...] = request.get_output_tensor().data[: len(scores)]
     done.release()
 

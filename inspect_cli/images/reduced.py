@@ -74,6 +74,6 @@ class BlockReducer:
         return np.asarray(join.reduce(blocks, axis=2))
 
 
-def _lengths(length_px: int, factor: int) -> list[int]:
+def _lengths(length_px: int, factor: int) -> NDArray[np.int64]:
     """Return how many pixels each block along an axis has."""
-    return [min(factor, length_px - start) for start in range(0, length_px, factor)]
+    return np.minimum(factor, length_px - np.arange(0, length_px, factor))

@@ -183,8 +183,14 @@ class TiffReader(MapReader):
         """Decode one row of strips or tiles: (rows, width, channels)."""
         if row == self._cached_row:
             return self._cache
+        self._cached_row, self._cache = -1, np.empty(0)  # let go of, before there is another
         top = row * self._rows
         height = min(self._rows, self.header.height - top)
+        if not self._page.is_tiled and self._planes == 1:
+            strip = self._decode(row)[0, :height]
+            if strip.shape == (height, self.header.width, self.header.channels):
+                self._cached_row, self._cache = row, strip
+                return strip
         band = np.empty((height, self.header.width, self.header.channels), self.header.dtype)
         for plane in range(self._planes):
             for column in range(self._across):

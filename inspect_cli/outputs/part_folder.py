@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,13 @@ from inspect_cli.outputs.png_stream import MaskWriter
 from inspect_cli.outputs.record import findings
 from inspect_cli.outputs.tiff_stream import TiffRowWriter
 from inspect_cli.recipe.schema import ScoringSpec
-from inspect_cli.report.pictures import save_heatmap, save_overlay, save_png
+from inspect_cli.report.pictures import encode_png, save_heatmap, save_overlay
 from inspect_cli.report.plots import save_patch_histogram
 from inspect_cli.scoring.ahead import ahead
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
-from inspect_cli.store.atomic import write_json, write_with
+from inspect_cli.store.atomic import write_bytes, write_json, write_with
 from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD
 from inspect_cli.store.manifest import Calibration
 
@@ -136,13 +137,10 @@ def write_part(
     scale = preview_scale(plan.height, plan.width)
     with clock.phase("write"):
         if "pictures" in plan.outputs:
-            shown = (content["peak"] or {}).get("map") or next(iter(pictures))
-            for name, picture in pictures.items():
-                save_png(folder / "maps" / f"{name}.png", picture)
-            save_png(folder / "image.png", pictures[shown])
-            save_heatmap(folder / "heatmap.png", preview)
-            save_overlay(folder / "overlay.png", pictures[shown], preview, content["regions"][:50], scale)
-            save_patch_histogram(folder / "histogram.png", _scores_by_map(patches))
+            with ThreadPoolExecutor(1) as beside:
+                drawn = beside.submit(save_patch_histogram, folder / "histogram.png", _scores_by_map(patches))
+                _write_pictures(folder, pictures, preview, content, scale)
+                drawn.result()
         write_with(folder / "patches.parquet", lambda path: pq.write_table(patches, path))
     map_scores = content.pop("map_scores")
     maps = {name: head["maps"].get(name, {}) | scores for name, scores in map_scores.items()}
@@ -158,6 +156,17 @@ def write_part(
     )
     write_json(folder / PART_RECORD, record)
     return record
+
+
+def _write_pictures(folder: Path, pictures: Pictures, preview: Rows, content: Mapping[str, Any], scale: int) -> None:
+    shown = (content["peak"] or {}).get("map") or next(iter(pictures))
+    for name, picture in pictures.items():
+        encoded = encode_png(picture)
+        write_bytes(folder / "maps" / f"{name}.png", encoded)
+        if name == shown:
+            write_bytes(folder / "image.png", encoded)
+    save_heatmap(folder / "heatmap.png", preview)
+    save_overlay(folder / "overlay.png", pictures[shown], preview, content["regions"][:50], scale)
 
 
 def _scores_by_map(patches: pa.Table) -> dict[str, NDArray[np.float32]]:

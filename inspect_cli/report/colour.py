@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
@@ -19,6 +20,7 @@ SCALE_MAX: Final = 2.0
 NO_SCORE_RGB: Final = (150, 150, 150)
 
 _LAST: Final = 255
+_BAND_ROWS: Final = 64
 
 
 @cache
@@ -44,9 +46,18 @@ def score_colours(score: NDArray[np.floating]) -> NDArray[np.uint8]:
     colours
         Shape (h, w, 3), RGB; NaN pixels are neutral grey.
     """
-    bounded = np.clip(np.where(np.isnan(score), 0.0, score), 0.0, SCALE_MAX)
-    # In double precision, so that a score's colour does not hang on the type that it is stored in.
-    index = np.rint(bounded.astype(np.float64) * (_LAST / SCALE_MAX)).astype(np.uint8)
-    colours: NDArray[np.uint8] = inferno_table()[index]
-    colours[np.isnan(score)] = NO_SCORE_RGB
+    colours = np.empty((*score.shape, 3), np.uint8)
+    for rows in bands(len(score)):
+        missing = np.isnan(score[rows])
+        bounded = np.clip(np.where(missing, 0.0, score[rows]), 0.0, SCALE_MAX)
+        # In double precision, so that a score's colour does not hang on the type that it is stored in.
+        index = np.rint(bounded.astype(np.float64) * (_LAST / SCALE_MAX)).astype(np.uint8)
+        colours[rows] = inferno_table()[index]
+        colours[rows][missing] = NO_SCORE_RGB
     return colours
+
+
+def bands(height: int) -> Iterator[slice]:
+    """Yield the rows of a picture in bands, so that what is made on the way to it stays small."""
+    for top in range(0, height, _BAND_ROWS):
+        yield slice(top, min(top + _BAND_ROWS, height))

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from inspect_cli.errors import InspectError
 from inspect_cli.report import draw
-from inspect_cli.report.colour import LIMIT, NO_SCORE_RGB, SCALE_MAX, score_colours
+from inspect_cli.report.colour import LIMIT, NO_SCORE_RGB, SCALE_MAX, bands, score_colours
 from inspect_cli.report.draw import Picture, Rgb
 from inspect_cli.store.atomic import write_bytes
 
@@ -128,10 +128,11 @@ def save_overlay(
 
 def _blended(grey: Picture, score: NDArray[np.floating]) -> Picture:
     """Mix in the colours from half the limit on, most from the limit on; a pixel without score is dimmed."""
-    nearness = np.clip(2.0 * np.nan_to_num(score, nan=LIMIT) - LIMIT, 0.0, LIMIT)
-    weight = 0.65 * nearness[:, :, np.newaxis]
-    mixed = grey[:, :, np.newaxis] * (1.0 - weight) + score_colours(score) * weight
-    blended: Picture = np.rint(mixed).astype(np.uint8)
+    blended = np.empty((*grey.shape, 3), np.uint8)
+    for rows in bands(len(grey)):
+        nearness = np.clip(2.0 * np.nan_to_num(score[rows], nan=LIMIT) - LIMIT, 0.0, LIMIT)
+        weight = 0.65 * nearness[:, :, np.newaxis]
+        blended[rows] = np.rint(grey[rows, :, np.newaxis] * (1.0 - weight) + score_colours(score[rows]) * weight)
     return blended
 
 

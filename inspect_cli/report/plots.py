@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,7 +44,9 @@ def save_patch_histogram(path: Path, scores: Mapping[str, ArrayLike]) -> None:
     scores
         Map name to the scores of its patches, in units of the limit. NaN is left out and counted.
     """
-    figure = _figure(1)
+    # Room that is known beforehand: to find out how much all labels need takes longer than to draw them.
+    figure = _figure(1, layout=None)
+    figure.subplots_adjust(left=0.15, right=0.92, bottom=0.17, top=_below_legend(figure, len(scores)))
     axes = figure.add_subplot()
     edges = np.linspace(0.0, SCALE_MAX, _BINS + 1)
     any_known = False
@@ -63,6 +65,8 @@ def save_patch_histogram(path: Path, scores: Mapping[str, ArrayLike]) -> None:
     if any_known:
         axes.set_yscale("log", nonpositive="clip")
         axes.set_ylim(bottom=0.6)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter("")
     if scores:
         axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
     _finish(axes, "patch score", "patches", None if any_known else "no patch scores")
@@ -216,11 +220,16 @@ def load_early() -> None:
     threading.Thread(target=_figure, args=(1,), name="load-plots").start()
 
 
-def _figure(panels: int) -> Figure:
+def _below_legend(figure: Figure, lines: int) -> float:
+    """Return the share of a figure's height that lines of a legend above its axes leave."""
+    return 1.0 - (0.1 + 0.2 * lines) / float(figure.get_figheight())
+
+
+def _figure(panels: int, layout: Literal["constrained"] | None = "constrained") -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - slow, needed only here
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(5.6, 0.4 + 2.5 * panels), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(5.6, 0.4 + 2.5 * panels), dpi=_DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

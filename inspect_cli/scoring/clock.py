@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -23,6 +26,17 @@ class Clock:
             yield
         finally:
             self._spent[name] += time.perf_counter() - start
+
+    def each(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield ``items``, counting the time that making them takes to ``name``."""
+        iterator = iter(items)
+        while True:
+            with self.phase(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each phase and ``total``, rounded to milliseconds."""

@@ -181,10 +181,8 @@ class MapStream:
             self._note_patches(grid, piece.tiles, _means(scores, piece.tiles))
             with self.clock.phase("stitch"):
                 stitcher.add(piece.first, scores)
-                last = piece.first + len(scores) == len(grid.columns)
-                finished = stitcher.finish_row() if last else None
-            if finished is not None:
-                yield finished
+            if piece.first + len(scores) == len(grid.columns):
+                yield from self.clock.each("stitch", stitcher.finish_row(_block_rows(grid.width_px)))
 
     def _started(self, grid: Grid) -> Iterator[tuple[_Piece, Wait]]:
         """Yield each piece of a row of tiles, in work, with what waits for its scores."""
@@ -298,9 +296,13 @@ def _means(scores: NDArray[np.float32], tiles: _Tiles) -> NDArray[np.float64]:
     return np.asarray(total / inside.sum(axis=(1, 2)))
 
 
+def _block_rows(width: int) -> int:
+    return max(_LEAST_ROWS, _BLOCK_PX // width)
+
+
 def _blocks(height: int, width: int) -> Iterator[tuple[int, int]]:
     """Yield first and end row of blocks of at most ``_BLOCK_PX`` pixels, or of ``_LEAST_ROWS`` rows."""
-    rows = max(_LEAST_ROWS, _BLOCK_PX // width)
+    rows = _block_rows(width)
     for top in range(0, height, rows):
         yield top, min(top + rows, height)
 

@@ -6,6 +6,7 @@ number of overlaps, so a map that is cut and stitched comes back bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -89,19 +90,23 @@ class RowStitcher:
         if first + len(scores) > last:
             self._sum[:, grid.columns[last] :][:, :tile] += scores[-1]
 
-    def finish_row(self) -> NDArray[np.float32]:
-        """Go on to the next grid row; return the image rows (rows, width_px) that are final with this one."""
+    def finish_row(self, block_rows: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the image rows that are final with this grid row, (n, width_px), at most ``block_rows`` at once.
+
+        After the last of them tiles of the next grid row can be added.
+        """
         grid = self._grid
         y0 = grid.rows[self._row]
         self._row += 1
         last = self._row == len(grid.rows)
         done = (grid.height_px if last else grid.rows[self._row]) - y0
-        finished = np.empty((done, grid.width_px), np.float32)
-        for row, sums, weight_y in zip(finished, self._sum, self._weight_y[y0 : y0 + done], strict=False):
-            row[:] = sums[: grid.width_px] / (weight_y * self._weight_x[: grid.width_px])
+        for top in range(0, done, block_rows):
+            finished = np.empty((min(block_rows, done - top), grid.width_px), np.float32)
+            for row, sums, weight_y in zip(finished, self._sum[top:], self._weight_y[y0 + top :], strict=False):
+                row[:] = sums[: grid.width_px] / (weight_y * self._weight_x[: grid.width_px])
+            yield finished
         move_up(self._sum, done)
         self._sum[-done:] = 0
-        return finished
 
     def _add_group(self, target: NDArray[np.float64], group: NDArray[np.floating], pitch: int) -> None:
         tile = self._grid.tile_px

@@ -63,8 +63,10 @@ def choose_method(
         If ``stop`` said so.
     """
     note, started = order.material.folder / CHOICE, time.monotonic()
+    spent_s = 0.0
     if order.resume:
         trials = _read_choice(note)
+        spent_s = sum(trial.seconds for trial in trials)
     else:
         part = _part_of(order.budget, TRIAL_SHARE / len(CANDIDATES))
         orders = [replace(_with_method(order, name), budget=part) for name in CANDIDATES]
@@ -75,7 +77,7 @@ def choose_method(
     for line in trial_lines(trials):
         teller.say(line)
     chosen = _with_method(order, best(trials).method)
-    return replace(chosen, budget=_left(order.budget, time.monotonic() - started)), trials
+    return replace(chosen, budget=_left(order.budget, spent_s + time.monotonic() - started)), trials
 
 
 def beside_others(order: TrainingOrder, teller: Teller) -> TrainingOrder:

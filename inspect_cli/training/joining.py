@@ -12,16 +12,23 @@ from inspect_cli.store.manifest import Calibration, Manifest
 
 
 def kept_maps(
-    folder: Path, trained: Collection[str], known: Collection[str], settings: Mapping[str, Any], tile_px: int
+    folder: Path,
+    trained: Collection[str],
+    known: Collection[str],
+    settings: Mapping[str, Any],
+    tile_px: int,
+    made: tuple[float, str],
 ) -> tuple[Manifest, list[str]] | None:
     """Return the model in ``folder`` and those of its maps that stay, None if none do.
 
-    Maps stay that the recipe still knows and that are not trained now.
+    Maps stay that the recipe still knows and that are not trained now. ``made`` are the smoothing (sigma, px) and the
+    blend with which the new maps' limits will be found.
 
     Raises
     ------
     ModelError
-        If it was trained with other settings, so that its maps cannot stand beside the new ones.
+        If its maps cannot stand beside the new ones: trained with other settings, without limits, or with limits
+        that were set for another smoothing or blend.
     """
     if not (folder / MANIFEST).is_file():
         return None
@@ -33,26 +40,23 @@ def kept_maps(
         raise ModelError(
             f"{folder}: maps {', '.join(others)} were trained with other settings; train all maps together"
         )
+    if old.calibration is None or not set(others) <= set(old.calibration.limits):
+        raise ModelError(f"maps {', '.join(others)} have no limits; train all maps together")
+    if (old.calibration.smooth_sigma_px, old.calibration.blend) != made:
+        raise ModelError(
+            f"the limits of {', '.join(others)} were set with another smoothing or blend than the recipe has now; "
+            "train all maps together"
+        )
     return old, others
 
 
 def joined(old: Manifest, kept: list[str], new: Manifest, calibration: Calibration) -> Manifest:
     """Return ``new`` with the ``kept`` maps of ``old``, their limits, and what is known of them.
 
-    Raises
-    ------
-    ModelError
-        If they have no limits, or limits for maps that were smoothed or joined otherwise.
+    Both come from :func:`kept_maps`, which sees to it that they fit.
     """
     others = {name: entry for name, entry in old.maps.items() if name in kept}
-    if old.calibration is None or not set(others) <= set(old.calibration.limits):
-        raise ModelError(f"maps {', '.join(others)} have no limits; train all maps together")
-    limits = old.calibration.limits
-    if _made(old.calibration) != _made(calibration):
-        raise ModelError(
-            f"the limits of {', '.join(others)} were set with another smoothing or blend than the recipe has now; "
-            "train all maps together"
-        )
+    limits = {} if old.calibration is None else old.calibration.limits
     both = {name: limits[name] for name in others} | calibration.limits
     return new.model_copy(
         update={
@@ -64,8 +68,3 @@ def joined(old: Manifest, kept: list[str], new: Manifest, calibration: Calibrati
             "suspects": [s for s in old.suspects if s.map in others] + new.suspects,
         }
     )
-
-
-def _made(calibration: Calibration) -> tuple[float, str]:
-    """Return how the maps were made that limits were set for."""
-    return calibration.smooth_sigma_px, calibration.blend

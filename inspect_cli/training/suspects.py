@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from scipy.stats import median_abs_deviation
 from torch import Tensor
 
@@ -69,7 +69,13 @@ _PATCHES: Final = (600, 6000)
 _A_SECOND: Final = 10
 _A_STEP: Final = 2.5
 _SHOWN: Final = 12
-_SUSPECTS: Final = TypeAdapter(list[Suspect])
+
+
+class Look(BaseModel):
+    """What was found, and the seconds that it took."""
+
+    suspects: list[Suspect]
+    seconds: float = Field(ge=0)
 
 
 class _Place(NamedTuple):
@@ -98,7 +104,7 @@ def without_suspects(
     teller: Teller,
     leave_out: bool,
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[Sources, list[Suspect]]:
+) -> tuple[Sources, Look]:
     """Name the parts that stand out and leave them out of the sources if asked to; draw the most unusual places.
 
     With too few parts, or without the pretrained network, nothing is looked at; that is told where it matters. With
@@ -115,10 +121,13 @@ def without_suspects(
     if not order.resume:
         note.unlink(missing_ok=True)
     if order.resume and note.exists():
-        suspects = _read(note)
+        look = _read(note)
     else:
-        suspects = _found(order, sources, teller, leave_out, stop)
-        write_text(note, _SUSPECTS.dump_json(suspects, indent=2).decode() + "\n")
+        started = time.monotonic()
+        found = _found(order, sources, teller, leave_out, stop)
+        look = Look(suspects=found, seconds=time.monotonic() - started)
+        write_text(note, look.model_dump_json(indent=2) + "\n")
+    suspects = look.suspects
     left_out = {suspect.part for suspect in suspects if suspect.left_out}
     if suspects and bool(left_out) != leave_out:
         teller.warn("--resume: whether parts that stand out are left out was settled when the training began")
@@ -128,8 +137,8 @@ def without_suspects(
         picture = order.material.folder / PICTURE
         teller.warn(f"{len(names)} of {len(sources.survey.parts)} part(s) stand out, see {picture}: {fate}")
     if not left_out:
-        return sources, suspects
-    return sources.without(left_out, order.material.recipe.training.validation_share, order.seed), suspects
+        return sources, look
+    return sources.without(left_out, order.material.recipe.training.validation_share, order.seed), look
 
 
 def note_of(order: TrainingOrder) -> Path:
@@ -137,9 +146,9 @@ def note_of(order: TrainingOrder) -> Path:
     return order.material.folder / NOTE.format(method=order.method)
 
 
-def _read(note: Path) -> list[Suspect]:
+def _read(note: Path) -> Look:
     try:
-        return _SUSPECTS.validate_json(note.read_bytes())
+        return Look.model_validate_json(note.read_bytes())
     except (OSError, ValidationError) as error:
         raise UsageError(f"--resume: {note} is damaged; train without it") from error
 

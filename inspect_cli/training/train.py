@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,21 +86,37 @@ def train_material(
     Budget.parse(order.budget, len(order.maps))
     _check(order)
     note = note_of(order)
-    opened, started = open_order(order, teller), time.monotonic()
-    sources, suspects = without_suspects(order, opened, teller, robust, stop)
-    order = replace(order, budget=left_of(order.budget, time.monotonic() - started))
-    if order.method == AUTO:
-        order, trials = choose_method(order, sources, teller, stop)
-        _check(order)
-    folder = order.material.folder / order.method
-    busy = f"{folder}: is being trained or calibrated by another process; wait for it"
-    with lock_folder(folder, busy):
-        bundle = _train_locked(order, sources, trials, suspects, teller, stop)
-        prune_weights(folder, bundle.manifest)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    with ExitStack() as stack:
+        if order.method != AUTO:
+            stack.enter_context(_locked(order))
+        opened = open_order(order, teller)
+        if order.method != AUTO:
+            _kept(order, opened)  # what is refused is refused before any time is spent
+        sources, look = without_suspects(order, opened, teller, robust, stop)
+        order = replace(order, budget=left_of(order.budget, look.seconds))
+        if order.method == AUTO:
+            order, trials = choose_method(order, sources, teller, stop)
+            _check(order)
+            stack.enter_context(_locked(order))
+        bundle = _train_locked(order, sources, trials, look.suspects, teller, stop)
+        prune_weights(bundle.folder, bundle.manifest)
+        shutil.rmtree(bundle.folder / CHECKPOINTS, ignore_errors=True)
         for done in (order.material.folder / CHOICE, note):
             done.unlink(missing_ok=True)
     return bundle
+
+
+def _locked(order: TrainingOrder) -> AbstractContextManager[None]:
+    folder = order.material.folder / order.method
+    return lock_folder(folder, f"{folder}: is being trained or calibrated by another process; wait for it")
+
+
+def _kept(order: TrainingOrder, sources: Sources) -> tuple[Manifest, list[str]] | None:
+    """Return the model that is there and its maps that stay; see :func:`kept_maps`."""
+    recipe, tiling = order.material.recipe, tiling_for(order, sources)
+    made = (recipe.scoring.smooth_sigma_px, tiling.joining)
+    folder = order.material.folder / order.method
+    return kept_maps(folder, order.maps, recipe.maps, settings_of(order), tiling.size_px, made)
 
 
 def _check(order: TrainingOrder) -> None:
@@ -129,7 +145,7 @@ def _train_locked(
     recipe, settings = order.material.recipe, settings_of(order)
     folder = order.material.folder / order.method
     tiling = tiling_for(order, sources)
-    kept = kept_maps(folder, order.maps, recipe.maps, settings, tiling.size_px)
+    kept = _kept(order, sources)
     files = sources.files(list(order.maps))
     teller.say(
         f"training {order.method} on {_described_parts(sources)}; "
