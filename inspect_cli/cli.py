@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import sys
 from typing import Annotated, Any
@@ -33,6 +33,7 @@ from inspect_cli.errors import (
     UsageError,
     WorkerError,
 )
+from inspect_cli.store.atomic import is_full
 
 app = typer.Typer(
     name="inspect",
@@ -105,10 +106,11 @@ def _unexpected(error: Exception) -> int:
             "give a smaller batch (score: --batch, train: training.batch in the recipe), then run again",
             WorkerError.exit_code,
         )
+    if isinstance(error, OSError) and is_full(error):
+        return _told(f"error: {error.filename or 'output'}: {error.strerror}; free space", OutputError.exit_code)
     if isinstance(error, OSError) and error.filename is not None:
-        space = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        code = OutputError.exit_code if space else NoInputError.exit_code
-        return _told(f"error: {error.filename}: {error.strerror}; check the path and its permissions", code)
+        text = f"error: {error.filename}: {error.strerror}; check the path and its permissions"
+        return _told(text, NoInputError.exit_code)
     return _told(
         f"internal fault: {type(error).__name__}: {error}; run again with `inspect --debug ...` and report it",
         EXIT_INTERNAL,
@@ -122,5 +124,6 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _told(text: str, code: int) -> int:
-    typer.echo(text, err=True)
+    with contextlib.suppress(BrokenPipeError):  # who read stderr has left
+        typer.echo(text, err=True)
     return code

@@ -180,11 +180,13 @@ def test_resume_takes_up_the_choice(stripes, capsys, monkeypatch):
     assert train(stripes) == 130
     monkeypatch.undo()
     note = stripes / "models" / "stuff" / CHOICE
-    assert best([Trial(**entry) for entry in json.loads(note.read_text())]).method == "feature-direct"
+    choice = json.loads(note.read_text())
+    assert best([Trial(**entry) for entry in choice["trials"]]).method == "feature-direct"
+    assert choice["seconds"] > sum(entry["seconds"] for entry in choice["trials"]), "measuring takes time too"
     for older in (
         note.read_text().replace("crease", "stain"),
         note.read_text().replace("feature-direct", "gone"),
-        "[]",
+        json.dumps(choice | {"trials": []}),
     ):
         note.write_text(older)
         assert train(stripes, "--resume") == UsageError.exit_code

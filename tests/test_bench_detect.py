@@ -59,6 +59,26 @@ def test_rows_are_measured_kept_and_averaged(stripes, tmp_path, capsys, monkeypa
         )
 
 
+def test_a_table_of_another_version_is_not_overwritten(stripes, tmp_path, capsys):
+    table = tmp_path / "out" / "detect.csv"
+    table.parent.mkdir()
+    table.write_text("data,method,seed\nstripes,cae,0\n")
+    arguments = [
+        "bench",
+        "detect",
+        str(stripes),
+        "--methods",
+        "cae",
+        "--budget",
+        "1steps",
+        "--out",
+        str(table.parent),
+    ]
+    assert run(arguments) == UsageError.exit_code
+    assert "no column roi" in capsys.readouterr().err
+    assert "stripes,cae,0" in table.read_text()
+
+
 def test_means_are_over_folders_and_seeds_and_leave_out_what_is_missing():
     rows = [
         {"method": "a", "image_auroc": "", "pixel_auroc": 0.5, "pixel_aupr": 0.1, "au_pro": 0.2, "f1_max": None,

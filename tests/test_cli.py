@@ -15,7 +15,7 @@ import typer
 
 from inspect_cli import docs
 from inspect_cli.cli import app, run
-from inspect_cli.errors import EXIT_CODES
+from inspect_cli.errors import EXIT_CODES, OutputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -331,6 +331,21 @@ def test_a_full_disk_behind_stdout_ends_the_run_with_code_6(batch, models):
     assert done.returncode == shown.returncode == 6
     assert "error: standard output: cannot be written (No space left on device)" in done.stderr
     assert (batch / "test/inspection/foil/parts.csv").is_file()
+
+
+def test_only_what_is_refused_in_the_run_folder_is_a_fault_of_the_output(tmp_path):
+    from inspect_cli.outputs.finish import _told_as_output
+
+    for error, expected in (
+        (PermissionError(13, "Permission denied", str(tmp_path / "run/parts/P1/part.json")), OutputError),
+        (OSError(28, "No space left on device"), OutputError),
+        (PermissionError(13, "Permission denied", str(tmp_path / "batch/P1.tif")), PermissionError),
+        (BrokenPipeError(32, "Broken pipe"), BrokenPipeError),
+        (OSError(24, "Too many open files", 3), OSError),
+    ):
+        with pytest.raises(expected) as raised, _told_as_output(tmp_path / "run"):
+            raise error
+        assert type(raised.value) is expected
 
 
 def test_a_folder_that_may_not_be_looked_into_is_no_internal_fault(monkeypatch, tmp_path, capsys):

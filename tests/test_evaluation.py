@@ -315,8 +315,11 @@ def test_pictures_beside_masks_are_no_masks(tmp_path: Path) -> None:
     truth = Truth.open(tmp_path)
     assert truth.has("P1")
     assert not truth.has("P2")
+    _write_mask(tmp_path / "hole/3.png", np.ones((2, 2), np.uint8))
+    assert Truth.open(tmp_path).has("hole/3"), "names are told apart folder by folder"
+    assert truth.unmatched([]) == ["P1"]
     (tmp_path / "P1_mask.png").unlink()
-    assert Truth.open(tmp_path).without([tmp_path / "P1.png"]).files.keys() == {"P2"}
+    assert Truth.open(tmp_path).without([tmp_path / "P1.png"]).files.keys() == {"P2", "hole/3"}
 
 
 def test_a_box_names_the_kind_of_its_part_if_the_table_does(tmp_path: Path) -> None:

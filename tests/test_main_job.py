@@ -428,6 +428,28 @@ def test_tile_counts_and_leaves_what_was_cut(batch, tmp_path, capsys):
     assert told["tiles"] == len(files)
     assert {p.relative_to(out).as_posix() for p in out.rglob("y*.tif")} == files
     assert run([*arguments, "--seed", "-1"]) == 1
+    assert run(["tile", str(out), "--out", str(out), "--size", "16", "--force"]) == 1
+    assert "holds the part" in capsys.readouterr().err
+    assert {p.relative_to(out).as_posix() for p in out.rglob("y*.tif")} == files
+
+
+def test_tile_with_force_clears_up_after_a_cut_that_was_interrupted(batch, tmp_path, monkeypatch):
+    out = tmp_path / "patches"
+    arguments = ["tile", str(batch / "test"), "--out", str(out), "--size", "64", "--stride", "64", "--preview"]
+    assert run(arguments) == 0
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inspect_cli.outputs.tile_export.write_grid_picture", killed)
+        assert run([*arguments, "--force", "--stride", "40"]) == 130
+    assert len(list(out.rglob("y*.tif"))) > 0
+    assert run([*arguments[:-1], "--force"]) == 0
+    assert {p.relative_to(out).as_posix() for p in out.rglob("y*.tif")} == {
+        row["file"] for row in _rows(out / "index.csv")
+    }
+    assert not list(out.rglob("*_grid.png"))
 
 
 def test_shipped_model_scores_the_shipped_sample(tmp_path):
@@ -661,12 +683,35 @@ def test_limits_by_hand_are_not_stored_if_a_run_cannot_take_them(batch, models):
     assert {path: path.read_bytes() for path in models.rglob("manifest.json")} == stored
 
 
+def test_limits_from_good_parts_are_applied_to_the_run_that_gave_them(batch, models):
+    good = batch / "train"
+    arguments = ("--good", str(good), "--rule", "max", "--apply", str(good / "inspection/foil"))
+    assert threshold(models, *arguments) == 0
+    records = _records(good / "inspection/foil")
+    assert {record["verdict"] for record in records.values()} == {"pass"}
+    assert max(record["score"] for record in records.values()) == pytest.approx(1 / 1.1, rel=1e-3)
+
+
+def test_an_evaluation_does_not_outlive_a_run_that_died(scored, batch, models, monkeypatch):
+    assert run(["evaluate", str(scored), "--truth", str(batch / "ground_truth")]) == 0
+    assert threshold(models, "--value", "albedo=0.01") == 0
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inspect_cli.outputs.finish.write_tables", full)
+        assert score(batch, models) == 6
+    assert score(batch, models) == 0
+    assert not (scored / "evaluation.json").exists()
+
+
 def test_limits_from_good_parts_say_with_the_exit_code_that_one_was_left_out(batch, models, capsys):
     next((batch / "train/good").glob("*_albedo.tif")).unlink()
     assert threshold(models, "--good", str(batch / "train"), "--rule", "max") == 3
     told = capsys.readouterr()
     assert "origin: max" in told.out
-    assert "1 part(s) could not be read" in told.err
+    assert "1 part(s) could not be used" in told.err
 
 
 def test_limits_remember_the_stride_they_were_measured_at(batch, models, capsys):

@@ -77,12 +77,25 @@ def test_an_engine_that_differs_is_refused_and_a_faithful_one_is_checked_once(ti
     engine.score(tiles)
 
 
+class _NoneIsTooFew(_Mean):
+    def score(self, tiles):
+        return super().score(tiles.reshape(len(tiles), -1, *tiles.shape[2:]))
+
+
+def test_a_row_without_tiles_is_not_compared(tiles):
+    engine = CheckedEngine(_Wrong(1.0), _NoneIsTooFew())
+    assert engine.score(tiles[:0]).shape == (0, 32, 32)
+    engine.score(tiles)
+    assert engine.difference == 0
+
+
 def test_tiles_that_the_network_cannot_score_tell_nothing_of_the_engine(tiles):
     damaged = tiles.copy()
     damaged[:, :, 0, 0] = np.nan
     engine = CheckedEngine(_Wrong(1.001), _Mean())
     engine.score(damaged)
     assert engine.difference is None
+    engine.score(damaged[:0])
     damaged[1] = tiles[1]
     with pytest.raises(ModelError, match=r"differs .* 0\.001 "):
         engine.score(damaged)

@@ -63,7 +63,9 @@ def test_runs_hidden_files_and_masks_are_no_parts(tmp_path: Path) -> None:
         tmp_path,
         "P1.png",
         "inspection/riblet/parts/P1/image.png",
+        "inspection/riblet/.lock",
         "sub/inspection/riblet/parts/P1/mask.png",
+        "sub/inspection/riblet/.lock",
         "sub/inspection/samples.png",
         ".thumbs/P1.png",
         "._P1.png",
@@ -84,7 +86,8 @@ def test_batch_folder_may_itself_be_called_like_a_run(tmp_path: Path) -> None:
 
 def test_a_folder_of_parts_called_like_that_of_runs_is_read_without_the_runs(tmp_path: Path) -> None:
     fill(tmp_path, "inspection/P1.png", "inspection/left/P2.png", "inspection/foil/parts/P1/image.png")
-    assert ids(tmp_path, ANY) == ["inspection/P1", "inspection/left/P2"]
+    fill(tmp_path, "inspection/foil/.lock", "inspection/monday/parts/P3.png")
+    assert ids(tmp_path, ANY) == ["inspection/P1", "inspection/left/P2", "inspection/monday/parts/P3"]
 
 
 def test_results_written_inside_the_batch_by_another_name_are_no_parts(tmp_path: Path) -> None:
@@ -259,6 +262,7 @@ def test_every_ending_is_taken_and_runs_are_left_out(tmp_path: Path) -> None:
         gray(tmp_path / name)
     for name in "abc":
         gray(tmp_path / f"inspection/riblet/parts/{name}/{name}_normal.tif")
+    (tmp_path / "inspection/riblet/.lock").touch()
     maps = infer_maps(tmp_path)
     assert list(maps.items()) == [("albedo", MapSpec(files="{part}_albedo.*"))]
     assert ids(tmp_path, maps) == ["P1", "P2", "P3"]

@@ -249,6 +249,16 @@ def test_loss_curve_leaves_out_what_is_no_number(tmp_path, figures):
     assert validation.get_xydata().tolist() == [[10, 0.5]]
 
 
+def test_patch_histogram_has_room_for_any_number_of_maps(tmp_path, figures):
+    for count in (0, 1, 4, 40):
+        plots.save_patch_histogram(tmp_path / "p.png", {f"m{n}": [0.5] for n in range(count)})
+        (axes,) = figures[-1].axes
+        box = axes.get_window_extent()
+        assert box.height > 150
+        if count:
+            assert figures[-1].bbox.containsy(axes.get_legend().get_window_extent().y1 - 1)
+
+
 def test_threshold_histogram_has_a_panel_a_map_with_its_threshold(tmp_path, figures):
     good = {"albedo": [1e-4, 2e-4, np.nan], "normal": [0.5, 0.6]}
     plots.save_threshold_histogram(tmp_path / "t.png", good, {"albedo": 3e-4, "normal": 0.7}, {"albedo": [0.02]})

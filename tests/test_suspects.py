@@ -238,3 +238,16 @@ def test_parts_are_scored_by_what_was_trained_to_mark(dirty, monkeypatch):
     assert len(used) == LEAST_PARTS + 1  # one tells how long a tile takes
     for weights in used:
         assert all(weights[key].equal(learnt[0][key]) for key in learnt[0])
+
+
+def test_small_extra_patches_do_not_end_the_look(dirty, capsys):
+    """They make the tiles of the training smaller, not those of the look."""
+    recipe = dirty / "models" / "stuff" / "recipe.yaml"
+    recipe.write_text("material: stuff\nmaps: {image: {files: '{part}.*'}}\nmethod: {name: cae}\n")
+    (dirty / "more").mkdir()
+    cv2.imwrite(str(dirty / "more" / "gan_0.png"), np.full((48, 48), 120, np.uint8))
+    assert train(dirty, "--extra", str(dirty / "more")) in TRAINED
+    told = capsys.readouterr().err
+    assert "tiles of 48 px" in told
+    assert "tiles are at most 48 px" in told
+    assert "p3, map image: does not look like the other parts" in told

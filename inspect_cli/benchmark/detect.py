@@ -184,7 +184,13 @@ def _read(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if set(COLUMNS) <= set(row)]
+        rows = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+        if missing:
+            raise UsageError(
+                f"{path}: no column {', '.join(missing)}, as another version wrote it; choose another --out"
+            )
+        return list(rows)
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from inspect_cli import console
+from inspect_cli.errors import OutputError
 
 #: Columns of the first table, which fits in 80 characters: heading -> key.
 _COLUMNS: Final = {
@@ -55,10 +56,16 @@ def evaluate(
     result = evaluate_run(folder, truth, on_part=_tell_part)
     if result["unmatched"]:
         console.warn(f"{truth}: {unmatched_text(result['unmatched'])} of the run; is the truth named like the parts?")
-    console.out(_as_json(result) if as_json else _as_tables(result))
+    not_kept: list[OutputError] = []
     for path in (folder / EVALUATION, out):
-        if path is not None:
-            write_json(path, result)
+        try:
+            if path is not None:
+                write_json(path, result)
+        except OutputError as error:  # what was measured is printed all the same
+            not_kept.append(error)
+    console.out(_as_json(result) if as_json else _as_tables(result))
+    if not_kept:
+        raise not_kept[0]
 
 
 def _tell_part(number: int, parts: int, part_id: str) -> None:

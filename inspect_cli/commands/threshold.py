@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 GOOD_RULES = ("max", "quantile", "sigma")
 LABELLED_RULES = ("iou", "f1")
+#: So many parts are named in a message.
+NAMED = 5
 #: Option of a number -> the rule it belongs to.
 NUMBER_OF = {"margin": "max", "quantile": "quantile", "sigma": "sigma"}
 
@@ -120,14 +122,16 @@ def threshold(
     chosen = find_material(material, models)
     hardware = Hardware(device, parse_batch(batch), engine, precision)
     model = load_model(chosen, find_bundle(chosen.folder, method), hardware, stride)
-    runs = [find_run(run) for run in apply or []]
-    for run in runs:
-        check_applicable(run, model)
     failed: list[str] = []
+    calibration = None
     if good or labelled or value:
         if not os.access(model.bundle.folder, os.W_OK):
             raise OutputError(f"{model.bundle.folder}: cannot be written; copy the material into ./models first")
         calibration, failed = _new_limits(model, request)
+    runs = [find_run(run) for run in apply or []]
+    for run in runs:
+        check_applicable(run, model)  # before the limits are stored; --good may have made the run just now
+    if calibration is not None:
         bundle = model.bundle.with_calibration(calibration)
         write_card(bundle)
         model = replace(model, bundle=bundle)
@@ -136,7 +140,8 @@ def threshold(
         _apply(model, run)
     _tell(model, as_json)
     if failed:
-        raise InputError(f"{len(failed)} part(s) could not be read and do not count in the limits: {failed[0]}, ...")
+        named = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
+        raise InputError(f"{len(failed)} part(s) could not be used and do not count in the limits: {named}")
 
 
 def _check(request: _Request, applies: bool) -> None:

@@ -67,13 +67,13 @@ def tile(
     order = _order(folder, material, models, parse_names(maps), size, stride, random, seed, min_roi_share)
     parts = discover_parts(folder, order.maps, order.recipe.maps)
     if not plan:
-        check_out(out, force)
+        check_out(out, parts, force)
     placed, failed = _place(parts, order, place_tiles)
     cut = placed
     spent: dict[str, Any] = {}
     if not plan:
         started = time.monotonic()
-        remove_tiles(out)
+        remove_tiles(out, [part.id for part, _ in placed])
         rows: list[dict[str, Any]] = []
         cut = []
         with console.progress("cutting") as update:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from inspect_cli.methods.registry import AUTO, method_names
 
 if TYPE_CHECKING:
     from inspect_cli.evaluation.truth import Truth
+    from inspect_cli.images import Part
     from inspect_cli.recipe import MapSpec
     from inspect_cli.store.bundle import Bundle
     from inspect_cli.store.materials import Material
@@ -109,6 +111,7 @@ def train(
     wanted = _maps(chosen, parse_names(maps))
     recipe = chosen.recipe
     parts = discover_parts(folder, wanted, recipe.maps)
+    bad = () if defects is None else discover_parts(defects, wanted, recipe.maps)
     console.say(f"recipe: {chosen.folder / RECIPE}; data: {folder} ({len(parts)} parts)")
     order = TrainingOrder(
         material=chosen,
@@ -121,8 +124,8 @@ def train(
         half=half,
         resume=resume,
         extra=() if extra is None else discover_parts(extra, wanted, recipe.maps),
-        defects=() if defects is None else discover_parts(defects, wanted, recipe.maps),
-        truth=_truth(truth, defects),
+        defects=bad,
+        truth=_truth(truth, bad),
     )
     if preview_roi:
         for picture in write_rois(order, console):
@@ -188,14 +191,14 @@ def _maps(material: Material, names: list[str] | None) -> dict[str, MapSpec]:
     return {name: known[name] for name in names or known}
 
 
-def _truth(truth: Path | None, defects: Path | None) -> Truth | None:
+def _truth(truth: Path | None, defects: Sequence[Part]) -> Truth | None:
     from inspect_cli.evaluation.truth import Truth
 
     if truth is None:
         return None
-    if defects is None:
+    if not defects:
         raise UsageError("--truth: marks the defects of --defects; name that folder too")
-    return Truth.open(truth)
+    return Truth.open(truth).without(path for part in defects for path in part.files.values())
 
 
 def _method(name: str) -> str:

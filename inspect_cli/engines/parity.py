@@ -85,6 +85,8 @@ class CheckedEngine:
         """Compare the first tiles with the reference, once; return whether that is done."""
         if self._reference is None:
             return True
+        if not len(tiles):
+            return False
         reference = self._reference
         tiles, scores = tiles[:CHECKED_TILES], scores[:CHECKED_TILES]
         expected = reference.score(torch.from_numpy(np.ascontiguousarray(tiles))).float().numpy()

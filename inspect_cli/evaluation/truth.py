@@ -1,8 +1,8 @@
 """What is known to be defective: a folder of masks, or a table of boxes.
 
 ``<id>_mask.png`` (or, in a folder without such names, ``<id>.png``; TIFF and BMP too) marks defects with any value
-but zero. A part without a mask may have rows in ``boxes.csv``, whose filled rectangles are then its mask. A part that
-has neither is good.
+but zero; pictures of the parts themselves are none. A part without a mask may have rows in ``boxes.csv``, whose
+filled rectangles are then its mask. A part that has neither is good.
 """
 
 from __future__ import annotations
@@ -94,8 +94,12 @@ class Truth:
         return part_id in self.files or part_id in self.boxes
 
     def unmatched(self, part_ids: Iterable[str]) -> list[str]:
-        """Return the ids that have a mask or a box and are none of ``part_ids``, sorted."""
-        return sorted((self.files.keys() | self.boxes.keys()) - set(part_ids))
+        """Return the ids that have a mask or a box and are none of ``part_ids``, sorted.
+
+        Files without ``_mask`` in their names count only where there is nothing else: they may be pictures.
+        """
+        named = {name for name, path in self.files.items() if path.stem.endswith(MASK_ENDING)} | self.boxes.keys()
+        return sorted((named or self.files.keys()) - set(part_ids))
 
     def kind(self, part_id: str) -> str:
         """Name the kind of a part: the first folder of its id, its first box's, else ``defect`` or ``good``."""
@@ -148,10 +152,11 @@ def unmatched_text(names: Sequence[str]) -> str:
 def _list_masks(folder: Path) -> dict[str, Path]:
     """Return the mask files by part id; the preferred suffix wins.
 
-    Where files are named ``_mask``, others are no masks: they may be the parts' own pictures.
+    Beside files that are named ``_mask``, others are no masks: they may be the parts' own pictures.
     """
     found = [p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES and p.is_file()]
-    found = [p for p in found if p.stem.endswith(MASK_ENDING)] or found
+    named = {p.parent for p in found if p.stem.endswith(MASK_ENDING)}
+    found = [p for p in found if p.stem.endswith(MASK_ENDING) or p.parent not in named]
     found.sort(key=lambda p: (MASK_SUFFIXES.index(p.suffix.lower()), p), reverse=True)
     return {p.relative_to(folder).with_suffix("").as_posix().removesuffix(MASK_ENDING): p for p in found}
 

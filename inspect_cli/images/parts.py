@@ -11,7 +11,7 @@ from pathlib import Path
 from inspect_cli.errors import IncompleteError, InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES
 from inspect_cli.recipe.schema import PART, MapSpec
-from inspect_cli.store.layout import PARTS_FOLDER, RUN_FOLDER, RUN_RECORD, SAMPLES_PICTURE, TILE_INDEX
+from inspect_cli.store.layout import LOCK, PARTS_FOLDER, RUN_FOLDER, RUN_RECORD, SAMPLES_PICTURE, TILE_INDEX
 
 #: Files that lie beside the maps but are none.
 _NOT_A_MAP = re.compile(r"_(mask|roi)\.[^.]+$", re.IGNORECASE)
@@ -51,11 +51,14 @@ def beside(part: Part, pattern: str) -> Path:
     """Return a part's file by a pattern that the part was not discovered with; the expected one if there is none."""
     expected = part.folder / expected_file(pattern, part.id)
     wanted = _compile(pattern)
-    if expected.parent.is_dir():
-        for path in sorted(expected.parent.iterdir()):
-            match = wanted.match(path.relative_to(part.folder).as_posix())
-            if match is not None and match["folder"] + match["stem"] == part.id:
-                return path
+    try:
+        found = sorted(expected.parent.iterdir()) if expected.parent.is_dir() else []
+    except OSError as error:
+        raise InputError(f"{expected.parent}: cannot be listed ({error.strerror}); check its permissions") from error
+    for path in found:
+        match = wanted.match(path.relative_to(part.folder).as_posix())
+        if match is not None and match["folder"] + match["stem"] == part.id:
+            return path
     return expected
 
 
@@ -140,7 +143,8 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
 
 def _is_output(folder: Path, folders: Sequence[str], names: Sequence[str]) -> bool:
     """Whether a folder was written by ``inspect score``, which may have lost its record, or ``inspect tile``."""
-    if TILE_INDEX in names or (folder.parent.name == RUN_FOLDER and PARTS_FOLDER in folders):
+    beheaded = folder.parent.name == RUN_FOLDER and PARTS_FOLDER in folders and LOCK in names
+    if TILE_INDEX in names or beheaded:
         return True
     if RUN_RECORD not in names:
         return False

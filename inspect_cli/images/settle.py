@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class Settling:
         """
         if part.fault is not None:
             return None
-        if self.marker is not None and not (part.folder / expected_file(self.marker, part.id)).exists():
+        if self.marker is not None and not os.path.exists(part.folder / expected_file(self.marker, part.id)):  # noqa: PTH110  (False where it may not be looked at)
             return f"waits for its marker {expected_file(self.marker, part.id)}"
         return None if self._is_quiet(part) else "a file is still being written"
 

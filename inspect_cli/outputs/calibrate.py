@@ -44,7 +44,7 @@ class Stopped(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class NewLimits:
-    """Limits, and the parts of the folder that could not be read and do not count in them."""
+    """Limits, and the parts of the folder that could not be used and do not count in them."""
 
     calibration: Calibration
     failed: list[str]
@@ -107,7 +107,8 @@ def limits_from_labelled_folder(
     calibration = calibrate_labelled(
         scoring.smooth_sigma_px, model.tiles, _working_limits(model), pixels, rule, len(records), str(folder)
     )
-    known = Truth.open(truth)
+    pictures = (folder / entry["file"] for record in records for entry in record["maps"].values())
+    known = Truth.open(truth).without(pictures)
     if unmatched := known.unmatched(outcome.part for outcome in summary.outcomes):
         teller.warn(f"{truth}: {unmatched_text(unmatched)}, so they count for nothing")
     good = [r for r in records if not known.has(str(r["part"]))]

@@ -27,7 +27,7 @@ from inspect_cli.outputs.space import check_space
 from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
-from inspect_cli.store.atomic import output_error
+from inspect_cli.store.atomic import is_full, output_error
 from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_now
@@ -81,19 +81,24 @@ def score_batch(
 
 @contextlib.contextmanager
 def _told_as_output(run: Path) -> Iterator[None]:
-    """Turn what the system refuses into one clear line; faults of inputs have theirs already."""
+    """Turn what the system refuses in a run folder into one clear line, and a full disk."""
     try:
         yield
     except OSError as error:
-        raise output_error(Path(error.filename or run), error) from error
+        path = Path(error.filename) if isinstance(error.filename, str) else run
+        inside = isinstance(error.filename, str) and path.absolute().is_relative_to(run.absolute())
+        if inside or is_full(error):
+            raise output_error(path, error) from error
+        raise
 
 
 def _listed(run: Path) -> list[str] | None:
-    """Return the parts that a run lists before it is written anew, None where there is none."""
+    """Return the parts that a run lists before it is written anew, None where there is none that came to its end."""
     try:
-        return list(run_record(run)["parts"])
+        record = run_record(run)
     except NoInputError:
         return None
+    return None if record["exit_code"] is None else list(record["parts"])
 
 
 def _check_place(run: Path, folder: Path, parts: Sequence[Part], model: ScoringModel) -> None:
@@ -149,6 +154,7 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         others += [Outcome(entry["part"], error=entry["error"], pending=True) for entry in before["pending"]]
         planned = [*before["parts"], *(outcome.part for outcome in others)]
         summary = RunSummary(run, planned, interrupted=bool(before["interrupted"]))
+        (run / EVALUATION).unlink(missing_ok=True)  # it measured by other limits
         for part, record in records.items():
             key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
             stale = record["key"] != key.as_dict() and not stopper.wanted()
@@ -162,7 +168,6 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         summary.interrupted |= stopper.wanted()
         write_tables(run, summary.outcomes)
         write_run_record(summary, model, Path(before["input"]), before["started_utc"], before["exit_code"])
-        (run / EVALUATION).unlink(missing_ok=True)
     return summary
 
 

@@ -155,8 +155,10 @@ def note_not_reached(summary: RunSummary, model: ScoringModel) -> None:
     for part in summary.planned:
         if part in reached:
             continue
-        record = read_record(part_folder(summary.run, part))
-        if record is not None and (record["key"].get("scoring"), record["key"].get("limits")) == today:
+        folder = part_folder(summary.run, part)
+        record = read_record(folder)
+        judged_by = None if record is None else (record["key"].get("scoring"), record["key"].get("limits"))
+        if record is not None and judged_by == today and is_whole(folder, model, outputs_of(record)):
             outcome = Outcome(part, record, unchanged=True)
         else:
             outcome = Outcome(part, error="the run ended before it; the next run takes it", pending=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from inspect_cli.store.cells import safe_cell
 from inspect_cli.store.layout import TILE_INDEX
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 
+_TILE_NAME: Final = re.compile(r"y\d{5,}_x\d{5,}\.tif")
 COLUMNS: Final = ("file", "part", "map", "x_px", "y_px", "roi_share")
 
 Mask = NDArray[np.bool_]
@@ -131,29 +133,39 @@ def write_tiles(out: Path, part: Part, order: TileOrder, places: PartTiles) -> l
                 row = {"file": relative, "part": part.id, "map": name, "x_px": x, "y_px": y, "roi_share": share}
                 rows.append(row)
     except InputError:
-        _remove(out, [row["file"] for row in rows])
+        _remove_part(out, part.id)
         raise
     return rows
 
 
-def remove_tiles(out: Path) -> None:
-    """Remove the tiles that the index in ``out`` lists, so that none of an earlier cut stands beside new ones."""
+def remove_tiles(out: Path, parts: Iterable[str]) -> None:
+    """Remove what an earlier cut left in ``out``: the tiles of the parts that its index lists, and of ``parts``.
+
+    Raises
+    ------
+    OutputError
+        If something cannot be removed, or the index is damaged.
+    """
     index = out / TILE_INDEX
-    if not index.is_file():
-        return
+    before: list[str] = []
     try:
-        files = pq.read_table(index, columns=["file"])["file"].to_pylist()
+        if index.is_file():
+            before = pq.read_table(index, columns=["part"])["part"].to_pylist()
+            write_index(out, [])  # the folder stays known as one of tiles
+        for part in sorted({*before, *parts}):
+            _remove_part(out, part)
     except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{index}: cannot be read ({error}); remove {out} or choose another --out") from error
-    _remove(out, files)
-    index.unlink()
+        raise OutputError(f"{out}: an earlier cut cannot be removed ({error}); choose another --out") from error
 
 
-def _remove(out: Path, files: Iterable[str]) -> None:
-    for file in files:
-        path = out / file
-        if path.resolve().is_relative_to(out.resolve()):  # the index may have been written by anyone
-            path.unlink(missing_ok=True)
+def _remove_part(out: Path, part: str) -> None:
+    folder = (out / part).resolve()
+    if not folder.is_relative_to(out.resolve()):  # the index may have been written by anyone
+        return
+    for path in folder.glob("*/y*_x*.tif"):
+        if _TILE_NAME.fullmatch(path.name):
+            path.unlink()
+    folder.with_name(f"{folder.name}_grid.png").unlink(missing_ok=True)
 
 
 def _write_tile(tile: NDArray[Any], path: Path) -> None:
@@ -197,7 +209,11 @@ def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTil
     save_tile_grid(path, picture, places.positions, order.size_px, scale)
 
 
-def check_out(out: Path, force: bool) -> None:
-    """Raise UsageError if ``out`` holds tiles already and ``force`` is not given."""
+def check_out(out: Path, parts: Sequence[Part], force: bool) -> None:
+    """Raise UsageError if ``out`` holds parts that are to be cut, or tiles already and ``force`` is not given."""
+    place = out.resolve()
+    for path in (path for part in parts for path in part.files.values()):
+        if path.resolve().is_relative_to(place):
+            raise UsageError(f"--out {out}: holds the part {path.name}, which is to be cut; choose another --out")
     if (out / "index.csv").exists() and not force:
         raise UsageError(f"{out}: holds tiles already; choose another --out or give --force")

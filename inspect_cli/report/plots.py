@@ -46,7 +46,10 @@ def save_patch_histogram(path: Path, scores: Mapping[str, ArrayLike]) -> None:
     """
     # Room that is known beforehand: to find out how much all labels need takes longer than to draw them.
     figure = _figure(1, layout=None)
-    figure.subplots_adjust(left=0.15, right=0.92, bottom=0.17, top=_below_legend(figure, len(scores)))
+    legend_in = 0.1 + 0.2 * len(scores)
+    height_in = legend_in + max(2.0, figure.get_figheight() - legend_in)
+    figure.set_figheight(height_in)
+    figure.subplots_adjust(left=0.15, right=0.92, bottom=0.5 / height_in, top=1.0 - legend_in / height_in)
     axes = figure.add_subplot()
     edges = np.linspace(0.0, SCALE_MAX, _BINS + 1)
     any_known = False
@@ -218,11 +221,6 @@ def load_early() -> None:
     So the first part of a run does not wait for it at its end, and takes as much memory as the others.
     """
     threading.Thread(target=_figure, args=(1,), name="load-plots").start()
-
-
-def _below_legend(figure: Figure, lines: int) -> float:
-    """Return the share of a figure's height that lines of a legend above its axes leave."""
-    return 1.0 - (0.1 + 0.2 * lines) / float(figure.get_figheight())
 
 
 def _figure(panels: int, layout: Literal["constrained"] | None = "constrained") -> Figure:

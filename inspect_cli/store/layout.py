@@ -10,6 +10,8 @@ RUN_FOLDER: Final = "inspection"
 PARTS_FOLDER: Final = "parts"
 #: Picture that `inspect augment` writes into RUN_FOLDER beside the patches that it makes.
 SAMPLES_PICTURE: Final = "samples.png"
+#: The lock of a folder that one process at a time writes.
+LOCK: Final = ".lock"
 #: The record of a run, there from its start.
 RUN_RECORD: Final = "run.json"
 #: The record of a part, written last: the part is done.

@@ -12,9 +12,9 @@ from filelock import FileLock, Timeout
 
 from inspect_cli.errors import LockedError
 from inspect_cli.store.atomic import output_error, sweep_leftovers
+from inspect_cli.store.layout import LOCK
 from inspect_cli.store.timestamps import utc_now
 
-LOCK = ".lock"
 #: Who holds the lock, for the message to others.
 HOLDER = ".lock-holder"
 

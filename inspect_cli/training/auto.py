@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from inspect_cli.corruptions.trial import KINDS
 from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError, nearest
@@ -43,7 +43,13 @@ CLOSE: Final = 0.02
 
 #: What a trial keeps beside the recipe until the training that follows it is done.
 CHOICE: Final = ".auto.json"
-_TRIALS: Final = TypeAdapter(list[Trial])
+
+
+class Choice(BaseModel):
+    """What was tried, and the seconds that it took."""
+
+    trials: list[Trial]
+    seconds: float = Field(ge=0)
 
 
 def choose_method(
@@ -63,21 +69,20 @@ def choose_method(
         If ``stop`` said so.
     """
     note, started = order.material.folder / CHOICE, time.monotonic()
-    spent_s = 0.0
     if order.resume:
-        trials = _read_choice(note)
-        spent_s = sum(trial.seconds for trial in trials)
+        choice = _read_choice(note)
     else:
         part = _part_of(order.budget, TRIAL_SHARE / len(CANDIDATES))
         orders = [replace(_with_method(order, name), budget=part) for name in CANDIDATES]
         trials = [_try(candidate, sources, teller, stop) for candidate in orders]
         if all(trial.pixel_auroc is None for trial in trials):
             raise ModelError(f"no method could be tried: {'; '.join(f'{t.method}: {t.note}' for t in trials)}")
-        write_text(note, _TRIALS.dump_json(trials, indent=2).decode() + "\n")
-    for line in trial_lines(trials):
+        choice = Choice(trials=trials, seconds=time.monotonic() - started)
+        write_text(note, choice.model_dump_json(indent=2) + "\n")
+    for line in trial_lines(choice.trials):
         teller.say(line)
-    chosen = _with_method(order, best(trials).method)
-    return replace(chosen, budget=_left(order.budget, spent_s + time.monotonic() - started)), trials
+    chosen = _with_method(order, best(choice.trials).method)
+    return replace(chosen, budget=_left(order.budget, choice.seconds)), choice.trials
 
 
 def beside_others(order: TrainingOrder, teller: Teller) -> TrainingOrder:
@@ -141,17 +146,17 @@ def _left(budget: str, spent_s: float) -> str:
     return left_of(budget, spent_s) if steps is None else _part_of(budget, 1 - TRIAL_SHARE)
 
 
-def _read_choice(path: Path) -> list[Trial]:
+def _read_choice(path: Path) -> Choice:
     try:
-        trials = _TRIALS.validate_json(path.read_bytes())
+        choice = Choice.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UsageError(f"--resume: no interrupted training of method {AUTO}; train without it") from error
     except ValidationError as error:
         raise UsageError(f"--resume: {path} is damaged; train without it") from error
-    tried = [trial for trial in trials if trial.pixel_auroc is not None]
+    tried = [trial for trial in choice.trials if trial.pixel_auroc is not None]
     if not tried or any(t.method not in CANDIDATES or set(t.by_kind) != set(KINDS) for t in tried):
         raise UsageError(f"--resume: {path} is of another version of inspect; train without it")
-    return trials
+    return choice
 
 
 def best(trials: Iterable[Trial]) -> Trial:

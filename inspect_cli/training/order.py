@@ -108,6 +108,9 @@ def open_order(order: TrainingOrder, teller: Teller) -> Sources:
     sources = open_sources(parts, order.material.recipe, order.maps, order.material.folder, order.seed)
     for fault in sources.faults:
         teller.warn(f"left out: {fault}")
+    shortest_px = sources.extra.shortest_px
+    if sources.extra.parts and shortest_px < sources.survey.shortest_px:
+        teller.say(f"tiles are at most {shortest_px} px, the shorter side of the smallest of --extra")
     return sources
 
 

@@ -208,6 +208,7 @@ def _worst_places(
 ) -> list[_Place]:
     """Return the worst place of each part on one map, scored against the other half of the parts."""
     maps = len(order.maps)
+    sources = replace(sources, extra=Survey())  # they are not looked at, and may ask for smaller tiles
     look = replace(order, method=METHOD, defaults={}, budget=f"{steps_of_budget(order.budget, maps)}steps")
     parts = sources.survey.parts
     mixed = [parts[i] for i in np.random.default_rng([order.seed, 13]).permutation(len(parts))]
@@ -221,7 +222,7 @@ def _worst_places(
         marks = _trained(opened(sources), seconds_of(order.budget, maps, _SHARE_OF_TRAINING), name, teller, stop)
         tiles: int | None = None
         for known, others in (halves, halves[::-1]):
-            job = opened(replace(sources, split=Split(known, known), extra=Survey()))
+            job = opened(replace(sources, split=Split(known, known)))
             with closing(job):
                 engine = TorchEngine(job.detector, job.device)
                 job.detector.load_state_dict(marks)
