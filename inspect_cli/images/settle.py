@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,8 +60,9 @@ class Settling:
         """
         if part.fault is not None:
             return None
-        if self.marker is not None and not os.path.exists(part.folder / expected_file(self.marker, part.id)):  # noqa: PTH110  (False where it may not be looked at)
-            return f"waits for its marker {expected_file(self.marker, part.id)}"
+        marker = None if self.marker is None else expected_file(self.marker, part.id)
+        if marker is not None and not _is_there(part.folder / marker):
+            return f"waits for its marker {marker}"
         return None if self._is_quiet(part) else "a file is still being written"
 
     def _is_quiet(self, part: Part) -> bool:
@@ -99,6 +99,14 @@ class Settling:
             return self.now() - max((path.stat().st_mtime for path in part.files.values()), default=0.0)
         except OSError:
             return None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file can be seen; one in a folder that may not be looked into cannot."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _ends_in_zeros(path: Path) -> bool:
