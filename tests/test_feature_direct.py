@@ -1,12 +1,18 @@
 """Marks on features: what is learnt, what a mark is worth, and that nothing is learnt outside the ROI."""
 
+import json
+
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from inspect_cli.cli import run
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Batch
 from inspect_cli.methods.feature_ae import FeatureAutoencoder
 from inspect_cli.methods.feature_direct import _good_places
+from tests.helpers import TRAINED, material_of
 from tests.test_feature_ae import SIDE, texture
 
 
@@ -114,3 +120,15 @@ def test_several_channels_and_depths_of_different_size(channels):
     detector.fit(tiles)
     assert detector.score(tiles).shape == (4, SIDE, SIDE)
     assert detector.marks.place.shape == (1, 1, 16, 16)
+
+
+def test_a_training_in_time_ends_at_most_steps(tmp_path):
+    (tmp_path / "good").mkdir()
+    for number in range(3):
+        grey = np.random.default_rng(number).integers(0, 255, (80, 80)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "good" / f"p{number}.png"), grey)
+    material_of(tmp_path / "models", "stuff", tile_px=64, method="feature-direct", most_steps=2)
+    arguments = ["train", "-m", "stuff", "--models", str(tmp_path / "models"), "--data", str(tmp_path / "good")]
+    assert run([*arguments, "--budget", "10m"]) in TRAINED
+    manifest = json.loads((tmp_path / "models/stuff/feature-direct/manifest.json").read_text())
+    assert manifest["maps"]["image"]["steps"] == 2

@@ -141,6 +141,14 @@ def test_budget():
             Budget.parse(text, 1)
 
 
+def test_a_budget_in_time_ends_at_the_steps_that_are_of_use_and_one_in_steps_is_taken_at_its_word():
+    limited = Budget.parse("10m", 2).up_to(1000)
+    assert (limited.steps, limited.seconds) == (1000, 300)
+    assert limited.progress(1000) == 1
+    assert Budget.parse("10m", 2).up_to(None).steps is None
+    assert Budget.parse("4000steps", 2).up_to(1000).steps == 4000
+
+
 def test_what_was_done_before_the_training_is_taken_from_a_budget_in_time():
     assert left_of("2m", 12.34) == "107.7s"
     assert left_of("2m", 1000) == "48.0s"

@@ -67,6 +67,8 @@ class Detector(nn.Module, abc.ABC):
     supervised: ClassVar[bool] = False
     #: Good patches that :meth:`fit` looks at after training; 0 if there is nothing to fit.
     fit_patches: int = 0
+    #: Steps at which a budget in time ends, if it has not before: more would do harm. None: more never does.
+    most_steps: int | None = None
 
     def __init__(self, channels: int, tile_px: int, settings: Any) -> None:
         super().__init__()

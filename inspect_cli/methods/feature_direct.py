@@ -48,6 +48,11 @@ class FeatureDirectSettings(FeatureAeSettings):
         description="Weight of how far the brightness of cells of 16 px lies from what is usual against their "
         "surroundings.",
     )
+    most_steps: int = Field(
+        1000,
+        ge=1,
+        description="Steps at which a budget in time ends: with more the marks learn what made-up damage looks like.",
+    )
 
 
 class _Marks(nn.Module):
@@ -101,6 +106,7 @@ class FeatureDirect(FeatureAutoencoder):
         self.marks = _Marks(count, settings.marks_width, 2 * max(self.features.sides(tile_px)))
         self.tone = Tone(channels, tile_px)
         self._tone_weight = settings.tone_weight
+        self.most_steps = settings.most_steps
 
     def corruption(self) -> Corruption:
         """Return scattered defects."""

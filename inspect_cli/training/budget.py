@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from inspect_cli.errors import UsageError
@@ -39,6 +39,10 @@ class Budget:
         except ValueError as error:
             raise UsageError(f"--budget {error}") from error
         return cls(steps, None if seconds is None else seconds / maps)
+
+    def up_to(self, most_steps: int | None) -> Budget:
+        """Return the budget; one in time alone ends at ``most_steps`` too, if there is such a number."""
+        return replace(self, steps=most_steps) if self.steps is None else self
 
     def start(self, spent_s: float = 0.0) -> None:
         """Start the clock, ``spent_s`` after the beginning."""

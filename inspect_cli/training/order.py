@@ -153,7 +153,7 @@ def open_job(order: TrainingOrder, name: str, sources: Sources, files: list[Trai
         if labelled
         else None,
         spec=recipe.training,
-        budget=Budget.parse(order.budget, len(order.maps)),
+        budget=Budget.parse(order.budget, len(order.maps)).up_to(detector.most_steps),
         seed=order.seed,
         device=choose_device(order.device),
         checkpoint=order.material.folder / order.method / CHECKPOINTS / name,
