@@ -18,6 +18,7 @@ from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
+from inspect_cli.training.outliers import LEAST_PARTS, outliers
 
 #: Windows that are scored, and their side: so many tiles, or one where tiles are large.
 WINDOWS: Final = 12
@@ -52,17 +53,29 @@ def provisional_calibration(
     detectors: Mapping[str, Detector],
     device: torch.device,
     seed: int,
-) -> Calibration:
-    """Return limits from windows of the validation parts: the largest peak times ``MARGIN``."""
-    limits = {}
+) -> tuple[Calibration, list[str]]:
+    """Return limits from windows of the validation parts, the largest peak times ``MARGIN``, and warnings.
+
+    A part whose peak lies far above those of the others is no good one, or one of its kind alone: it sets no limit,
+    and is told.
+    """
+    limits, warnings = {}, []
     for name, detector in detectors.items():
         engine = TorchEngine(detector, device)
-        pixel = patch = 0.0
+        peaks: dict[str, MapLimit] = {}
         for part, window in _windows(tiling, parts, rois, name, seed):
-            found = _peaks(recipe, tiling, part, name, window, rois[part.id], trained[name], engine)
-            pixel, patch = max(pixel, found[0]), max(patch, found[1])
-        limits[name] = MapLimit(pixel=max(pixel * MARGIN, LEAST_LIMIT), patch=max(patch * MARGIN, LEAST_LIMIT))
-    return Calibration(
+            pixel, patch = _peaks(recipe, tiling, part, name, window, rois[part.id], trained[name], engine)
+            known = peaks.get(part.id, MapLimit(pixel=LEAST_LIMIT, patch=LEAST_LIMIT))
+            peaks[part.id] = MapLimit(pixel=max(pixel, known.pixel), patch=max(patch, known.patch))
+        for part_id, times in _far_above({part_id: peak.pixel for part_id, peak in peaks.items()}).items():
+            del peaks[part_id]
+            warnings.append(
+                f"map {name}: held-out part {part_id} scores {times:.1f} times as high as is usual for good ones: "
+                "look whether it is good; it does not count in the provisional limit"
+            )
+        pixel, patch = (max(getattr(peak, kind) for peak in peaks.values()) for kind in ("pixel", "patch"))
+        limits[name] = MapLimit(pixel=pixel * MARGIN, patch=patch * MARGIN)
+    calibration = Calibration(
         limits=limits,
         rule="max",
         provisional=True,
@@ -74,6 +87,15 @@ def provisional_calibration(
         false_alarm_rate=None,
         created_utc=utc_now(),
     )
+    return calibration, warnings
+
+
+def _far_above(peaks: Mapping[str, float]) -> dict[str, float]:
+    """Return the parts whose peak lies far above the others', and how many times above the median."""
+    if len(peaks) < LEAST_PARTS:
+        return {}
+    times, far = outliers(list(peaks.values()))
+    return {part_id: float(times[i]) for i, part_id in enumerate(peaks) if far[i]}
 
 
 def _windows(

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
-from scipy.stats import median_abs_deviation
 from torch import Tensor
 
 from inspect_cli.engines import TorchEngine
@@ -36,6 +35,7 @@ from inspect_cli.tiles.tiling import Tiling, count_of_area
 from inspect_cli.training.batches import MapTraining, fit_tiles
 from inspect_cli.training.loop import Interrupted, train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
+from inspect_cli.training.outliers import LEAST_PARTS, outliers
 from inspect_cli.training.prepare import Mask, Split, Survey
 from inspect_cli.training.provisional import WindowReader
 from inspect_cli.training.sources import Sources
@@ -54,16 +54,6 @@ _SHARE_OF_TRAINING: Final = 0.15
 _SHARE_OF_LOOKING: Final = 0.15
 #: Tiles by which the time of one is found out.
 _TRIED: Final = 2
-#: Parts below this number say too little of what is usual.
-LEAST_PARTS: Final = 8
-#: A part is named when its worst place lies so many robust standard deviations (of the logarithm) above the median;
-#: of few parts the deviation is known badly, so it must be more by ``_FAR_OF_FEW`` over their number ...
-FAR: Final = 2.5
-_FAR_OF_FEW: Final = 16
-#: ... and it is worse than the median of the parts' worst by this factor.
-WORSE: Final = 2.0
-#: Least robust standard deviation: parts that are all alike must not make a harmless one stand out.
-_LEAST_SPREAD: Final = 0.06
 #: Patches of 128 px that are looked at: ten for each second of the budget, within these bounds.
 _PATCHES: Final = (600, 6000)
 _A_SECOND: Final = 10
@@ -192,15 +182,8 @@ def ranked(places: Sequence[_Place]) -> list[Unusual]:
     """Return the places, worst first, with their score over the median, and whether it is far above the others'."""
     if not places:
         return []
-    values = np.log(np.maximum([place.score for place in places], np.finfo(float).tiny))
-    middle = float(np.median(values))
-    spread = max(float(median_abs_deviation(values, scale="normal")), _LEAST_SPREAD)
-    times = np.exp(values - middle)
-    far = (FAR + _FAR_OF_FEW / len(places)) * spread
-    return [
-        Unusual(places[i], float(times[i]), bool(values[i] - middle >= far and times[i] >= WORSE))
-        for i in np.argsort(-values)
-    ]
+    times, far = outliers([place.score for place in places])
+    return [Unusual(places[i], float(times[i]), bool(far[i])) for i in np.argsort(-times)]
 
 
 def _worst_places(

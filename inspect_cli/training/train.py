@@ -156,7 +156,7 @@ def _train_locked(
     entries = {name: found.entry for name, found in trained.items()}
     detectors = {name: found.detector for name, found in trained.items()}
     device = choose_device(order.device)
-    calibration = provisional_calibration(
+    calibration, unusual = provisional_calibration(
         recipe, tiling, sources.split.validation, sources.survey.rois, entries, detectors, device, order.seed
     )
     manifest = Manifest(
@@ -170,7 +170,9 @@ def _train_locked(
         recipe_sha256=recipe.digest(),
         maps=entries,
         training_set=files,
-        warnings=[warning for found in trained.values() for warning in found.warnings] + copy_warnings(files),
+        warnings=[warning for found in trained.values() for warning in found.warnings]
+        + copy_warnings(files)
+        + unusual,
         calibration=calibration,
         trials=trials,
         checks={name: found.check for name, found in trained.items() if found.check is not None},

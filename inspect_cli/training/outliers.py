@@ -1,0 +1,38 @@
+"""Which of some parts lie far above the others, as defective ones do among good ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import median_abs_deviation
+
+#: Parts below this number say too little of what is usual.
+LEAST_PARTS: Final = 8
+#: A part stands out when its score lies so many robust standard deviations (of the logarithm) above the median; of
+#: few parts the deviation is known badly, so it must be more by ``_FAR_OF_FEW`` over their number ...
+FAR: Final = 2.5
+_FAR_OF_FEW: Final = 16
+#: ... and it is above the median by this factor.
+WORSE: Final = 2.0
+#: Least robust standard deviation: parts that are all alike must not make a harmless one stand out.
+_LEAST_SPREAD: Final = 0.06
+
+
+class Outliers(NamedTuple):
+    """Scores over their median, and whether each lies far above the others, both (n,)."""
+
+    times: NDArray[np.float64]
+    far: NDArray[np.bool_]
+
+
+def outliers(scores: Sequence[float]) -> Outliers:
+    """Return how far each of the scores (at least one, at least 0 each) lies above the others."""
+    values = np.log(np.maximum(scores, np.finfo(float).tiny))
+    middle = float(np.median(values))
+    spread = max(float(median_abs_deviation(values, scale="normal")), _LEAST_SPREAD)
+    times = np.exp(values - middle)
+    far = (FAR + _FAR_OF_FEW / len(values)) * spread
+    return Outliers(times, (values - middle >= far) & (times >= WORSE))

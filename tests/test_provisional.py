@@ -1,0 +1,58 @@
+"""Limits to start with: held-out parts set them, but for one that lies far above the others."""
+
+import numpy as np
+import pytest
+import torch
+
+from inspect_cli.images import Part
+from inspect_cli.methods import build_detector
+from inspect_cli.recipe import parse_recipe
+from inspect_cli.tiles.tiling import tiling_of
+from inspect_cli.training import provisional
+from inspect_cli.training.outliers import LEAST_PARTS, outliers
+from inspect_cli.training.provisional import MARGIN, provisional_calibration
+
+RECIPE = parse_recipe("material: stuff\nmaps: {image: {files: '{part}.png'}}\ntiles: {size_px: 32}\n", "test")
+
+
+def calibrated(monkeypatch, tmp_path, peaks: list[float]):
+    """Return what is made of held-out parts whose windows have these peaks; each part has two windows."""
+    parts = [Part(f"p{number}", {}, tmp_path) for number in range(len(peaks))]
+    windows = [(part, (0, 0, 32, 32)) for part in parts * 2]
+    by_part = {part.id: [0.5 * peak, peak] for part, peak in zip(parts, peaks, strict=True)}
+    monkeypatch.setattr(provisional, "_windows", lambda *_: windows)
+    monkeypatch.setattr(
+        provisional, "_peaks", lambda recipe, tiling, part, *_: ((peak := by_part[part.id].pop()), 0.1 * peak)
+    )
+    detectors = {"image": build_detector("cae", 1, 32, {})}
+    return provisional_calibration(
+        RECIPE, tiling_of(RECIPE.tiles), parts, {p.id: None for p in parts}, {"image": None}, detectors,
+        torch.device("cpu"), 0,
+    )  # fmt: skip
+
+
+def test_the_largest_peak_of_any_window_sets_the_limit(monkeypatch, tmp_path):
+    found, warnings = calibrated(monkeypatch, tmp_path, [1.0, 1.2, 0.9, 1.1, 1.0, 1.3, 1.0, 1.1])
+    assert found.limits["image"].pixel == pytest.approx(1.3 * MARGIN)
+    assert found.limits["image"].patch == pytest.approx(0.13 * MARGIN)
+    assert warnings == []
+
+
+def test_a_part_far_above_the_others_sets_no_limit_and_is_told(monkeypatch, tmp_path):
+    found, warnings = calibrated(monkeypatch, tmp_path, [1.0, 1.2, 0.9, 9.0, 1.0, 1.3, 1.0, 1.1])
+    assert found.limits["image"].pixel == pytest.approx(1.3 * MARGIN)
+    assert len(warnings) == 1
+    assert "map image: held-out part p3 scores 8.6 times as high as is usual" in warnings[0]
+
+
+def test_of_few_parts_none_is_left_out(monkeypatch, tmp_path):
+    found, warnings = calibrated(monkeypatch, tmp_path, [1.0] * (LEAST_PARTS - 2) + [9.0])
+    assert found.limits["image"].pixel == pytest.approx(9.0 * MARGIN)
+    assert warnings == []
+
+
+def test_parts_that_vary_have_no_outlier_and_equal_ones_none_either():
+    assert not outliers(np.geomspace(1, 8, 20)).far.any()
+    assert not outliers([1.0] * 10).far.any()
+    assert not outliers([0.0] * 10).far.any()
+    assert not outliers([1.0] * 9 + [1.9]).far.any(), "not twice as high"
