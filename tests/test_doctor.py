@@ -7,6 +7,8 @@ import pytest
 from inspect_cli.benchmark import doctor
 from inspect_cli.benchmark.doctor import available_memory_gb, threads, usable_processors
 from inspect_cli.cli import run
+from inspect_cli.engines import Hardware
+from inspect_cli.methods import build_detector
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,19 @@ def test_every_finding_is_told_as_json_and_as_lines(models, tmp_path, capsys, mo
     assert run(["doctor", "--models", str(models)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(found) + sum(entry["advice"] != "" for entry in found)
+
+
+def test_speed_is_that_of_the_tiles_a_megapixel_has(monkeypatch):
+    """The stand-in takes a second a tile: at tiles of 128 px a step of 64, at 512 px one of 384."""
+    now = [0.0]
+
+    class Slow:
+        def score(self, tiles):
+            now[0] += len(tiles)
+
+    monkeypatch.setattr(doctor.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(doctor, "make_engine", lambda *_: Slow())
+    monkeypatch.setattr(doctor, "_ways", lambda: [Hardware("cpu", 0, "torch")])
+    for tile_px, seconds in ((128, "244.14"), (512, "6.78")):
+        (found,) = doctor._timed("stuff", build_detector("cae", 1, tile_px, {}))
+        assert found.found.startswith(f"stuff: {seconds} s a megapixel")

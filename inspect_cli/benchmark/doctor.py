@@ -24,9 +24,10 @@ from inspect_cli.errors import InspectError
 from inspect_cli.methods.base import Detector
 from inspect_cli.store.bundle import Bundle, find_bundle
 from inspect_cli.store.materials import find_material, known_materials
+from inspect_cli.tiles.tiling import count_of_area, suited_stride_px
 
-_TILES_PER_MPX: Final = 1e6 / 64**2  # at stride 64
 _TIMED_TILES: Final = 64
+_FEWEST_TIMED: Final = 4
 _LEAST_MEMORY_GB: Final = 2.0
 _LEAST_DISK_GB: Final = 2.0
 #: Faster than float32 by so much is worth a word.
@@ -158,7 +159,9 @@ def _speed(bundles: dict[str, Bundle]) -> Iterator[Finding]:
 
 
 def _timed(material: str, detector: Detector) -> Iterator[Finding]:
-    shape = (_TIMED_TILES, detector.channels, detector.tile_px, detector.tile_px)
+    count = count_of_area(_TIMED_TILES, detector.tile_px, _FEWEST_TIMED)
+    tiles_per_mpx = 1e6 / suited_stride_px(detector.tile_px) ** 2
+    shape = (count, detector.channels, detector.tile_px, detector.tile_px)
     tiles = np.random.default_rng(0).random(shape, np.float32)
     exact_s = None
     for way in _ways():
@@ -168,7 +171,7 @@ def _timed(material: str, detector: Detector) -> Iterator[Finding]:
             engine.score(tiles)
             start = time.perf_counter()
             engine.score(tiles)
-            spent_s = (time.perf_counter() - start) / _TIMED_TILES * _TILES_PER_MPX
+            spent_s = (time.perf_counter() - start) / count * tiles_per_mpx
         except InspectError as error:
             yield Finding("speed", f"{material}, {options}: refused ({error})")
             continue
