@@ -122,7 +122,7 @@ def test_several_channels_and_depths_of_different_size(channels):
     assert detector.marks.place.shape == (1, 1, 16, 16)
 
 
-def test_a_training_in_time_ends_at_most_steps(tmp_path):
+def test_a_training_in_time_ends_at_most_steps(tmp_path, capsys):
     (tmp_path / "good").mkdir()
     for number in range(3):
         grey = np.random.default_rng(number).integers(0, 255, (80, 80)).astype(np.uint8)
@@ -132,3 +132,4 @@ def test_a_training_in_time_ends_at_most_steps(tmp_path):
     assert run([*arguments, "--budget", "10m"]) in TRAINED
     manifest = json.loads((tmp_path / "models/stuff/feature-direct/manifest.json").read_text())
     assert manifest["maps"]["image"]["steps"] == 2
+    assert "(more than that do harm)" in capsys.readouterr().err

@@ -225,6 +225,12 @@ def preview_rois(order: TrainingOrder, teller: Teller) -> list[Path]:
     return [picture]
 
 
+def _enough(job: MapTraining, step: int) -> str:
+    """Return why a training ended before its time."""
+    ended = job.budget.seconds is not None and step == job.detector.most_steps
+    return " (more than that do harm)" if ended else ""
+
+
 def _described_parts(sources: Sources) -> str:
     text = f"{len(sources.split.train)} part(s), validating on {len(sources.split.validation)}"
     if sources.extra.parts:
@@ -294,7 +300,8 @@ def _described(
         stopped_early=state.stopped_early,
     )
     teller.say(
-        f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s, validation loss {state.best_loss:.6f}"
+        f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s{_enough(job, state.step)}, "
+        f"validation loss {state.best_loss:.6f}"
         + ("" if explained is None else f", explains {explained:.1%} of the variance")
     )
     check = _checked(order, name, job, state, sources, teller)
