@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +34,7 @@ from inspect_cli.errors import (
     UsageError,
     WorkerError,
 )
-from inspect_cli.store.atomic import is_full
+from inspect_cli.store.atomic import is_full, output_error
 
 app = typer.Typer(
     name="inspect",
@@ -107,7 +108,7 @@ def _unexpected(error: Exception) -> int:
             WorkerError.exit_code,
         )
     if isinstance(error, OSError) and is_full(error):
-        return _told(f"error: {error.filename or 'output'}: {error.strerror}; free space", OutputError.exit_code)
+        return _told(f"error: {output_error(Path(error.filename or 'output'), error)}", OutputError.exit_code)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"error: {error.filename}: {error.strerror}; check the path and its permissions"
         return _told(text, NoInputError.exit_code)

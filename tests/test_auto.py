@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,16 @@ from inspect_cli.cli import run
 from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
 from inspect_cli.errors import ModelError, RecipeError, UsageError
 from inspect_cli.methods.registry import AUTO
+from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import Manifest, Trial
 from inspect_cli.store.materials import Material
 from inspect_cli.training import auto, trial
 from inspect_cli.training.auto import CANDIDATES, CHOICE, beside_others, best, trial_lines
+from inspect_cli.training.budget import Budget
 from inspect_cli.training.order import TrainingOrder
+from inspect_cli.training.trial import trial_windows
 from tests.helpers import TRAINED, Quiet, material_of
 
 
@@ -204,3 +208,29 @@ def test_what_does_not_go_with_auto_is_refused(stripes, more, words, capsys):
     arguments = [str(stripes / word) if word == "good" else word for word in more]
     assert train(stripes, *arguments) == UsageError.exit_code
     assert words in capsys.readouterr().err
+
+
+def test_the_windows_of_a_trial_follow_its_time_whatever_the_steps_it_may_take(monkeypatch):
+    counts = []
+
+    class Source:
+        def batch(self, step, count):
+            counts.append(count)
+            return np.zeros((count, 8, 8), np.uint8), None
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("inspect_cli.training.trial.good_sampler", lambda *_, **__: Source())
+    recipe = parse_recipe("material: m\nmaps: {image: {files: '{part}.png'}}\n", "test")
+    order = SimpleNamespace(material=SimpleNamespace(recipe=recipe))
+    sources = SimpleNamespace(survey=SimpleNamespace(shortest_px=256))
+    for steps in (None, 1000):
+        job = SimpleNamespace(
+            budget=Budget(steps, 20.0),
+            detector=SimpleNamespace(tile_px=256),
+            seed=0,
+            preprocess=SimpleNamespace(to_network=lambda *_: None, fill=(0.0,)),
+        )
+        trial_windows(job, order, "image", sources)
+    assert counts[0] == counts[1]

@@ -316,9 +316,11 @@ def test_pictures_beside_masks_are_no_masks(tmp_path: Path) -> None:
     assert truth.has("P1")
     assert not truth.has("P2")
     _write_mask(tmp_path / "hole/3.png", np.ones((2, 2), np.uint8))
-    assert Truth.open(tmp_path).has("hole/3"), "names are told apart folder by folder"
+    assert not Truth.open(tmp_path).has("hole/3")
+    assert Truth.open(tmp_path).passed_over(["P1", "hole/3", "P4"]) == ["hole/3"]
     assert truth.unmatched([]) == ["P1"]
     (tmp_path / "P1_mask.png").unlink()
+    assert Truth.open(tmp_path).passed_over(["P2"]) == []
     assert Truth.open(tmp_path).without([tmp_path / "P1.png"]).files.keys() == {"P2", "hole/3"}
 
 
@@ -662,6 +664,11 @@ def test_a_failed_part_is_counted_once_and_truth_of_no_part_is_told(
     assert result["unfinished"] == 2, "torn, which failed, and begun"
     assert result["unmatched"] == ["dent/A"]
     assert "1 name(s) match no part (dent/A)" in told.err
+    _write_mask(small_run.truth / "good/g0.png", np.ones((30, 22), np.uint8))
+    assert main(["evaluate", str(small_run.run), "--truth", str(small_run.truth), "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["good"] == 2
+    assert "1 part(s) count as good: their files (good/g0) are not named <part>_mask" in told.err
 
 
 def test_results_are_printed_where_they_cannot_be_kept(

@@ -445,11 +445,22 @@ def test_tile_with_force_clears_up_after_a_cut_that_was_interrupted(batch, tmp_p
         patch.setattr("inspect_cli.outputs.tile_export.write_grid_picture", killed)
         assert run([*arguments, "--force", "--stride", "40"]) == 130
     assert len(list(out.rglob("y*.tif"))) > 0
-    assert run([*arguments[:-1], "--force"]) == 0
+    own = out / "my_grid.png"
+    own.touch()
+    (tmp_path / "other").mkdir()
+    (out / "good/g003/linked").symlink_to(tmp_path / "other")
+    (tmp_path / "other/y00000_x00000.tif").touch()
+    other_parts = ["tile", str(batch / "test/dent"), *arguments[2:-1]]
+    assert run([*other_parts, "--force"]) == 0
+    assert own.is_file()
+    assert (tmp_path / "other/y00000_x00000.tif").is_file()
+    own.unlink()
+    (out / "good/g003/linked").unlink()
     assert {p.relative_to(out).as_posix() for p in out.rglob("y*.tif")} == {
         row["file"] for row in _rows(out / "index.csv")
     }
     assert not list(out.rglob("*_grid.png"))
+    assert not (out / ".cut.json").exists()
 
 
 def test_shipped_model_scores_the_shipped_sample(tmp_path):
@@ -674,6 +685,12 @@ def test_the_evaluation_of_parts_that_left_does_not_stand(scored, batch, models)
         path.unlink()
     assert score(batch, models) == 0
     assert not (scored / "evaluation.json").exists()
+
+
+def test_a_run_that_cannot_take_limits_is_told_before_good_parts_are_scored(batch, models, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert threshold(models, "--good", str(batch / "train"), "--rule", "max", "--apply", str(tmp_path / "empty")) == 4
+    assert "scoring" not in capsys.readouterr().err
 
 
 def test_limits_by_hand_are_not_stored_if_a_run_cannot_take_them(batch, models):

@@ -1,5 +1,8 @@
 """Limits to start with: held-out parts set them, but for one that lies far above the others."""
 
+from collections import Counter
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,10 +10,11 @@ import torch
 from inspect_cli.images import Part
 from inspect_cli.methods import build_detector
 from inspect_cli.recipe import parse_recipe
+from inspect_cli.store.manifest import MapLimit
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training import provisional
 from inspect_cli.training.outliers import LEAST_PARTS, outliers
-from inspect_cli.training.provisional import MARGIN, provisional_calibration
+from inspect_cli.training.provisional import MARGIN, _far_above, _windows, provisional_calibration
 
 RECIPE = parse_recipe("material: stuff\nmaps: {image: {files: '{part}.png'}}\ntiles: {size_px: 32}\n", "test")
 
@@ -41,8 +45,37 @@ def test_the_largest_peak_of_any_window_sets_the_limit(monkeypatch, tmp_path):
 def test_a_part_far_above_the_others_sets_no_limit_and_is_told(monkeypatch, tmp_path):
     found, warnings = calibrated(monkeypatch, tmp_path, [1.0, 1.2, 0.9, 9.0, 1.0, 1.3, 1.0, 1.1])
     assert found.limits["image"].pixel == pytest.approx(1.3 * MARGIN)
+    assert found.parts == 7
+    assert found.origin.endswith("windows of held-out good parts, times 1.5, without p3")
     assert len(warnings) == 1
     assert "map image: held-out part p3 scores 8.6 times as high as is usual" in warnings[0]
+
+
+def test_a_part_far_above_the_others_in_its_patches_alone_is_no_less_so(monkeypatch, tmp_path):
+    usual = MapLimit(pixel=1.0, patch=0.1)
+    peaks = {f"p{number}": usual for number in range(LEAST_PARTS)} | {"odd": MapLimit(pixel=1.1, patch=0.9)}
+    assert _far_above(peaks) == {"odd": pytest.approx(9.0)}
+
+
+def test_more_than_a_tenth_of_the_parts_are_a_kind_and_no_exceptions(monkeypatch, tmp_path):
+    found, warnings = calibrated(monkeypatch, tmp_path, [1.0, 1.1, 0.9, 1.0, 1.0, 1.05, 3.0, 3.1])
+    assert found.limits["image"].pixel == pytest.approx(3.1 * MARGIN)
+    assert warnings == []
+
+
+def test_where_most_parts_score_nothing_none_is_left_out(monkeypatch, tmp_path):
+    found, warnings = calibrated(monkeypatch, tmp_path, [0.0] * 9 + [0.3])
+    assert found.limits["image"].pixel == pytest.approx(0.3 * MARGIN)
+    assert warnings == []
+
+
+@pytest.mark.parametrize(("parts", "windows"), [(1, 12), (5, 15), (8, 16), (12, 12), (40, 40)])
+def test_every_part_has_as_many_windows(parts, windows, tmp_path):
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((40, 40), np.uint8))
+    held_out = [Part(f"p{number}", {"image": tmp_path / "p.png"}, tmp_path) for number in range(parts)]
+    drawn = _windows(tiling_of(RECIPE.tiles), held_out, dict.fromkeys(p.id for p in held_out), "image", 0)
+    assert len(drawn) == windows
+    assert len(set(Counter(part.id for part, _ in drawn).values())) == 1
 
 
 def test_of_few_parts_none_is_left_out(monkeypatch, tmp_path):

@@ -24,7 +24,7 @@ from inspect_cli.errors import InspectError
 from inspect_cli.methods.base import Detector
 from inspect_cli.store.bundle import Bundle, find_bundle
 from inspect_cli.store.materials import find_material, known_materials
-from inspect_cli.tiles.tiling import count_of_area, suited_stride_px
+from inspect_cli.tiles.tiling import count_of_area, tiling_of
 
 _TIMED_TILES: Final = 64
 _FEWEST_TIMED: Final = 4
@@ -47,7 +47,7 @@ def examine(models: Path | None, on_finding: Callable[[Finding], None]) -> list[
     """Look at everything and return the findings; ``on_finding`` gets each when it is known."""
     findings = []
     bundles = {name: found for name, found in _bundles(models) if isinstance(found, Bundle)}
-    for finding in chain(_installation(), _materials(models), _speed(bundles)):
+    for finding in chain(_installation(), _materials(models), _speed(bundles, models)):
         findings.append(finding)
         on_finding(finding)
     return findings
@@ -145,7 +145,7 @@ def _materials(models: Path | None) -> Iterator[Finding]:
         yield Finding("material", f"{name}: {found.manifest.method} in {found.folder}", advice if provisional else "")
 
 
-def _speed(bundles: dict[str, Bundle]) -> Iterator[Finding]:
+def _speed(bundles: dict[str, Bundle], models: Path | None) -> Iterator[Finding]:
     """Time the first material's first network in every engine and precision that runs here."""
     yield Finding("matrix products", f"{matrix_rate(3) / 1e9:.0f} GFLOP/s in float32")
     for name, bundle in bundles.items():
@@ -154,13 +154,14 @@ def _speed(bundles: dict[str, Bundle]) -> Iterator[Finding]:
         except InspectError as error:
             yield Finding("material", f"{name}: cannot be used", str(error))
             continue
-        yield from _timed(name, detector)
+        tiles = tiling_of(find_material(name, models).recipe.tiles, detector.tile_px)
+        yield from _timed(name, detector, tiles.stride_px)
         return
 
 
-def _timed(material: str, detector: Detector) -> Iterator[Finding]:
+def _timed(material: str, detector: Detector, stride_px: int) -> Iterator[Finding]:
     count = count_of_area(_TIMED_TILES, detector.tile_px, _FEWEST_TIMED)
-    tiles_per_mpx = 1e6 / suited_stride_px(detector.tile_px) ** 2
+    tiles_per_mpx = 1e6 / stride_px**2
     shape = (count, detector.channels, detector.tile_px, detector.tile_px)
     tiles = np.random.default_rng(0).random(shape, np.float32)
     exact_s = None

@@ -47,15 +47,14 @@ def evaluate(
       inspect evaluate batch/inspection/riblet --truth masks --json
     """  # noqa: D301
     from inspect_cli.evaluation.evaluate import evaluate_run
-    from inspect_cli.evaluation.truth import unmatched_text
     from inspect_cli.store.atomic import write_json
     from inspect_cli.store.layout import EVALUATION
     from inspect_cli.store.run_lookup import find_run
 
     folder = find_run(run)
     result = evaluate_run(folder, truth, on_part=_tell_part)
-    if result["unmatched"]:
-        console.warn(f"{truth}: {unmatched_text(result['unmatched'])} of the run; is the truth named like the parts?")
+    for doubt in result["doubts"]:
+        console.warn(doubt)
     not_kept: list[OutputError] = []
     for path in (folder / EVALUATION, out):
         try:

@@ -113,6 +113,7 @@ def threshold(
     from inspect_cli.outputs.finish import check_applicable
     from inspect_cli.scoring.model import load_model
     from inspect_cli.store.bundle import find_bundle
+    from inspect_cli.store.layout import RUN_FOLDER
     from inspect_cli.store.materials import find_material
     from inspect_cli.store.run_lookup import find_run
     from inspect_cli.training.card import write_card
@@ -122,6 +123,11 @@ def threshold(
     chosen = find_material(material, models)
     hardware = Hardware(device, parse_batch(batch), engine, precision)
     model = load_model(chosen, find_bundle(chosen.folder, method), hardware, stride)
+    source = good or labelled
+    made = None if source is None else (source / RUN_FOLDER / chosen.name).resolve()  # by --good, if not there yet
+    for run in apply or []:
+        if made is None or not made.is_relative_to(run.resolve()):
+            check_applicable(find_run(run), model)
     failed: list[str] = []
     calibration = None
     if good or labelled or value:
@@ -130,7 +136,7 @@ def threshold(
         calibration, failed = _new_limits(model, request)
     runs = [find_run(run) for run in apply or []]
     for run in runs:
-        check_applicable(run, model)  # before the limits are stored; --good may have made the run just now
+        check_applicable(run, model)  # before the limits are stored
     if calibration is not None:
         bundle = model.bundle.with_calibration(calibration)
         write_card(bundle)

@@ -56,11 +56,11 @@ def tile(
     """  # noqa: D301
     from inspect_cli.images import discover_parts
     from inspect_cli.outputs.tile_export import (
+        begin_cut,
         check_out,
+        end_cut,
         place_tiles,
-        remove_tiles,
         write_grid_picture,
-        write_index,
         write_tiles,
     )
 
@@ -73,7 +73,7 @@ def tile(
     spent: dict[str, Any] = {}
     if not plan:
         started = time.monotonic()
-        remove_tiles(out, [part.id for part, _ in placed])
+        begin_cut(out, [part.id for part, _ in placed])
         rows: list[dict[str, Any]] = []
         cut = []
         with console.progress("cutting") as update:
@@ -88,7 +88,7 @@ def tile(
                 if preview:
                     write_grid_picture(out / f"{part.id}_grid.png", part, order, places)
                 update(number / len(placed), part.id)
-        write_index(out, rows)
+        end_cut(out, rows)
         spent = {"seconds": round(time.monotonic() - started, 2), "out": str(out)}
     _tell(_totals(cut, order, len(failed)) | spent, as_json)
     if failed:

@@ -43,8 +43,8 @@ def train(
         str | None,
         typer.Option(
             "--budget",
-            help="Time for all maps together (90s, 8m, 1h), trials and the search for odd parts included, or "
-            "steps for each (5000steps).",
+            help="Time for all maps together (90s, 8m, 1h), trials and the search for odd parts included, which ends "
+            "sooner where more training would do harm; or steps for each (5000steps).",
             show_default="the recipe's",
         ),
     ] = None,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
-from inspect_cli.evaluation.truth import Truth
+from inspect_cli.evaluation.truth import Truth, doubts
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.scoring.halo import HaloTrimmer
 from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, PARTS_FOLDER, RUN_RECORD
@@ -149,7 +149,8 @@ def evaluate_run(
     over all parts, and the same keys below ``by_map`` (map), ``by_kind`` (kind, fused) and
     ``by_kind_and_map`` (kind, then map). A kind's group is its defective parts and all good parts.
     ``iou``, ``recall`` and ``precision`` are those of the run's own masks, of a single map at its limit.
-    ``unmatched`` are the names that have a mask or a box and are no part of the run.
+    ``unmatched`` are the names that have a mask or a box and are no part of the run, ``doubts`` what there is to say
+    of the truth's names.
 
     Raises
     ------
@@ -159,7 +160,9 @@ def evaluate_run(
         If a record, a map or a mask is damaged, their sizes differ, or the parts were not all judged alike.
     """
     opened = _open(run, truth_folder)
-    return _summarise(_count_run(opened, on_part), opened.unfinished) | {"unmatched": opened.unmatched()}
+    known = [*(record.part for _, record in opened.records), *opened.unfinished]
+    of_names = {"unmatched": opened.truth.unmatched(known), "doubts": doubts(opened.truth, known)}
+    return _summarise(_count_run(opened, on_part), opened.unfinished) | of_names
 
 
 def fused_histogram(run: Path, truth_folder: Path, halo_share: float = 0.0, halo_px: int = 0) -> ScoreHistogram:
@@ -199,10 +202,6 @@ class _Opened:
     truth: Truth
     records: list[tuple[Path, PartRecord]]
     unfinished: frozenset[str]
-
-    def unmatched(self) -> list[str]:
-        """Return what the truth knows and the run does not."""
-        return self.truth.unmatched([*(record.part for _, record in self.records), *self.unfinished])
 
 
 def _count_run(opened: _Opened, on_part: Callable[[int, int, str], None] | None) -> Tallies:

@@ -1,8 +1,8 @@
 """What is known to be defective: a folder of masks, or a table of boxes.
 
-``<id>_mask.png`` (or, in a folder without such names, ``<id>.png``; TIFF and BMP too) marks defects with any value
-but zero; pictures of the parts themselves are none. A part without a mask may have rows in ``boxes.csv``, whose
-filled rectangles are then its mask. A part that has neither is good.
+``<id>_mask.png`` (or, where no file has such a name, ``<id>.png``; TIFF and BMP too) marks defects with any value but
+zero; pictures of the parts themselves are none. A part without a mask may have rows in ``boxes.csv``, whose filled
+rectangles are then its mask. A part that has neither is good.
 """
 
 from __future__ import annotations
@@ -56,12 +56,16 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The truth of a batch: mask files, boxes, and the kinds of boxes that have one, by part id."""
+    """The truth of a batch: mask files, boxes, and the kinds of boxes that have one, by part id.
+
+    ``others`` are files that are not named ``_mask`` where some are: they may be the parts' own pictures.
+    """
 
     folder: Path
     files: dict[str, Path]
     boxes: dict[str, list[Box]]
     kinds: dict[str, str]
+    others: dict[str, Path]
 
     @classmethod
     def open(cls, folder: Path) -> Truth:
@@ -82,12 +86,17 @@ class Truth:
             raise NoInputError(f"{folder}: no such folder; give the folder of the masks")
         table = folder / BOXES_FILE
         boxes, kinds = _read_boxes(table) if table.is_file() else ({}, {})
-        return cls(folder, _list_masks(folder), boxes, kinds)
+        named, others = _list_masks(folder)
+        return cls(folder, named or others, boxes, kinds, others if named else {})
 
     def without(self, pictures: Iterable[Path]) -> Truth:
         """Return the truth without files that are pictures of parts, as where masks are looked for among them."""
         known = {path.resolve() for path in pictures}
-        return replace(self, files={name: path for name, path in self.files.items() if path.resolve() not in known})
+
+        def left(files: dict[str, Path]) -> dict[str, Path]:
+            return {name: path for name, path in files.items() if path.resolve() not in known}
+
+        return replace(self, files=left(self.files), others=left(self.others))
 
     def has(self, part_id: str) -> bool:
         """Tell whether a mask or a box is on record for the part."""
@@ -100,6 +109,10 @@ class Truth:
         """
         named = {name for name, path in self.files.items() if path.stem.endswith(MASK_ENDING)} | self.boxes.keys()
         return sorted((named or self.files.keys()) - set(part_ids))
+
+    def passed_over(self, part_ids: Iterable[str]) -> list[str]:
+        """Return those of ``part_ids`` that count as good although a file has their name, without ``_mask``."""
+        return sorted(part for part in part_ids if part in self.others and not self.has(part))
 
     def kind(self, part_id: str) -> str:
         """Name the kind of a part: the first folder of its id, its first box's, else ``defect`` or ``good``."""
@@ -143,22 +156,31 @@ class Truth:
         return mask
 
 
-def unmatched_text(names: Sequence[str]) -> str:
-    """Return what to say of masks or boxes that belong to no part, with the first names."""
-    listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-    return f"masks or boxes of {len(names)} name(s) match no part ({listed})"
+def doubts(truth: Truth, part_ids: Sequence[str]) -> list[str]:
+    """Return what to say of masks or boxes that match no part, and of files that are not taken for masks."""
+    told = []
+    if names := truth.unmatched(part_ids):
+        told.append(f"masks or boxes of {len(names)} name(s) match no part ({_listed(names)}); named like the parts?")
+    if names := truth.passed_over(part_ids):
+        told.append(f"{len(names)} part(s) count as good: their files ({_listed(names)}) are not named <part>_mask")
+    return [f"{truth.folder}: {text}" for text in told]
 
 
-def _list_masks(folder: Path) -> dict[str, Path]:
-    """Return the mask files by part id; the preferred suffix wins.
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
-    Beside files that are named ``_mask``, others are no masks: they may be the parts' own pictures.
-    """
+
+def _list_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the image files named ``_mask`` and the others, by part id; the preferred suffix wins."""
     found = [p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES and p.is_file()]
-    named = {p.parent for p in found if p.stem.endswith(MASK_ENDING)}
-    found = [p for p in found if p.stem.endswith(MASK_ENDING) or p.parent not in named]
     found.sort(key=lambda p: (MASK_SUFFIXES.index(p.suffix.lower()), p), reverse=True)
-    return {p.relative_to(folder).with_suffix("").as_posix().removesuffix(MASK_ENDING): p for p in found}
+    named: dict[str, Path] = {}
+    others: dict[str, Path] = {}
+    for path in found:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        target = named if name.endswith(MASK_ENDING) else others
+        target[name.removesuffix(MASK_ENDING)] = path
+    return named, others
 
 
 def _read_mask(path: Path) -> NDArray[np.bool_]:

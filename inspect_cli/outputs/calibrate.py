@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, peaks_of, raw_peaks
 from inspect_cli.errors import NoInputError
 from inspect_cli.evaluation.evaluate import fused_histogram
-from inspect_cli.evaluation.truth import Truth, unmatched_text
+from inspect_cli.evaluation.truth import Truth, doubts
 from inspect_cli.images import discover_parts
 from inspect_cli.outputs.finish import score_batch
 from inspect_cli.outputs.run import Outcome, RunSummary, part_folder
@@ -109,8 +109,8 @@ def limits_from_labelled_folder(
     )
     pictures = (folder / entry["file"] for record in records for entry in record["maps"].values())
     known = Truth.open(truth).without(pictures)
-    if unmatched := known.unmatched(outcome.part for outcome in summary.outcomes):
-        teller.warn(f"{truth}: {unmatched_text(unmatched)}, so they count for nothing")
+    for doubt in doubts(known, [outcome.part for outcome in summary.outcomes]):
+        teller.warn(doubt)
     good = [r for r in records if not known.has(str(r["part"]))]
     _draw(model, calibration, good, [r for r in records if known.has(str(r["part"]))], teller)
     return NewLimits(calibration, _failed(summary))

@@ -84,10 +84,11 @@ def _told_as_output(run: Path) -> Iterator[None]:
     """Turn what the system refuses in a run folder into one clear line, and a full disk."""
     try:
         yield
+    except BrokenPipeError:  # who read what is printed has left
+        raise
     except OSError as error:
         path = Path(error.filename) if isinstance(error.filename, str) else run
-        inside = isinstance(error.filename, str) and path.absolute().is_relative_to(run.absolute())
-        if inside or is_full(error):
+        if path.absolute().is_relative_to(run.absolute()) or is_full(error):
             raise output_error(path, error) from error
         raise
 

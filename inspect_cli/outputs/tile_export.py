@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,13 @@ from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.values import ValueRange
 from inspect_cli.recipe import MapSpec, Recipe
 from inspect_cli.report.pictures import save_tile_grid
-from inspect_cli.store.atomic import write_text, write_with
+from inspect_cli.store.atomic import write_json, write_text, write_with
 from inspect_cli.store.cells import safe_cell
 from inspect_cli.store.layout import TILE_INDEX
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 
+#: The parts of a cut that has not come to its end.
+_NOTE: Final = ".cut.json"
 _TILE_NAME: Final = re.compile(r"y\d{5,}_x\d{5,}\.tif")
 COLUMNS: Final = ("file", "part", "map", "x_px", "y_px", "roi_share")
 
@@ -138,34 +141,51 @@ def write_tiles(out: Path, part: Part, order: TileOrder, places: PartTiles) -> l
     return rows
 
 
-def remove_tiles(out: Path, parts: Iterable[str]) -> None:
-    """Remove what an earlier cut left in ``out``: the tiles of the parts that its index lists, and of ``parts``.
+def begin_cut(out: Path, parts: Iterable[str]) -> None:
+    """Note in ``out`` that ``parts`` are being cut, after removing what an earlier cut left there.
+
+    That is what its index lists, and what its note says if it was interrupted; an empty index keeps the folder known
+    as one of tiles meanwhile.
 
     Raises
     ------
     OutputError
-        If something cannot be removed, or the index is damaged.
+        If something cannot be removed or written, or index or note are damaged.
     """
-    index = out / TILE_INDEX
-    before: list[str] = []
+    index, note = out / TILE_INDEX, out / _NOTE
     try:
+        before: set[Any] = set()
         if index.is_file():
-            before = pq.read_table(index, columns=["part"])["part"].to_pylist()
-            write_index(out, [])  # the folder stays known as one of tiles
-        for part in sorted({*before, *parts}):
-            _remove_part(out, part)
-    except (OSError, pa.ArrowException) as error:
+            before |= set(pq.read_table(index, columns=["part"])["part"].to_pylist())
+        if note.is_file():
+            before |= set(json.loads(note.read_text(encoding="utf-8")))
+        write_json(note, sorted({part for part in before if isinstance(part, str)} | set(parts)))
+        for part in before:
+            if isinstance(part, str):
+                _remove_part(out, part)
+                _remove(out, out / f"{part}_grid.png")
+        write_index(out, [])
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise OutputError(f"{out}: an earlier cut cannot be removed ({error}); choose another --out") from error
 
 
+def end_cut(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the index of what was cut, and take the note of the cut away."""
+    write_index(out, rows)
+    (out / _NOTE).unlink(missing_ok=True)
+
+
 def _remove_part(out: Path, part: str) -> None:
-    folder = (out / part).resolve()
-    if not folder.is_relative_to(out.resolve()):  # the index may have been written by anyone
-        return
-    for path in folder.glob("*/y*_x*.tif"):
+    """Remove the tiles of a part."""
+    for path in (out / part).glob("*/y*_x*.tif"):
         if _TILE_NAME.fullmatch(path.name):
-            path.unlink()
-    folder.with_name(f"{folder.name}_grid.png").unlink(missing_ok=True)
+            _remove(out, path)
+
+
+def _remove(out: Path, path: Path) -> None:
+    """Remove a file, unless a link or an index that anyone may have written leads out of ``out``."""
+    if path.resolve().is_relative_to(out.resolve()):
+        path.unlink(missing_ok=True)
 
 
 def _write_tile(tile: NDArray[Any], path: Path) -> None:

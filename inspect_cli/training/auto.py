@@ -152,7 +152,7 @@ def _read_choice(path: Path) -> Choice:
     except OSError as error:
         raise UsageError(f"--resume: no interrupted training of method {AUTO}; train without it") from error
     except ValidationError as error:
-        raise UsageError(f"--resume: {path} is damaged; train without it") from error
+        raise UsageError(f"--resume: {path} is damaged or of another version; train without it") from error
     tried = [trial for trial in choice.trials if trial.pixel_auroc is not None]
     if not tried or any(t.method not in CANDIDATES or set(t.by_kind) != set(KINDS) for t in tried):
         raise UsageError(f"--resume: {path} is of another version of inspect; train without it")

@@ -109,7 +109,8 @@ def open_order(order: TrainingOrder, teller: Teller) -> Sources:
     for fault in sources.faults:
         teller.warn(f"left out: {fault}")
     shortest_px = sources.extra.shortest_px
-    if sources.extra.parts and shortest_px < sources.survey.shortest_px:
+    is_open = order.material.recipe.tiles.size_px is None
+    if is_open and sources.extra.parts and shortest_px < sources.survey.shortest_px:
         teller.say(f"tiles are at most {shortest_px} px, the shorter side of the smallest of --extra")
     return sources
 

@@ -20,7 +20,8 @@ from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.outliers import LEAST_PARTS, outliers
 
-#: Windows that are scored, and their side: so many tiles, or one where tiles are large.
+#: Windows that are scored at least, the same number of each part, and their side: so many tiles, or one where tiles
+#: are large.
 WINDOWS: Final = 12
 WINDOW_TILES: Final = 4
 WINDOW_PX: Final = 512
@@ -59,7 +60,7 @@ def provisional_calibration(
     A part whose peak lies far above those of the others is no good one, or one of its kind alone: it sets no limit,
     and is told.
     """
-    limits, warnings = {}, []
+    limits, warnings, left_out = {}, [], set()
     for name, detector in detectors.items():
         engine = TorchEngine(detector, device)
         peaks: dict[str, MapLimit] = {}
@@ -67,11 +68,12 @@ def provisional_calibration(
             pixel, patch = _peaks(recipe, tiling, part, name, window, rois[part.id], trained[name], engine)
             known = peaks.get(part.id, MapLimit(pixel=LEAST_LIMIT, patch=LEAST_LIMIT))
             peaks[part.id] = MapLimit(pixel=max(pixel, known.pixel), patch=max(patch, known.patch))
-        for part_id, times in _far_above({part_id: peak.pixel for part_id, peak in peaks.items()}).items():
+        for part_id, times in _far_above(peaks).items():
             del peaks[part_id]
+            left_out.add(part_id)
             warnings.append(
                 f"map {name}: held-out part {part_id} scores {times:.1f} times as high as is usual for good ones: "
-                "look whether it is good; it does not count in the provisional limit"
+                "look whether it is good; it set no limit when the model was trained"
             )
         pixel, patch = (max(getattr(peak, kind) for peak in peaks.values()) for kind in ("pixel", "patch"))
         limits[name] = MapLimit(pixel=pixel * MARGIN, patch=patch * MARGIN)
@@ -79,8 +81,9 @@ def provisional_calibration(
         limits=limits,
         rule="max",
         provisional=True,
-        origin=f"the largest peak in {max(WINDOWS, len(parts))} windows of held-out good parts, times {MARGIN}",
-        parts=len(parts),
+        origin=f"the largest peak in {_rounds(parts) * len(parts)} windows of held-out good parts, times {MARGIN}"
+        + (f", without {', '.join(sorted(left_out))}" if left_out else ""),
+        parts=len(parts) - len(left_out),
         smooth_sigma_px=recipe.scoring.smooth_sigma_px,
         blend=tiling.joining,
         stride_px=tiling.stride_px,
@@ -90,12 +93,26 @@ def provisional_calibration(
     return calibration, warnings
 
 
-def _far_above(peaks: Mapping[str, float]) -> dict[str, float]:
-    """Return the parts whose peak lies far above the others', and how many times above the median."""
+def _far_above(peaks: Mapping[str, MapLimit]) -> dict[str, float]:
+    """Return the parts of which a peak lies far above the others', and how many times above the median.
+
+    None if they are more than a tenth: then they are a kind of good part, not exceptions.
+    """
+    found: dict[str, float] = {}
     if len(peaks) < LEAST_PARTS:
-        return {}
-    times, far = outliers(list(peaks.values()))
-    return {part_id: float(times[i]) for i, part_id in enumerate(peaks) if far[i]}
+        return found
+    for kind in ("pixel", "patch"):
+        values = [getattr(peak, kind) for peak in peaks.values()]
+        if np.median(values) <= LEAST_LIMIT:
+            continue
+        times, far = outliers(values)
+        found |= {part: max(float(times[i]), found.get(part, 0.0)) for i, part in enumerate(peaks) if far[i]}
+    return found if len(found) <= max(1, len(peaks) // 10) else {}
+
+
+def _rounds(parts: Sequence[Part]) -> int:
+    """Return how many windows of each part are scored."""
+    return -(-WINDOWS // len(parts))
 
 
 def _windows(
@@ -104,7 +121,7 @@ def _windows(
     """Return parts and windows (y, x, height, width), in turn over the parts, each around a place in the ROI."""
     rng = np.random.default_rng([seed, 7])
     found = []
-    for number in range(max(WINDOWS, len(parts))):
+    for number in range(_rounds(parts) * len(parts)):
         part = parts[number % len(parts)]
         with open_map(part.files[name]) as reader:
             header = reader.header

@@ -225,9 +225,9 @@ def preview_rois(order: TrainingOrder, teller: Teller) -> list[Path]:
     return [picture]
 
 
-def _enough(job: MapTraining, step: int) -> str:
+def _enough(job: MapTraining, step: int, stopped_early: bool) -> str:
     """Return why a training ended before its time."""
-    ended = job.budget.seconds is not None and step == job.detector.most_steps
+    ended = job.budget.seconds is not None and step == job.detector.most_steps and not stopped_early
     return " (more than that do harm)" if ended else ""
 
 
@@ -300,7 +300,7 @@ def _described(
         stopped_early=state.stopped_early,
     )
     teller.say(
-        f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s{_enough(job, state.step)}, "
+        f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s{_enough(job, state.step, state.stopped_early)}, "
         f"validation loss {state.best_loss:.6f}"
         + ("" if explained is None else f", explains {explained:.1%} of the variance")
     )

@@ -76,7 +76,7 @@ def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: So
     recipe = order.material.recipe
     side = max(min(sources.survey.shortest_px, WINDOW_TILES * (recipe.tiles.size_px or TILE_PX)), TILE_PX)
     steps, seconds = job.budget.steps, job.budget.seconds
-    share = steps * _SHARE_OF_STEP if steps is not None else (seconds or 0.0) * _SHARE_OF_SECOND
+    share = seconds * _SHARE_OF_SECOND if seconds is not None else (steps or 0) * _SHARE_OF_STEP
     count = max(_FEWEST, round(min(1.0, share) * MOST_PX / side**2))
     # As many pixels of the ROI as in a patch to learn from: a narrow part never fills half of a large window.
     share = recipe.training.min_roi_share * min(1.0, job.detector.tile_px / side) ** 2
