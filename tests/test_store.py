@@ -189,3 +189,12 @@ def test_adopting_copies_the_recipe_into_the_store_that_is_written(models, tmp_p
     material = adopt(find_material("riblet", models), tmp_path / "other")
     assert (tmp_path / "other" / "riblet" / "recipe.yaml").read_bytes()
     assert material.folder == tmp_path / "other" / "riblet"
+
+
+def test_leftovers_of_one_file_are_swept_and_no_others(tmp_path):
+    for name in (".a.json.0123abcd.tmp", ".a.json.0123abcd.old.tmp", ".b.json.0123abcd.tmp", ".a.json.tmp", "a.json"):
+        (tmp_path / name).touch()
+    atomic.sweep_leftovers_of(tmp_path / "a.json")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".a.json.0123abcd.old.tmp", ".b.json.0123abcd.tmp", ".a.json.tmp", "a.json",
+    }  # fmt: skip

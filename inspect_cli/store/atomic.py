@@ -96,3 +96,10 @@ def sweep_leftovers(folder: Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def sweep_leftovers_of(path: Path) -> None:
+    """Remove temporary files that a killed run left of the one file ``path``."""
+    for leftover in path.parent.glob(f".*{TEMPORARY_SUFFIX}"):
+        if _TEMPORARY.fullmatch(leftover.name) and leftover.name.startswith(f".{path.name}."):
+            leftover.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from inspect_cli.methods.base import Detector
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings
 from inspect_cli.report.pictures import save_reconstructions
 from inspect_cli.report.plots import save_loss_curve
+from inspect_cli.store.atomic import sweep_leftovers_of
 from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, write_weights
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial
@@ -56,7 +57,7 @@ from inspect_cli.training.prepare import (
 from inspect_cli.training.preview import preview_corruption, preview_roi
 from inspect_cli.training.provisional import provisional_calibration
 from inspect_cli.training.sources import Sources
-from inspect_cli.training.suspects import note_of, without_suspects
+from inspect_cli.training.suspects import PICTURE, note_of, without_suspects
 from inspect_cli.training.trial import measure_trial, trial_of
 
 _PICTURES = 4
@@ -89,6 +90,8 @@ def train_material(
     with ExitStack() as stack:
         if order.method != AUTO:
             stack.enter_context(_locked(order))
+        for path in (note, order.material.folder / CHOICE, order.material.folder / PICTURE):
+            sweep_leftovers_of(path)  # what lies beside the recipe is in no locked folder
         opened = open_order(order, teller)
         if order.method != AUTO:
             _kept(order, opened)  # what is refused is refused before any time is spent
