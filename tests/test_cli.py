@@ -341,7 +341,8 @@ def test_only_what_is_refused_in_the_run_folder_is_a_fault_of_the_output(tmp_pat
         (OSError(28, "No space left on device"), OutputError),
         (PermissionError(13, "Permission denied", str(tmp_path / "batch/P1.tif")), PermissionError),
         (BrokenPipeError(32, "Broken pipe"), BrokenPipeError),
-        (OSError(24, "Too many open files", 3), OSError),
+        (OSError(5, "Input/output error"), OutputError),
+        (PermissionError(13, "Permission denied", os.fsencode(tmp_path / "run/mask.png")), OutputError),
     ):
         with pytest.raises(expected) as raised, _told_as_output(tmp_path / "run"):
             raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -87,7 +88,7 @@ def _told_as_output(run: Path) -> Iterator[None]:
     except BrokenPipeError:  # who read what is printed has left
         raise
     except OSError as error:
-        path = Path(error.filename) if isinstance(error.filename, str) else run
+        path = run if error.filename is None else Path(os.fsdecode(error.filename))
         if path.absolute().is_relative_to(run.absolute()) or is_full(error):
             raise output_error(path, error) from error
         raise
