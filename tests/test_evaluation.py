@@ -32,8 +32,9 @@ from inspect_cli.cli import run as main
 from inspect_cli.commands.evaluate import evaluate
 from inspect_cli.errors import InputError, NoInputError, OutputError, UsageError
 from inspect_cli.evaluation import evaluate as room
-from inspect_cli.evaluation.evaluate import evaluate_run, find_parts, fused_histogram
+from inspect_cli.evaluation.evaluate import evaluate_run, fused_histogram
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
+from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.scoring.precision import CODE_COUNT, code_value, round_scores, score_code
 from inspect_cli.store.run_lookup import find_run
@@ -639,7 +640,7 @@ def test_overlap_at_the_limit_is_that_of_the_masks(small_run: _Run) -> None:
 
 def test_a_run_without_parts_is_refused(tmp_path: Path) -> None:
     run = _Run(tmp_path)
-    assert find_parts(run.run) == ([], frozenset())
+    assert find_parts(run.run) == ([], frozenset(), None)
     with pytest.raises(NoInputError, match="no finished part"):
         evaluate_run(run.run, run.truth)
 

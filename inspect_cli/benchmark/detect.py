@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from inspect_cli.errors import NoInputError, RecipeError, UsageError, nearest
-from inspect_cli.evaluation.evaluate import evaluate_run, find_parts
+from inspect_cli.evaluation.evaluate import evaluate_run
+from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
 from inspect_cli.methods.registry import AUTO, method_class, method_names
@@ -172,7 +173,7 @@ def _recipe(folder: Path, roi: str) -> Recipe:
 def _score_s_per_mpx(run: Path, maps: int) -> float:
     """Return the seconds of scoring a megapixel of one map, hashing to writing, without start-up."""
     seconds = megapixels = 0.0
-    for part in find_parts(run)[0]:
+    for part in find_parts(run).finished:
         record = json.loads((part / PART_RECORD).read_text(encoding="utf-8"))
         width, height = record["size_px"]
         seconds += record["timing_s"]["total"]

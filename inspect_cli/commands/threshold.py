@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,12 +111,10 @@ def threshold(
 
     share_freed_memory()
     from inspect_cli.engines import Hardware
-    from inspect_cli.outputs.finish import check_applicable
     from inspect_cli.scoring.model import load_model
     from inspect_cli.store.bundle import find_bundle
     from inspect_cli.store.layout import RUN_FOLDER
     from inspect_cli.store.materials import find_material
-    from inspect_cli.store.run_lookup import find_run
     from inspect_cli.training.card import write_card
 
     request = _Request(good, labelled, truth, value or [], rule, margin, quantile, sigma)
@@ -124,19 +123,16 @@ def threshold(
     hardware = Hardware(device, parse_batch(batch), engine, precision)
     model = load_model(chosen, find_bundle(chosen.folder, method), hardware, stride)
     source = good or labelled
-    made = None if source is None else (source / RUN_FOLDER / chosen.name).resolve()  # by --good, if not there yet
-    for run in apply or []:
-        if made is None or not made.is_relative_to(run.resolve()):
-            check_applicable(find_run(run), model)
+    made = None if source is None else (source / RUN_FOLDER / chosen.name).resolve()
+    later = [run for run in apply or [] if made is not None and made.is_relative_to(run.resolve())]
+    runs = _checked([run for run in apply or [] if run not in later], model)
     failed: list[str] = []
     calibration = None
     if good or labelled or value:
         if not os.access(model.bundle.folder, os.W_OK):
             raise OutputError(f"{model.bundle.folder}: cannot be written; copy the material into ./models first")
         calibration, failed = _new_limits(model, request)
-    runs = [find_run(run) for run in apply or []]
-    for run in runs:
-        check_applicable(run, model)  # before the limits are stored
+    runs += _checked(later, model)  # scoring --good or --labelled may have made it
     if calibration is not None:
         bundle = model.bundle.with_calibration(calibration)
         write_card(bundle)
@@ -148,6 +144,17 @@ def threshold(
     if failed:
         named = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
         raise InputError(f"{len(failed)} part(s) could not be used and do not count in the limits: {named}")
+
+
+def _checked(paths: Sequence[Path], model: ScoringModel) -> list[Path]:
+    """Return the runs that paths mean, after seeing that limits can be applied to each, before any are stored."""
+    from inspect_cli.outputs.finish import check_applicable
+    from inspect_cli.store.run_lookup import find_run
+
+    runs = [find_run(path) for path in paths]
+    for run in runs:
+        check_applicable(run, model)
+    return runs
 
 
 def _check(request: _Request, applies: bool) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
+from inspect_cli.evaluation.run_parts import PartRecord, find_parts, read_record
 from inspect_cli.evaluation.truth import Truth, doubts
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.scoring.halo import HaloTrimmer
-from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, PARTS_FOLDER, RUN_RECORD
+from inspect_cli.store.layout import PART_RECORD
 
 BAND_ROWS: Final = 256
 LIMIT: Final = 1.0
@@ -27,33 +26,6 @@ FUSED: Final = ""
 _LIFT: Final = np.float32(2.0**60)
 
 Metrics = dict[str, float | int | None]
-
-
-class MapRecord(BaseModel):
-    """What ``part.json`` says of one map: its threshold in raw units, its peak score."""
-
-    threshold: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    file: str | None = None
-
-
-class JudgedBy(BaseModel):
-    """The part of a record's key that all parts of a finished run share: model and settings, limits."""
-
-    scoring: str = ""
-    limits: str = ""
-
-
-class PartRecord(BaseModel):
-    """What ``part.json`` says of a part, as far as it matters here."""
-
-    part: str
-    verdict: Literal["pass", "fail", "undecided"]
-    score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    maps: dict[str, MapRecord]
-    size_px: tuple[int, int]
-    key: JudgedBy = JudgedBy()
-    outputs: frozenset[str] = ALL_OUTPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +188,8 @@ def _count_run(opened: _Opened, on_part: Callable[[int, int, str], None] | None)
 
 def _open(run: Path, truth_folder: Path) -> _Opened:
     truth = Truth.open(truth_folder)
-    folders, unfinished = find_parts(run)
-    records = [(folder, read_record(folder / PART_RECORD)) for folder in folders]
+    parts = find_parts(run)
+    records = [(folder, read_record(folder / PART_RECORD)) for folder in parts.finished]
     if not records:
         raise NoInputError(f"{run}: no finished part in it; run `inspect score` first")
     if any(record.key != records[0][1].key for _, record in records):
@@ -225,79 +197,15 @@ def _open(run: Path, truth_folder: Path) -> _Opened:
             f"{run}: not all parts were judged by the same model and limits, as after a run that was interrupted; "
             "run `inspect score` to its end"
         )
-    whole = _run_record(run)
-    if whole is not None and whole.input is not None:
-        files = [whole.input / entry.file for _, record in records for entry in record.maps.values() if entry.file]
+    if parts.batch is not None:
+        files = [parts.batch / entry.file for _, record in records for entry in record.maps.values() if entry.file]
         truth = truth.without(files)
     if not any(truth.has(record.part) for _, record in records):
         raise NoInputError(
             f"{truth_folder}: no mask or box for any part of {run} (first part: {records[0][1].part}); "
             "name masks <part>_mask.png"
         )
-    return _Opened(truth, records, unfinished)
-
-
-def find_parts(run: Path) -> tuple[list[Path], frozenset[str]]:
-    """Return the folders of the finished parts of a run, sorted, and the ids of the parts without a result.
-
-    A part that is left in the folder from before, but not in the run's own list, does not count.
-    """
-    top = run / PARTS_FOLDER
-    finished = sorted(record.parent for record in top.rglob(PART_RECORD))
-    above = {top, *(parent for folder in finished for parent in folder.parents)}
-    unfinished = set()
-    for name, subfolders, files in os.walk(top):
-        folder = Path(name)
-        # A folder with files, or with nothing in it, is a part; one with folders alone is a kind.
-        is_part = PART_RECORD in files or (folder not in above and (bool(files) or not subfolders))
-        if is_part:
-            if PART_RECORD not in files:
-                unfinished.add(folder.relative_to(top).as_posix())
-            subfolders.clear()
-    record = _run_record(run)
-    if record is not None:
-        finished = [folder for folder in finished if folder.relative_to(top).as_posix() in record.parts]
-        unfinished |= {entry.part for entry in [*record.failed, *record.pending]}
-    return finished, frozenset(unfinished)
-
-
-class _Left(BaseModel):
-    part: str
-
-
-class _RunRecord(BaseModel):
-    """What ``run.json`` says, as far as it matters here."""
-
-    parts: frozenset[str]
-    failed: list[_Left]
-    pending: list[_Left] = []
-    input: Path | None = None
-
-
-def _run_record(run: Path) -> _RunRecord | None:
-    """Return what ``run.json`` says, None if it says nothing of use."""
-    try:
-        return _RunRecord.model_validate_json((run / RUN_RECORD).read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def read_record(path: Path) -> PartRecord:
-    """Read a ``part.json``.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read or a key is missing or wrong; the message names the first one.
-    """
-    try:
-        return PartRecord.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); score the part again") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "file"
-        raise InputError(f"{path}: {key}: {first['msg']}; score the part again") from error
+    return _Opened(truth, records, parts.unfinished)
 
 
 def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth) -> None:

@@ -13,7 +13,8 @@ from inspect_cli.evaluation.evaluate import fused_histogram
 from inspect_cli.evaluation.truth import Truth, doubts
 from inspect_cli.images import discover_parts
 from inspect_cli.outputs.finish import score_batch
-from inspect_cli.outputs.run import Outcome, RunSummary, part_folder
+from inspect_cli.outputs.run import Outcome, RunSummary
+from inspect_cli.outputs.stored import part_folder
 from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.report.plots import save_threshold_histogram
 from inspect_cli.scoring.model import ScoringModel

@@ -13,18 +13,9 @@ from typing import Any
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.outputs.record import PartKey, read_record
-from inspect_cli.outputs.run import (
-    Outcome,
-    RunSummary,
-    has_maps,
-    note_not_reached,
-    outputs_of,
-    part_folder,
-    rejudge,
-    score_parts,
-    write_run_record,
-)
+from inspect_cli.outputs.run import Outcome, RunSummary, note_not_reached, score_parts, write_run_record
 from inspect_cli.outputs.space import check_space
+from inspect_cli.outputs.stored import has_maps, outputs_of, part_folder, rejudge
 from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop

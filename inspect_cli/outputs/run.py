@@ -11,34 +11,30 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from inspect_cli import __version__
 from inspect_cli.errors import IncompleteError, InputError
-from inspect_cli.images import Part, open_map, roi_files
+from inspect_cli.images import Part, roi_files
 from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.settle import Settling, fingerprint
 from inspect_cli.outputs.part_folder import (
-    PartPlan,
     Pictures,
     patch_table,
     remove_others,
-    rescored_patches,
-    stored_blocks,
-    stored_roi,
     write_findings,
     write_part,
     write_roi,
 )
 from inspect_cli.outputs.record import PartKey, read_record
+from inspect_cli.outputs.stored import has_maps, is_whole, outputs_of, part_folder, plan_of, rejudge
 from inspect_cli.report.plots import load_early
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan, file_sha256
 from inspect_cli.store.atomic import write_json
-from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD, PARTS_FOLDER, RUN_RECORD
-from inspect_cli.store.manifest import DOUBT, TrainedMap
+from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
+from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
 VERDICTS: Final = ("pass", "fail", "undecided", "failed", "pending")
@@ -86,11 +82,6 @@ class RunSummary:
     def counts(self) -> dict[str, int]:
         """Return the number of parts of each verdict."""
         return {name: sum(o.verdict == name for o in self.outcomes) for name in VERDICTS}
-
-
-def part_folder(run: Path, part_id: str) -> Path:
-    """Return the folder of a part's results."""
-    return run / PARTS_FOLDER / part_id
 
 
 def score_parts(
@@ -269,7 +260,7 @@ def _write_scan(
     for name, stream in scan.streams.items() if "pictures" in outputs else ():
         reducers[name] = BlockReducer(preview_scale(scan.height, scan.width), "mean")
         stream.on_pixels = reducers[name].push
-    plan = _plan(folder, model, scan.height, scan.width, scan.roi, outputs)
+    plan = plan_of(folder, model, scan.height, scan.width, scan.roi, outputs)
     remove_others(folder, outputs)
     write_roi(folder, scan.roi)
     content = write_findings(plan, scan.blocks(), clock, store_raw=True, faults=scan.acquisition_faults)
@@ -296,20 +287,6 @@ def _write_scan(
     return lambda: write_part(plan, content, head, patches, pictures, clock)
 
 
-def _plan(
-    folder: Path,
-    model: ScoringModel,
-    height: int,
-    width: int,
-    roi: NDArray[np.bool_] | None,
-    outputs: frozenset[str],
-) -> PartPlan:
-    recipe = model.recipe
-    calibration, pitch = model.calibration(), recipe.pixel_pitch_um
-    doubt = None if model.bundle.manifest.doubt is None else DOUBT
-    return PartPlan(folder, height, width, roi, calibration, recipe.scoring, pitch, outputs, doubt)
-
-
 def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8]:
     """Return a preview as 8-bit: gray, or the first three channels.
 
@@ -321,59 +298,6 @@ def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8
     scaled = np.clip(np.nan_to_num((planes - low) / (high - low) * 255), 0, 255).astype(np.uint8)
     shown: NDArray[np.uint8] = scaled[..., 0] if scaled.shape[2] == 1 else scaled
     return shown
-
-
-def outputs_of(record: dict[str, Any]) -> frozenset[str]:
-    """Return which of ``OUTPUTS`` a part's record says there are."""
-    return frozenset(record.get("outputs", ALL_OUTPUTS))
-
-
-def is_whole(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
-    """Whether every file of a part's outputs is there."""
-    names = [pattern.replace("*", name) for out in outputs for pattern in OUTPUTS[out] for name in model.maps]
-    return all((folder / name).is_file() for name in ["mask.png", *names, *_always(model)])
-
-
-def has_maps(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
-    """Whether all is there that a part can be judged from again: its raw maps, and what pictures are made of."""
-    endings = (".tif", ".png") if "pictures" in outputs else (".tif",)
-    names = [f"maps/{name}{ending}" for name in model.maps for ending in endings]
-    return all((folder / name).is_file() for name in [*names, *_always(model)])
-
-
-def _always(model: ScoringModel) -> list[str]:
-    """Return the files that a part has whatever the outputs, but for its record and its mask."""
-    return ["patches.parquet", *(["roi.png"] if model.recipe.roi.rule != "none" else [])]
-
-
-def rejudge(
-    folder: Path, record: dict[str, Any], model: ScoringModel, key: PartKey, outputs: frozenset[str]
-) -> dict[str, Any]:
-    """Apply the limits in force to a part's stored maps; the network does not run. Returns the new record.
-
-    Until the new record is there, the old one stands with a key that no limits have: if this is killed half-way, the
-    next run judges the part again.
-    """
-    clock = Clock()
-    width, height = record["size_px"]
-    write_json(folder / PART_RECORD, record | {"key": key.as_dict() | {"limits": ""}})
-    plan = _plan(folder, model, height, width, stored_roi(folder, height, width), outputs)
-    faults = list(record["acquisition_faults"])
-    blocks = stored_blocks(folder, model.maps)
-    content = write_findings(plan, blocks, clock, store_raw=False, faults=lambda: faults)
-    patches = rescored_patches(pq.read_table(folder / "patches.parquet"), model.calibration())
-    shown = model.maps if "pictures" in outputs else ()
-    pictures: Pictures = {name: _stored_picture(folder / "maps" / f"{name}.png") for name in shown}
-    head = {k: record[k] for k in ("format", "part", "size_px", "acquisition_faults", "scored_utc")}
-    kept = ("file", "sha256", "mean", "spread")
-    head["maps"] = {name: {k: record["maps"][name][k] for k in kept} for name in model.maps}
-    return write_part(plan, content, head | {"key": key.as_dict()}, patches, pictures, clock)
-
-
-def _stored_picture(path: Path) -> NDArray[np.uint8]:
-    with open_map(path) as reader:
-        picture: NDArray[np.uint8] = reader.read().astype(np.uint8)
-        return picture
 
 
 def write_run_record(

@@ -10,7 +10,7 @@ from typing import Final
 from inspect_cli.errors import InputError, OutputError
 from inspect_cli.images import Part, open_map
 from inspect_cli.outputs.record import read_record
-from inspect_cli.outputs.run import outputs_of, part_folder
+from inspect_cli.outputs.stored import outputs_of, part_folder
 from inspect_cli.scoring.model import ScoringModel
 
 #: Compressed bytes a pixel of a stored map: the least seen on full-size riblet parts was 1.64, the most 2.26.

@@ -14,7 +14,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from inspect_cli.errors import NoInputError
-from inspect_cli.outputs.run import Outcome, part_folder
+from inspect_cli.outputs.run import Outcome
+from inspect_cli.outputs.stored import part_folder
 from inspect_cli.store.atomic import whole_file, write_json, write_text
 from inspect_cli.store.cells import safe_cell
 from inspect_cli.store.layout import PART_RECORD, RUN_RECORD

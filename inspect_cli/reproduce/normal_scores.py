@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.evaluation.evaluate import find_parts
+from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import open_map
 from inspect_cli.reproduce import papers
 from inspect_cli.reproduce.ablations import direct_with
@@ -72,7 +72,7 @@ def histogram_csv(scores: Scores) -> str:
 def _pixel_scores(run: Path) -> Scores:
     """Return the raw scores of all pixels of all images and maps of a run."""
     found = []
-    for folder in find_parts(run)[0]:
+    for folder in find_parts(run).finished:
         for path in sorted((folder / "maps").glob("*.tif")):
             with open_map(path) as reader:
                 found.append(reader.read().ravel().astype(np.float32))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inspect_cli.evaluation.evaluate import find_parts, read_record
+from inspect_cli.evaluation.run_parts import find_parts, read_record
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
 from inspect_cli.methods.registry import method_class
@@ -111,7 +111,7 @@ def image_scores(run: Path) -> tuple[list[float], list[float]]:
     """Return the peak scores of the good images of a run, which lie in the folder ``good``, and of all others."""
     good: list[float] = []
     defective: list[float] = []
-    for folder in find_parts(run)[0]:
+    for folder in find_parts(run).finished:
         record = read_record(folder / PART_RECORD)
         if record.score is not None:
             (good if record.part.startswith(f"{GOOD}/") else defective).append(record.score)

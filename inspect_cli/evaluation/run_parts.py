@@ -1,0 +1,107 @@
+"""What a run folder says of its parts, read strictly: what is measured must be whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
+
+from inspect_cli.errors import InputError
+from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, PARTS_FOLDER, RUN_RECORD
+
+
+class MapRecord(BaseModel):
+    """What ``part.json`` says of one map: its threshold in raw units, its peak score."""
+
+    threshold: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    file: str | None = None
+
+
+class JudgedBy(BaseModel):
+    """The part of a record's key that all parts of a finished run share: model and settings, limits."""
+
+    scoring: str = ""
+    limits: str = ""
+
+
+class PartRecord(BaseModel):
+    """What ``part.json`` says of a part, as far as it matters here."""
+
+    part: str
+    verdict: Literal["pass", "fail", "undecided"]
+    score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    maps: dict[str, MapRecord]
+    size_px: tuple[int, int]
+    key: JudgedBy = JudgedBy()
+    outputs: frozenset[str] = ALL_OUTPUTS
+
+
+class RunParts(NamedTuple):
+    """Folders of the finished parts, sorted; ids of those without a result; the batch folder, if that is known."""
+
+    finished: list[Path]
+    unfinished: frozenset[str]
+    batch: Path | None
+
+
+def find_parts(run: Path) -> RunParts:
+    """Return the parts of a run; one that is left from before, but not in the run's own list, does not count."""
+    top = run / PARTS_FOLDER
+    finished = sorted(record.parent for record in top.rglob(PART_RECORD))
+    above = {top, *(parent for folder in finished for parent in folder.parents)}
+    unfinished = set()
+    for name, subfolders, files in os.walk(top):
+        folder = Path(name)
+        # A folder with files, or with nothing in it, is a part; one with folders alone is a kind.
+        is_part = PART_RECORD in files or (folder not in above and (bool(files) or not subfolders))
+        if is_part:
+            if PART_RECORD not in files:
+                unfinished.add(folder.relative_to(top).as_posix())
+            subfolders.clear()
+    record = _run_record(run)
+    if record is not None:
+        finished = [folder for folder in finished if folder.relative_to(top).as_posix() in record.parts]
+        unfinished |= {entry.part for entry in [*record.failed, *record.pending]}
+    return RunParts(finished, frozenset(unfinished), None if record is None else record.input)
+
+
+class _Left(BaseModel):
+    part: str
+
+
+class _RunRecord(BaseModel):
+    """What ``run.json`` says, as far as it matters here."""
+
+    parts: frozenset[str]
+    failed: list[_Left]
+    pending: list[_Left] = []
+    input: Path | None = None
+
+
+def _run_record(run: Path) -> _RunRecord | None:
+    """Return what ``run.json`` says, None if it says nothing of use."""
+    try:
+        return _RunRecord.model_validate_json((run / RUN_RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def read_record(path: Path) -> PartRecord:
+    """Read a ``part.json``.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or a key is missing or wrong; the message names the first one.
+    """
+    try:
+        return PartRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); score the part again") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "file"
+        raise InputError(f"{path}: {key}: {first['msg']}; score the part again") from error
