@@ -8,12 +8,14 @@ import torch
 
 from inspect_cli.engines import TorchEngine
 from inspect_cli.engines.parity import CheckedEngine
+from inspect_cli.engines.resident import layers
 from inspect_cli.errors import ModelError, WorkerError
 from inspect_cli.images.values import Preprocess, ValueRange
 from inspect_cli.methods import build_detector
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.tiling import Tiling
 from tests.test_mapstream import Memory
 
@@ -78,6 +80,22 @@ def test_same_map_as_the_streaming_path(case, detectors):
     for mine, theirs in zip(patches_there, patches, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=2**-10)
     assert moments_there == moments
+
+
+@pytest.mark.parametrize(
+    ("width", "tile", "stride", "count"), [(5496, 128, 64, 3), (256, 128, 64, 2), (300, 32, 9, 4)]
+)
+def test_tiles_that_do_not_overlap_are_added_at_once(width, tile, stride, count):
+    grid = Grid(tile, width, tile, stride)
+    found = layers(grid)
+    nothing = len(grid.columns) * tile
+    assert len(found) == count
+    every = np.sort(np.concatenate([layer[layer < nothing] for layer in found]))
+    np.testing.assert_array_equal(every, np.arange(nothing))  # each column of each tile, once
+    for layer in found:
+        x = np.flatnonzero(layer < nothing)
+        index, offset = np.divmod(layer[x], tile)
+        np.testing.assert_array_equal(np.asarray(grid.columns)[index] + offset, x)
 
 
 def test_batches_give_the_same_map_and_reruns_the_same_bits(detectors):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,15 @@ def test_batch_follows_from_seed_and_step_alone(images: Images, cache_mb: int) -
     assert len({batch.tobytes() for batch in first}) == 4
     with sampler(images, cache_mb, seed=6) as other:
         assert not np.array_equal(other.batch(0, 12)[0], first[0])
+
+
+@CACHES
+def test_batches_made_by_several_threads_are_those_of_one(images: Images, cache_mb: int) -> None:
+    with sampler(images, cache_mb, seed=5) as one, sampler(images, cache_mb, seed=5) as shared:
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda step: shared.batch(step, 12)[0], range(40)))
+        for step, patches in enumerate(made):
+            np.testing.assert_array_equal(patches, one.batch(step, 12)[0])
 
 
 @CACHES

@@ -1,5 +1,7 @@
 """Training: resume, early stopping, budgets, splits, checkpoints."""
 
+import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from inspect_cli.methods import build_detector
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec, TrainingSpec
 from inspect_cli.tiles import PatchSampler, SamplerImage
-from inspect_cli.training.batches import MapTraining
+from inspect_cli.training import loop
+from inspect_cli.training.batches import MapTraining, training_batch
 from inspect_cli.training.budget import Budget, left_of, step_size
 from inspect_cli.training.health import training_warnings
 from inspect_cli.training.loop import Interrupted, train_map
@@ -57,6 +60,30 @@ def _job(image: Path, folder: Path, steps: int, **spec) -> MapTraining:
 
 def _quiet(*_args: object) -> None:
     pass
+
+
+def test_batches_come_in_their_order_however_many_threads_make_them(image, tmp_path, monkeypatch):
+    job = _job(image, tmp_path / "c", 12)
+    found = {}
+    for makers in (1, 5):
+        monkeypatch.setattr(loop, "_makers", lambda _device, _processors, makers=makers: makers)
+        found[makers] = [batch.tiles for batch in itertools.islice(loop._prefetched(job, 3), 8)]
+    for step, one, several in zip(itertools.count(3), found[1], found[5], strict=False):
+        assert torch.equal(one, several)
+        assert torch.equal(one, training_batch(job, step).tiles)
+
+
+def test_a_network_on_the_cpu_shares_its_processors_with_one_thread_that_makes_batches():
+    assert loop._makers(torch.device("cpu"), 64) == 1
+    assert [loop._makers(torch.device("cuda"), count) for count in (1, 2, 4, 64)] == [1, 1, 3, 6]
+
+
+def test_the_first_step_on_a_gpu_takes_nothing_from_the_budget_and_trains_nothing(image, tmp_path):
+    job = _job(image, tmp_path / "c", 12)
+    before = copy.deepcopy(job.detector.state_dict())
+    loop._warm_up(job)
+    for name, value in job.detector.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_loss_falls_and_the_best_weights_are_kept(image, tmp_path):

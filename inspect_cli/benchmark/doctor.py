@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from inspect_cli.engines.choice import openvino_installed
 from inspect_cli.engines.torch_engine import PRECISIONS
 from inspect_cli.errors import InspectError
 from inspect_cli.methods.base import Detector
+from inspect_cli.processors import usable_processors
 from inspect_cli.store.bundle import Bundle, find_bundle
 from inspect_cli.store.materials import find_material, known_materials
 from inspect_cli.tiles.tiling import count_of_area, tiling_of
@@ -85,16 +85,6 @@ def threads(used: int, usable: int) -> Finding:
             "threads", found, f"processors are idle unless other programs use them: OMP_NUM_THREADS={usable}"
         )
     return Finding("threads", found)
-
-
-def usable_processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Return how many processors this process may use: fewer than there are under taskset or in a container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = limit.read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else min(cores, max(1, round(int(quota) / int(period))))
 
 
 def available_memory_gb(meminfo: Path = Path("/proc/meminfo")) -> float | None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from inspect_cli.images.values import Preprocess, mirror_sources
 from inspect_cli.tiles.grid import Grid
@@ -51,6 +52,25 @@ class Finished(NamedTuple):
     means: NDArray[np.float64]
 
 
+def layers(grid: Grid) -> list[NDArray[np.int64]]:
+    """Return the tiles of a row in layers of tiles that do not overlap, as few as there can be.
+
+    Each layer (padded width,) says which column of the tiles, set side by side, lies over a column of the image;
+    the number behind the last one where none does.
+    """
+    side, nothing = grid.tile_px, len(grid.columns) * grid.tile_px
+    found: list[NDArray[np.int64]] = []
+    ends: list[int] = []
+    for index, x in enumerate(grid.columns):
+        free = next((i for i, end in enumerate(ends) if end <= x), len(ends))
+        if free == len(ends):
+            found.append(np.full(grid.padded_width_px, nothing))
+            ends.append(0)
+        found[free][x : x + side] = np.arange(index * side, (index + 1) * side)
+        ends[free] = x + side
+    return found
+
+
 class ResidentRows:
     """Scores an image row of tiles by row of tiles, top to bottom.
 
@@ -75,6 +95,9 @@ class ResidentRows:
         self._weight_y = torch.from_numpy(axis_weight(grid.rows, grid.padded_height_px, tile, blend)).to(device)
         self._weight_x = torch.from_numpy(axis_weight(grid.columns, grid.padded_width_px, tile, blend)).to(device)
         self._sum = torch.zeros((tile, grid.padded_width_px), dtype=torch.float64, device=device)
+        columns = np.asarray(grid.columns)[:, None] + np.arange(tile)
+        self._columns = torch.from_numpy(columns).to(device)
+        self._layers = [torch.from_numpy(layer).to(device) for layer in layers(grid)]
         self._pixels = torch.empty((preprocess.channels, 0, grid.padded_width_px), device=device)
         self._row = 0
 
@@ -86,18 +109,35 @@ class ResidentRows:
         self._row += 1
         last = self._row == len(grid.rows)
         tiles = self._tiles(self._window_of(band), band.material)
-        wanted = self._upload(np.flatnonzero(band.wanted))  # numbers: a mask would be waited for
-        scores = torch.zeros((len(grid.columns), grid.tile_px, grid.tile_px), device=self._device)
-        if len(wanted):
-            scores[wanted] = self._score(tiles[wanted])
-            self._show_first(tiles[wanted], scores[wanted])
-        for x, one in zip(grid.columns, scores * self._window, strict=True):
-            self._sum[:, x : x + grid.tile_px] += one
+        scores, found = self._scores(tiles, band.wanted)
+        self._add(scores * self._window)
         done = (grid.height_px if last else grid.rows[self._row]) - y0
         weight = self._weight_y[y0 : y0 + done, None] * self._weight_x[None, : grid.width_px]
         rows = (self._sum[:done, : grid.width_px] / weight).float()
         self._sum = torch.cat([self._sum[done:], torch.zeros_like(self._sum[:done])])
-        return self._download(rows, self._means(scores[wanted], band, wanted))
+        return self._download(rows, self._means(found, band))
+
+    def _scores(self, tiles: Tensor, wanted: Mask) -> tuple[Tensor, Tensor]:
+        """Return the scores of all tiles of a row, 0 for those that are not wanted, and of the wanted ones alone."""
+        if wanted.all():
+            scores = self._score(tiles)
+            self._show_first(tiles, scores)
+            return scores, scores
+        scores = torch.zeros((len(tiles), *tiles.shape[2:]), device=self._device)
+        if not wanted.any():
+            return scores, scores[:0]
+        at = self._upload(np.flatnonzero(wanted))  # numbers: a mask would be waited for
+        tiles = tiles[at]
+        found = self._score(tiles)
+        self._show_first(tiles, found)
+        scores[at] = found
+        return scores, found
+
+    def _add(self, weighted: Tensor) -> None:
+        """Add the tiles (columns, tile_px, tile_px) of a row in a fixed order, few operations for all of them."""
+        beside = functional.pad(weighted.movedim(0, 1).flatten(1), (0, 1))  # a column of zeros at the end
+        for layer in self._layers:
+            self._sum += beside[:, layer]
 
     def _show_first(self, tiles: Tensor, scores: Tensor) -> None:
         if self.on_scored is not None and self.on_scored(tiles[:SHOWN], scores[:SHOWN]):
@@ -118,17 +158,20 @@ class ResidentRows:
 
         As :func:`inspect_cli.images.values.continue_outside` does it; which pixel goes where is found on the host.
         """
-        tiles = torch.stack([pixels[..., x : x + self._grid.tile_px] for x in self._grid.columns])
-        for tile, mask in zip(tiles.flatten(2), () if material is None else material, strict=False):
+        tiles = pixels[..., self._columns].permute(2, 0, 1, 3)
+        tiles = tiles.contiguous(memory_format=torch.channels_last)
+        flat = tiles.view(*tiles.shape[:2], -1)
+        for tile, mask in zip(flat, () if material is None else material, strict=False):
             if mask.any() and not mask.all():
                 outside, sources = self._upload(np.flatnonzero(~mask)), self._upload(mirror_sources(mask))
                 tile[:, outside] = tile[:, sources]
-        return tiles.contiguous(memory_format=torch.channels_last)
+        return tiles
 
-    def _means(self, scores: Tensor, band: Band, wanted: Tensor) -> Tensor:
+    def _means(self, scores: Tensor, band: Band) -> Tensor:
+        """Return the mean inside the ROI of the scores of the wanted tiles."""
         if band.masks is None:
             return scores.mean(dim=(1, 2), dtype=torch.float64)
-        masks = self._upload(band.masks)[wanted]
+        masks = self._upload(band.masks[band.wanted])
         return (scores * masks).sum(dim=(1, 2), dtype=torch.float64) / masks.sum(dim=(1, 2))
 
     def _upload(self, values: NDArray[Any]) -> Tensor:

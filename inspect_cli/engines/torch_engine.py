@@ -87,6 +87,7 @@ class TorchEngine(Blocking):
             raise UsageError(f"--precision {precision}: valid with torch on {device.type}: {valid}")
         if device.type == "cuda":  # torch rounds the inputs of convolutions to 10 bits there unless told otherwise
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+            torch.backends.cudnn.deterministic = True
         if device.type == "cpu":
             keep_freed_memory()
         self.precision = precision

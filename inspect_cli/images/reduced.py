@@ -57,21 +57,20 @@ class BlockReducer:
         if self._how == "mean":
             down, across = (_lengths(length, self._factor) for length in rows.shape[:2])
             pixels = np.outer(down, across).astype(np.float32)
-            sums = self._blocks(rows, np.add, 0.0)
+            sums = self._blocks(rows, np.add)
             return np.asarray(sums / pixels.reshape(*pixels.shape, *[1] * (rows.ndim - 2)), np.float32)
-        largest = self._blocks(np.where(np.isnan(rows), np.float32(-np.inf), rows), np.maximum, -np.inf)
-        return np.where(np.isneginf(largest), np.float32(np.nan), largest).astype(np.float32)
+        return self._blocks(rows, np.fmax)  # the other one of a number and NaN
 
-    def _blocks(self, rows: Array, join: np.ufunc, neutral: float) -> Array:
-        """Join the pixels of each block; whole rows first, which is one long operation a row."""
-        factor, joined = self._factor, []
-        for top in range(0, len(rows), factor):
-            joined.append(join.reduce(rows[top : top + factor], axis=0))
-        across = np.stack(joined)
-        missing = -across.shape[1] % factor
-        across = np.pad(across, [(0, 0), (0, missing), *[(0, 0)] * (rows.ndim - 2)], constant_values=neutral)
-        blocks = across.reshape(len(across), -1, factor, *across.shape[2:])
-        return np.asarray(join.reduce(blocks, axis=2))
+    def _blocks(self, rows: Array, join: np.ufunc) -> Array:
+        """Join the pixels of each block: whole rows first, then every so many columns, both long operations."""
+        factor = self._factor
+        down = np.stack([join.reduce(rows[top : top + factor], axis=0) for top in range(0, len(rows), factor)])
+        joined = down[:, ::factor].copy()
+        for first in range(1, factor):
+            columns = down[:, first::factor]
+            target = joined[:, : columns.shape[1]]
+            join(target, columns, out=target)
+        return joined
 
 
 def _lengths(length_px: int, factor: int) -> NDArray[np.int64]:

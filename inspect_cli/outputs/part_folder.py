@@ -35,6 +35,8 @@ Rows = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Pictures = dict[str, NDArray[np.uint8]]
 _REPLAY_ROWS: Final = 256
+#: Pictures that are drawn at once.
+_DRAWERS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,7 @@ def write_part(
     scale = preview_scale(plan.height, plan.width)
     with clock.phase("write"):
         if "pictures" in plan.outputs:
-            with ThreadPoolExecutor(1) as beside:
-                drawn = beside.submit(save_patch_histogram, folder / "histogram.png", _scores_by_map(patches))
-                _write_pictures(folder, pictures, preview, content, scale)
-                drawn.result()
+            _write_pictures(folder, patches, pictures, preview, content, scale)
         write_with(folder / "patches.parquet", lambda path: pq.write_table(patches, path))
     map_scores = content.pop("map_scores")
     maps = {name: head["maps"].get(name, {}) | scores for name, scores in map_scores.items()}
@@ -158,15 +157,29 @@ def write_part(
     return record
 
 
-def _write_pictures(folder: Path, pictures: Pictures, preview: Rows, content: Mapping[str, Any], scale: int) -> None:
+def _write_pictures(
+    folder: Path, patches: pa.Table, pictures: Pictures, preview: Rows, content: Mapping[str, Any], scale: int
+) -> None:
+    """Draw all pictures of a part, several at once."""
     shown = (content["peak"] or {}).get("map") or next(iter(pictures))
-    for name, picture in pictures.items():
-        encoded = encode_png(picture)
+
+    def save_image(name: str) -> None:
+        encoded = encode_png(pictures[name])
         write_bytes(folder / "maps" / f"{name}.png", encoded)
         if name == shown:
             write_bytes(folder / "image.png", encoded)
-    save_heatmap(folder / "heatmap.png", preview)
-    save_overlay(folder / "overlay.png", pictures[shown], preview, content["regions"][:50], scale)
+
+    with ThreadPoolExecutor(_DRAWERS) as pool:
+        drawn = [
+            pool.submit(save_patch_histogram, folder / "histogram.png", _scores_by_map(patches)),
+            pool.submit(
+                save_overlay, folder / "overlay.png", pictures[shown], preview, content["regions"][:50], scale
+            ),
+            pool.submit(save_heatmap, folder / "heatmap.png", preview),
+            *(pool.submit(save_image, name) for name in pictures),
+        ]
+    for picture in drawn:
+        picture.result()
 
 
 def _scores_by_map(patches: pa.Table) -> dict[str, NDArray[np.float32]]:

@@ -113,6 +113,8 @@ class Judge:
             self._uncovered_px += int((inside & ~scored).sum())
 
     def _note_peak(self, name: str, rows: Rows) -> None:
+        if float(np.fmax.reduce(rows, axis=None)) <= self.peaks[name].raw_max:  # not so where infinite
+            return
         values = np.where(np.isfinite(rows), rows, np.float32(-1))
         at = int(values.argmax())
         value = float(values.flat[at])

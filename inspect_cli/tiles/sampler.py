@@ -7,6 +7,7 @@ and several patches are cut from each band, since a compressed strip must be dec
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ class PatchSampler:
             raise NoInputError("no image to sample patches from")
         self._headers = [_header(path) for path in self._paths]
         self._open: tuple[int, MapReader] | None = None
+        self._reading = threading.Lock()  # several threads may make batches
         self._cache = self._read_cache(cache_mb)
         pixels = np.array([h.height * h.width for h in self._headers], float)
         pixels *= [rows is None or len(rows) > 0 for rows in self._rows_inside]
@@ -176,10 +178,11 @@ class PatchSampler:
         """Return rows of an image; one file is open at a time, however many images there are."""
         if self._cache is not None:
             return self._cache[index][y0:y1]
-        if self._open is None or self._open[0] != index:
-            self.close()
-            self._open = (index, open_map(self._paths[index]))
-        return self._open[1].read_rows(y0, y1)
+        with self._reading:
+            if self._open is None or self._open[0] != index:
+                self.close()
+                self._open = (index, open_map(self._paths[index]))
+            return self._open[1].read_rows(y0, y1)
 
     def _unpacked(self, bits: NDArray[np.uint8] | None, index: int, y0: int, y1: int) -> NDArray[np.bool_]:
         """Return some rows of an image's packed mask, all True without one."""

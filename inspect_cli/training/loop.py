@@ -8,11 +8,14 @@ ends). A GPU adds in an order of its own.
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +24,7 @@ from inspect_cli.allocation import keep_freed_memory
 from inspect_cli.engines.torch_engine import training_autocast
 from inspect_cli.errors import ModelError
 from inspect_cli.methods.base import Batch, Detector
+from inspect_cli.processors import usable_processors
 from inspect_cli.training.batches import (
     BEGIN_PATCHES,
     BEGIN_STEP,
@@ -35,6 +39,8 @@ from inspect_cli.training.budget import step_size
 from inspect_cli.training.checkpoint import Optimizers, TrainingState, load_checkpoint, save_checkpoint
 
 CHECKPOINT_EVERY_S = 60.0
+#: Threads that make batches for a GPU; more of them wait for each other.
+_MOST_MAKERS: Final = 6
 
 
 class StepReport(Protocol):
@@ -74,6 +80,8 @@ def train_map(
     if restored is None:
         detector.begin(good_tiles(job, BEGIN_STEP, job.patches(BEGIN_PATCHES, FEWEST_BEGIN_PATCHES)))
     state, best = restored or (TrainingState(job.fingerprint), _copy(detector))
+    if job.device.type != "cpu" and detector.trains and not state.finished:
+        _warm_up(job)
     job.budget.start(state.spent_s)
     if not state.finished and detector.trains:
         best = _run(job, optimizers, state, best, report, stop)
@@ -157,19 +165,30 @@ def _copy(detector: Detector) -> dict[str, Tensor]:
 
 
 def _prefetched(job: MapTraining, first_step: int) -> Iterator[Batch]:
-    """Yield the batches from ``first_step`` on; the next one is made while the network works."""
+    """Yield the batches from ``first_step`` on; the next ones are made while the network works."""
+    makers = _makers(job.device, usable_processors())
+    with ThreadPoolExecutor(makers) as pool:
+        made = deque(pool.submit(training_batch, job, first_step + ahead) for ahead in range(makers))
+        try:
+            for step in itertools.count(first_step + makers):
+                batch = made.popleft().result()
+                made.append(pool.submit(training_batch, job, step))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def make(step: int) -> Batch:
-        return training_batch(job, step)
 
-    with ThreadPoolExecutor(1) as pool:
-        step = first_step
-        following = pool.submit(make, step)
-        while True:
-            batch = following.result()
-            step += 1
-            following = pool.submit(make, step)
-            yield batch
+def _makers(device: torch.device, processors: int) -> int:
+    """Return how many threads make batches: a network on the CPU needs the processors itself."""
+    return 1 if device.type == "cpu" else max(1, min(_MOST_MAKERS, processors - 1))
+
+
+def _warm_up(job: MapTraining) -> None:
+    """Take a step with a copy: the first one on a GPU loads its libraries and kernels, seconds that train nothing."""
+    detector = copy.deepcopy(job.detector)
+    optimizers = detector.optimizers(job.spec.learning_rate)
+    detector.train()
+    detector.train_step(training_batch(job, 0), optimizers, training_autocast(job.device))
 
 
 @torch.no_grad()
