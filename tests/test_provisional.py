@@ -14,7 +14,14 @@ from inspect_cli.store.manifest import MapLimit
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training import provisional
 from inspect_cli.training.outliers import LEAST_PARTS, outliers
-from inspect_cli.training.provisional import MARGIN, _far_above, _windows, provisional_calibration
+from inspect_cli.training.provisional import (
+    MARGIN,
+    WINDOWS,
+    _far_above,
+    _windows,
+    provisional_calibration,
+    window_count,
+)
 
 RECIPE = parse_recipe("material: stuff\nmaps: {image: {files: '{part}.png'}}\ntiles: {size_px: 32}\n", "test")
 
@@ -70,12 +77,33 @@ def test_where_most_parts_score_nothing_none_is_left_out(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("parts", "windows"), [(1, 12), (5, 15), (8, 16), (12, 12), (40, 40)])
-def test_every_part_has_as_many_windows(parts, windows, tmp_path):
-    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((40, 40), np.uint8))
+def test_every_part_has_as_many_windows_each_at_a_place_of_its_own(parts, windows, tmp_path):
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((600, 500), np.uint8))
     held_out = [Part(f"p{number}", {"image": tmp_path / "p.png"}, tmp_path) for number in range(parts)]
-    drawn = _windows(tiling_of(RECIPE.tiles), held_out, dict.fromkeys(p.id for p in held_out), "image", 0)
+    drawn = _windows(tiling_of(RECIPE.tiles), held_out, dict.fromkeys(p.id for p in held_out), "image", 0, 12)
     assert len(drawn) == windows
     assert len(set(Counter(part.id for part, _ in drawn).values())) == 1
+    assert len({(part.id, window) for part, window in drawn}) == windows
+
+
+def test_windows_cover_the_roi_of_a_part_and_no_more(tmp_path):
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((600, 500), np.uint8))
+    part = Part("p", {"image": tmp_path / "p.png"}, tmp_path)
+    roi = np.zeros((600, 500), bool)
+    roi[300:, 10:250] = True
+    drawn = _windows(tiling_of(RECIPE.tiles), [part], {"p": roi}, "image", 0, 99)
+    seen = np.zeros_like(roi)
+    for _, (y, x, height, width) in drawn:
+        assert roi[y : y + height, x : x + width].any()
+        seen[y : y + height, x : x + width] = True
+    assert seen[roi].all()
+    assert len(drawn) == 9
+
+
+def test_more_time_has_more_windows():
+    assert window_count("8m", 1) == 96
+    assert window_count("8m", 4) == 24
+    assert window_count("10s", 1) == window_count("5000steps", 1) == WINDOWS
 
 
 def test_of_few_parts_none_is_left_out(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from inspect_cli.engines import TorchEngine
 from inspect_cli.images import ImageHeader, MapReader, Part, open_map
 from inspect_cli.methods.base import Detector
 from inspect_cli.recipe import Recipe
+from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
@@ -20,15 +21,19 @@ from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.outliers import LEAST_PARTS, outliers
 
-#: Windows that are scored at least, the same number of each part, and their side: so many tiles, or one where tiles
-#: are large.
+#: Windows that are scored where there is room for them, the same number of each part: so many at least, and with a
+#: budget in time one for so many seconds.
 WINDOWS: Final = 12
+_SECONDS_A_WINDOW: Final = 5.0
+#: Their side: so many tiles, or one where tiles are large.
 WINDOW_TILES: Final = 4
 WINDOW_PX: Final = 512
 #: Room above the largest peak: the windows are a small part of what a good part shows.
 MARGIN: Final = 1.5
 
 Mask = NDArray[np.bool_]
+#: (y, x, height, width)
+Window = tuple[int, int, int, int]
 
 
 class WindowReader(MapReader):
@@ -45,6 +50,12 @@ class WindowReader(MapReader):
         return rows[:, self._x : self._x + self.header.width]
 
 
+def window_count(budget: str, maps: int) -> int:
+    """Return how many windows of a map a training with ``budget`` for all maps has time for."""
+    _, seconds = parse_budget(budget)
+    return max(WINDOWS, round((seconds or 0.0) / maps / _SECONDS_A_WINDOW))
+
+
 def provisional_calibration(
     recipe: Recipe,
     tiling: Tiling,
@@ -54,17 +65,20 @@ def provisional_calibration(
     detectors: Mapping[str, Detector],
     device: torch.device,
     seed: int,
+    count: int = WINDOWS,
 ) -> tuple[Calibration, list[str]]:
-    """Return limits from windows of the validation parts, the largest peak times ``MARGIN``, and warnings.
+    """Return limits from ``count`` windows of the validation parts, the largest peak times ``MARGIN``, and warnings.
 
     A part whose peak lies far above those of the others is no good one, or one of its kind alone: it sets no limit,
     and is told.
     """
-    limits, warnings, left_out = {}, [], set()
+    limits, warnings, left_out, seen = {}, [], set(), 0
     for name, detector in detectors.items():
         engine = TorchEngine(detector, device)
         peaks: dict[str, MapLimit] = {}
-        for part, window in _windows(tiling, parts, rois, name, seed):
+        windows = _windows(tiling, parts, rois, name, seed, count)
+        seen = len(windows)
+        for part, window in windows:
             pixel, patch = _peaks(recipe, tiling, part, name, window, rois[part.id], trained[name], engine)
             known = peaks.get(part.id, MapLimit(pixel=LEAST_LIMIT, patch=LEAST_LIMIT))
             peaks[part.id] = MapLimit(pixel=max(pixel, known.pixel), patch=max(patch, known.patch))
@@ -81,7 +95,7 @@ def provisional_calibration(
         limits=limits,
         rule="max",
         provisional=True,
-        origin=f"the largest peak in {_rounds(parts) * len(parts)} windows of held-out good parts, times {MARGIN}"
+        origin=f"the largest peak in {seen} windows of held-out good parts, times {MARGIN}"
         + (f", without {', '.join(sorted(left_out))}" if left_out else ""),
         parts=len(parts) - len(left_out),
         smooth_sigma_px=recipe.scoring.smooth_sigma_px,
@@ -110,36 +124,31 @@ def _far_above(peaks: Mapping[str, MapLimit]) -> dict[str, float]:
     return found if len(found) <= max(1, len(peaks) // 10) else {}
 
 
-def _rounds(parts: Sequence[Part]) -> int:
-    """Return how many windows of each part are scored."""
-    return -(-WINDOWS // len(parts))
-
-
 def _windows(
-    tiling: Tiling, parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, seed: int
-) -> list[tuple[Part, tuple[int, int, int, int]]]:
-    """Return parts and windows (y, x, height, width), in turn over the parts, each around a place in the ROI."""
+    tiling: Tiling, parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, seed: int, count: int
+) -> list[tuple[Part, Window]]:
+    """Return ``count`` windows or some more, in turn over the parts, the same number of each; fewer without room."""
     rng = np.random.default_rng([seed, 7])
-    found = []
-    for number in range(_rounds(parts) * len(parts)):
-        part = parts[number % len(parts)]
+    side = min(WINDOW_TILES * tiling.size_px, max(tiling.size_px, WINDOW_PX))
+    places = []
+    for part in parts:
         with open_map(part.files[name]) as reader:
             header = reader.header
-        side = min(WINDOW_TILES * tiling.size_px, max(tiling.size_px, WINDOW_PX))
-        height, width = min(side, header.height), min(side, header.width)
-        y, x = _place(rng, rois[part.id], header.height, header.width)
-        y = min(max(y - height // 2, 0), header.height - height)
-        x = min(max(x - width // 2, 0), header.width - width)
-        found.append((part, (y, x, height, width)))
-    return found
+        found = _places(header.height, header.width, side, rois[part.id])
+        places.append([found[i] for i in rng.permutation(len(found))])
+    rounds = min(-(-count // len(parts)), *map(len, places))
+    return [(part, found[number]) for number in range(rounds) for part, found in zip(parts, places, strict=True)]
 
 
-def _place(rng: np.random.Generator, roi: Mask | None, height: int, width: int) -> tuple[int, int]:
-    """Draw a pixel, inside the ROI if there is one: a row that has some, then one of its columns."""
-    if roi is None:
-        return int(rng.integers(height)), int(rng.integers(width))
-    y = int(rng.choice(np.flatnonzero(roi.any(axis=1))))
-    return y, int(rng.choice(np.flatnonzero(roi[y])))
+def _places(height: int, width: int, side: int, roi: Mask | None) -> list[Window]:
+    """Return windows that cover an image side by side, those with pixels inside the ROI."""
+    tall, wide = min(side, height), min(side, width)
+    down, across = (
+        np.linspace(0, length - window, -(-length // window)).round().astype(int).tolist()
+        for length, window in ((height, tall), (width, wide))
+    )
+    found = [(y, x, tall, wide) for y in down for x in across]
+    return [(y, x, h, w) for y, x, h, w in found if roi is None or roi[y : y + h, x : x + w].any()]
 
 
 def _peaks(
@@ -147,7 +156,7 @@ def _peaks(
     tiling: Tiling,
     part: Part,
     name: str,
-    window: tuple[int, int, int, int],
+    window: Window,
     roi: Mask | None,
     trained: TrainedMap,
     engine: TorchEngine,
