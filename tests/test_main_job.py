@@ -229,7 +229,7 @@ def test_limits_from_labelled_parts_reach_the_best_iou(batch, models, capsys):
     assert run(["evaluate", str(batch / "test"), *truth, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     best = float(re.search(r"best IOU ([\d.]+)", origin)[1])
-    assert found["iou"] == pytest.approx(best, abs=2e-3), "the masks that are written, but for the last bit of a score"
+    assert found["iou"] == pytest.approx(best, abs=2e-3), "written masks; a score has 11 bits"
 
 
 def test_evaluation_keys_kinds_and_maps(scored, batch, capsys):
