@@ -131,7 +131,7 @@ def test_image_is_reduced_while_it_is_measured(tmp_path):
 
 
 def test_little_material_is_told():
-    three = {f"p{i}": ImageMoments(count=3 * 512 * 512) for i in range(3)}
+    three = {f"p{i}": ImageMoments(counts=[512 * 512] * 3) for i in range(3)}
     [line] = few_patches_warnings("normal", three, 3, 256)
     assert "3 image(s) hold material for 12 patches of 256 px" in line
     assert few_patches_warnings("normal", three, 3, 128) == []

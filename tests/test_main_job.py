@@ -283,6 +283,18 @@ def test_dark_image_is_undecided_not_passed(batch, models):
     assert "map albedo: mean brightness" in record["reasons"][0]
 
 
+@pytest.mark.parametrize(("planes", "channel"), [((2, 1, 0), "channel 1: mean"), ((1, 0, 2), "channel 1: contrast")])
+def test_normals_with_channels_exchanged_are_undecided_not_passed(batch, models, planes, channel):
+    path = next((batch / "test" / "good").glob("*_normal.tif"))
+    pixels = np.ascontiguousarray(tifffile.imread(path)[..., planes])
+    path.unlink()
+    tifffile.imwrite(path, pixels, photometric="rgb")
+    score(batch, models)
+    record = _records(batch / "test" / "inspection" / "foil")[f"good/{path.name.removesuffix('_normal.tif')}"]
+    assert record["verdict"] == "undecided"
+    assert record["reasons"][0].startswith(f"map normal: {channel}")
+
+
 def test_network_that_gives_nan_is_undecided_not_passed(batch, models, monkeypatch):
     from inspect_cli.engines import TorchEngine
 

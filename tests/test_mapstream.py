@@ -19,7 +19,8 @@ from inspect_cli.images.reader import ImageHeader, MapReader, open_map
 from inspect_cli.images.values import Preprocess, ValueRange, continue_outside
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.clock import Clock
-from inspect_cli.scoring.mapstream import MapStream, PixelMoments
+from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.smooth import RowSmoother
 from inspect_cli.tiles.grid import Grid, pad_to_tile
@@ -200,10 +201,29 @@ def test_moments_and_preview_see_every_pixel_once(case: tuple[NDArray[Any], int,
     assert stream.moments.count == values.size
     assert stream.moments.mean == pytest.approx(values.mean(dtype=np.float64), abs=1e-9)
     assert stream.moments.spread == pytest.approx(values.std(dtype=np.float64), abs=1e-6)
+    channels = values.reshape(-1, 1 if pixels.ndim == 2 else pixels.shape[2])
+    assert stream.moments.channel_means == pytest.approx(channels.mean(axis=0, dtype=np.float64), abs=1e-7)
+    assert stream.moments.channel_spreads == pytest.approx(channels.std(axis=0, dtype=np.float64), abs=1e-6)
 
 
 def test_moments_of_nothing_are_zero() -> None:
     assert (PixelMoments().mean, PixelMoments().spread) == (0.0, 0.0)
+
+
+def test_values_that_are_no_numbers_are_counted_in_their_channel_alone() -> None:
+    unit = np.random.default_rng(0).random((6, 7, 3)).astype(np.float32)
+    unit[2, 3, 1] = np.nan
+    unit[4, :2, 2] = np.inf
+    inside = np.ones((6, 7), bool)
+    inside[4, 0] = False
+    found = PixelMoments()
+    found.add(unit, inside)
+    assert (found.missing, found.counts) == (2, [41, 40, 40])
+    for channel in range(3):
+        values = unit[inside][:, channel]
+        values = values[np.isfinite(values)]
+        assert found.channel_means[channel] == pytest.approx(values.mean(dtype=np.float64))
+        assert found.channel_spreads[channel] == pytest.approx(values.std(dtype=np.float64))
 
 
 def test_missing_pixel_makes_its_tiles_missing_and_nothing_else() -> None:

@@ -61,7 +61,7 @@ def model_with(engine: Spreading, folder: Path) -> ScoringModel:
         high=1.0,
         fill=(0.3,),
         dtype="float32",
-        acquisition=Acquisition(mean_low=-9, mean_high=9, spread_low=0, spread_high=9),
+        acquisition=(Acquisition(mean_low=-9, mean_high=9, spread_low=0, spread_high=9),),
         shown_low=(0.0,),
         shown_high=(1.0,),
     )

@@ -23,6 +23,7 @@ from inspect_cli.training.budget import Budget, left_of, step_size
 from inspect_cli.training.health import training_warnings
 from inspect_cli.training.loop import Interrupted, train_map
 from inspect_cli.training.prepare import (
+    ImageMoments,
     PackedMasks,
     learn_acquisition,
     learn_preprocess,
@@ -227,10 +228,24 @@ def test_acquisition_range_covers_the_training_images_and_not_a_dark_one(tmp_pat
         path = tmp_path / f"{number}.tif"
         tifffile.imwrite(path, rng.normal(30000, 3000, (50, 50)).astype(np.uint16))
         parts.append(Part(str(number), {"image": path}, tmp_path))
-    limits = learn_acquisition([measure_image(p.files["image"], None) for p in parts], ValueRange(0, 65535))
+    (limits,) = learn_acquisition([measure_image(p.files["image"], None) for p in parts], ValueRange(0, 65535))
     assert limits.mean_low < 30000 / 65535 < limits.mean_high
     assert limits.mean_low > 20000 / 65535
     assert limits.spread_low < 3000 / 65535 < limits.spread_high
+
+
+def test_acquisition_range_of_a_channel_that_hardly_varies_has_room_by_the_others():
+    rng = np.random.default_rng(0)
+    images = [ImageMoments() for _ in range(3)]
+    for image in images:
+        rows = rng.normal((0.5, 0.5, 0.9), (0.2, 0.1, 0.001), (50, 60, 3))
+        image.add(rows.astype(np.float32), None)
+    wide, narrow, still = learn_acquisition(images, ValueRange(0, 1))
+    assert wide.spread_low == pytest.approx(0.1, abs=0.01)
+    assert narrow.spread_low == pytest.approx(0.05, abs=0.01)
+    assert still.spread_low == 0
+    assert (still.mean_low, still.mean_high) == pytest.approx((0.85, 0.95), abs=0.01)
+    assert still.spread_high > 0.05
 
 
 def test_warnings_in_plain_words():

@@ -176,9 +176,7 @@ def write_map(path: Path, width: int, height: int, trained: TrainedMap) -> None:
     rng = np.random.default_rng(0)
     dtype = np.dtype(trained.dtype)
     shape = (height, width) if trained.channels == 1 else (height, width, trained.channels)
-    acquisition = trained.acquisition
-    mean = (acquisition.mean_low + acquisition.mean_high) / 2
-    spread = (acquisition.spread_low + acquisition.spread_high) / 2
+    mean, spread = trained.usual_values
     across = np.sin(np.arange(width, dtype=np.float32) * 0.2).reshape((1, width, *(1 for _ in shape[2:])))
 
     def blocks() -> Iterator[np.ndarray[Any, Any]]:

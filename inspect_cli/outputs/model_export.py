@@ -113,10 +113,9 @@ def _tiles(name: str, trained: TrainedMap, tile_px: int, parts: Sequence[Part]) 
     if parts:
         sampler = PatchSampler([SamplerImage(part.files[name], None, None) for part in parts], tile_px, 0, cache_mb=0)
         return trained.preprocess.to_network(sampler.batch(0, _checked(tile_px))[0])
-    seen = trained.acquisition
-    mean, spread = (seen.mean_low + seen.mean_high) / 2, (seen.spread_low + seen.spread_high) / 2
-    noise = np.random.default_rng(0).standard_normal((_checked(tile_px), trained.channels, tile_px, tile_px))
-    return (mean + spread * noise).astype(np.float32)
+    mean, spread = trained.usual_values
+    noise = np.random.default_rng(0).standard_normal((_checked(tile_px), tile_px, tile_px, trained.channels))
+    return np.moveaxis(mean + spread * noise, 3, 1).astype(np.float32)
 
 
 def _export(detector: Detector, tiles: Tiles, kind: str, scratch: Path, name: str) -> dict[str, Any]:

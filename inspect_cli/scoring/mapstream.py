@@ -22,6 +22,7 @@ from inspect_cli.images.values import Preprocess, continue_outside
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.ahead import ahead, behind
 from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.smooth import RowSmoother
 from inspect_cli.tiles.grid import Grid, pad_to_tile
@@ -41,37 +42,6 @@ class PatchScores(NamedTuple):
     y_px: NDArray[np.int32]
     residual_mean: NDArray[np.float32]
     roi_share: NDArray[np.float32]
-
-
-@dataclass
-class PixelMoments:
-    """Running mean and spread of the finite pixels inside the ROI; ``missing`` counts the others."""
-
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-    missing: int = 0
-
-    def add(self, unit: NDArray[np.float32], inside: Mask | None) -> None:
-        """Add rows (n, width[, channels])."""
-        values = unit.ravel() if inside is None else unit[inside].ravel()
-        finite = np.isfinite(values)
-        if not finite.all():
-            self.missing += int(len(values) - finite.sum())
-            values = values[finite]
-        self.count += values.size
-        self.total += float(values.sum(dtype=np.float64))
-        self.squares += float(np.square(values, dtype=np.float64).sum())
-
-    @property
-    def mean(self) -> float:
-        """Mean of the pixels seen."""
-        return self.total / max(self.count, 1)
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the pixels seen."""
-        return float(max(self.squares / max(self.count, 1) - self.mean**2, 0.0) ** 0.5)
 
 
 class _Tiles(NamedTuple):

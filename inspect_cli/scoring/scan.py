@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.model import ScoringModel
+from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.store.manifest import Acquisition
 
 Rows = NDArray[np.float32]
@@ -84,7 +85,7 @@ class PartScan:
         faults = []
         for name, stream in self.streams.items():
             limits = self._model.bundle.manifest.maps[name].acquisition
-            faults += [f"map {name}: {text}" for text in _compare(stream.moments.mean, stream.moments.spread, limits)]
+            faults += [f"map {name}: {text}" for text in _faults(stream.moments, limits)]
         return faults
 
     def __enter__(self) -> Self:
@@ -96,14 +97,24 @@ class PartScan:
         self._stack.close()
 
 
-def _compare(mean: float, spread: float, limits: Acquisition) -> Iterator[str]:
+def _faults(moments: PixelMoments, limits: Sequence[Acquisition]) -> Iterator[str]:
+    """Yield what of an image lies outside the limits of its channels, or of all of them together if there is one."""
+    if len(limits) == 1:
+        yield from _compare("", moments.mean, moments.spread, limits[0])
+        return
+    found = zip(moments.channel_means, moments.channel_spreads, limits, strict=True)
+    for number, (mean, spread, limit) in enumerate(found, start=1):
+        yield from _compare(f"channel {number}: ", mean, spread, limit)
+
+
+def _compare(channel: str, mean: float, spread: float, limits: Acquisition) -> Iterator[str]:
     if not limits.mean_low <= mean <= limits.mean_high:
         yield (
-            f"mean brightness {mean:.3f} is outside {limits.mean_low:.3f} to {limits.mean_high:.3f}, "
+            f"{channel}mean brightness {mean:.3f} is outside {limits.mean_low:.3f} to {limits.mean_high:.3f}, "
             "the range of the training images (lamp, exposure or filter?)"
         )
     if not limits.spread_low <= spread <= limits.spread_high:
         yield (
-            f"contrast {spread:.4f} is outside {limits.spread_low:.4f} to {limits.spread_high:.4f}, "
+            f"{channel}contrast {spread:.4f} is outside {limits.spread_low:.4f} to {limits.spread_high:.4f}, "
             "the range of the training images (focus, lamp or missing part?)"
         )

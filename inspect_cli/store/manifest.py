@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 
 from inspect_cli.images.values import Preprocess, ValueRange
 
@@ -66,6 +69,10 @@ class Acquisition(_Strict):
     spread_high: float
 
 
+def _in_a_tuple(value: object) -> object:
+    return (value,) if isinstance(value, Mapping) else value
+
+
 class TrainedMap(_Strict):
     """One map's network and how its pixels reach it."""
 
@@ -78,7 +85,8 @@ class TrainedMap(_Strict):
     dtype: str
     shown_low: tuple[float, ...]
     shown_high: tuple[float, ...]
-    acquisition: Acquisition
+    #: One a channel; models of before have one for all channels together.
+    acquisition: Annotated[tuple[Acquisition, ...], BeforeValidator(_in_a_tuple), Field(min_length=1)]
     steps: int
     seconds: float
     validation_loss: float
@@ -89,6 +97,22 @@ class TrainedMap(_Strict):
     def preprocess(self) -> Preprocess:
         """How this map's pixels become the network's input."""
         return Preprocess(ValueRange(self.low, self.high), self.fill, self.dtype)
+
+    @property
+    def usual_values(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and spread in the middle of what is accepted, one a channel or one for all, in unit range."""
+        ends = np.array([(a.mean_low, a.mean_high, a.spread_low, a.spread_high) for a in self.acquisition])
+        return ends[:, :2].mean(axis=1), ends[:, 2:].mean(axis=1)
+
+    @field_serializer("acquisition")
+    def _as_before(self, found: tuple[Acquisition, ...]) -> Acquisition | tuple[Acquisition, ...]:
+        return found[0] if len(found) == 1 else found  # the digest of a model stays what it was
+
+    @model_validator(mode="after")
+    def _one_a_channel(self) -> Self:
+        if len(self.acquisition) not in (1, self.channels):
+            raise ValueError(f"acquisition has {len(self.acquisition)} entries for {self.channels} channels")
+        return self
 
 
 class TrainingFile(_Strict):

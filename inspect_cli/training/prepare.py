@@ -16,7 +16,7 @@ from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.reduced import BlockReducer, reduction
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import MapSpec, Recipe
-from inspect_cli.scoring.mapstream import PixelMoments
+from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.store.manifest import Acquisition
 from inspect_cli.tiles.sampler import PatchSampler, PatchSource
 from inspect_cli.tiles.tiling import count_of_area
@@ -223,20 +223,28 @@ def preview_range(sampler: PatchSource, preprocess: Preprocess) -> tuple[tuple[f
     return tuple(float(v) for v in low), tuple(float(v) for v in high)
 
 
-def learn_acquisition(moments: Sequence[PixelMoments], limits: ValueRange) -> Acquisition:
-    """Return the range of mean and spread that the training images span, with room around it, in unit range.
+def learn_acquisition(moments: Sequence[PixelMoments], limits: ValueRange) -> list[Acquisition]:
+    """Return, a channel each, the range of mean and spread that the training images span, with room, in unit range.
 
     The room is the larger of four standard deviations between images and a share of the spread, so that
-    few images do not make a narrow range: half a spread for the mean, a factor two for the spread.
+    few images do not make a narrow range: half a spread for the mean, a factor two for the spread. A channel that
+    hardly varies has room by the one that varies most: a quarter of that one's spread.
     """
     scale = 1.0 / (limits.high - limits.low)
-    means = np.array([(m.mean - limits.low) * scale for m in moments])
-    spreads = np.array([m.spread * scale for m in moments])
-    room = max(4 * float(means.std()), 0.5 * float(spreads.mean()), 1e-4)
-    slack = 4 * float(spreads.std())
+    means = (np.array([m.channel_means for m in moments]) - limits.low) * scale
+    spreads = np.array([m.channel_spreads for m in moments]) * scale
+    least = 0.25 * float(spreads.mean(axis=0).max())
+    return [_range_of(mean, spread, max(least, 1e-4)) for mean, spread in zip(means.T, spreads.T, strict=True)]
+
+
+def _range_of(means: NDArray[np.float64], spreads: NDArray[np.float64], least: float) -> Acquisition:
+    """Return the range of a channel's means and spreads, one of each an image, with at least ``least`` of room."""
+    usual, slack = float(spreads.mean()), 4 * float(spreads.std())
+    room = max(4 * float(means.std()), 0.5 * usual, least)
+    low, high = float(spreads.min()), float(spreads.max())
     return Acquisition(
         mean_low=float(means.min()) - room,
         mean_high=float(means.max()) + room,
-        spread_low=max(0.0, min(float(spreads.min()) / 2, float(spreads.min()) - slack)),
-        spread_high=max(float(spreads.max()) * 2, float(spreads.max()) + slack) + 1e-4,
+        spread_low=max(0.0, min(low / 2, low - slack)) if usual > least else 0.0,
+        spread_high=max(high * 2, high + slack, high + least) + 1e-4,
     )

@@ -297,7 +297,9 @@ def _described(
         dtype=job.preprocess.dtype,
         shown_low=shown_low,
         shown_high=shown_high,
-        acquisition=learn_acquisition([survey.moments[part.id, name] for part in survey.parts], job.preprocess.range),
+        acquisition=tuple(
+            learn_acquisition([survey.moments[part.id, name] for part in survey.parts], job.preprocess.range)
+        ),
         steps=state.step,
         seconds=round(state.spent_s, 1),
         validation_loss=state.best_loss,
