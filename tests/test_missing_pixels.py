@@ -116,3 +116,11 @@ def test_network_that_overflows_leaves_its_part_unpassed(tmp_path: Path) -> None
     found = verdicts(tmp_path, 0.95, Overflowing())
     assert found["A"] in ("undecided", "fail")
     assert found["B"] == "pass"
+
+
+def test_no_number_that_an_engine_makes_a_score_of_leaves_its_part_undecided_all_the_same(tmp_path: Path) -> None:
+    class Swallowing(Spreading):
+        def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+            return super().score(np.nan_to_num(tiles, nan=0.5, posinf=0.5, neginf=0.5))
+
+    assert verdicts(tmp_path, np.nan, Swallowing()) == {"A": "undecided", "B": "pass"}

@@ -343,3 +343,13 @@ def test_score_beyond_float32_can_be_recorded() -> None:
     found = judge.decide([])
     assert found.verdict != "pass"
     json.dumps(findings(found, judge, 5.0), allow_nan=False)
+
+
+def test_a_score_above_the_limit_without_a_region_is_said_to_be_of_few_pixels():
+    spot = np.full((6, 7), 0.5, np.float32)
+    spot[2, 2:4] = 3.0
+    judge = Judge({"a": 1.0}, 7, None, min_area_px=3)
+    judge.push({"a": spot})
+    found = judge.decide([])
+    assert (found.verdict, found.score) == ("pass", 3.0)
+    assert found.reasons == ["above the limit in fewer than 3 px side by side only"]

@@ -181,9 +181,7 @@ def _announce(count: int, run: Path, model: ScoringModel) -> None:
         console.warn("the limits are provisional; set them from good parts with `inspect threshold`")
     if calibration.stride_px != model.tiles.stride_px:
         console.warn(f"the limits were set at stride {calibration.stride_px} px, not {model.tiles.stride_px} px")
-    if unseen := [name for name in model.recipe.maps if name not in model.bundle.manifest.maps]:
-        console.warn(f"map(s) {', '.join(unseen)} of the recipe are not in the model and are not looked at")
-    for warning in model.bundle.manifest.cautions:
+    for warning in model.cautions:
         console.warn(warning)
 
 
@@ -220,7 +218,7 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
     words.append(f"regions={record['region_count']} seconds={record['timing_s']['total']:.1f}")
     if outcome.unchanged:
         words.append("(done before)")
-    if outcome.verdict == "undecided":
+    if outcome.verdict != "fail" and record["reasons"]:
         words.append("; ".join(record["reasons"]))
     console.out("  ".join(words))
 

@@ -23,9 +23,18 @@ from inspect_cli.commands.options import (
     Stride,
     parse_batch,
 )
-from inspect_cli.errors import InputError, OutputError, UsageError, nearest
+from inspect_cli.errors import (
+    EXIT_DONE,
+    EXIT_SIGINT,
+    EXIT_SIGTERM,
+    InputError,
+    OutputError,
+    UsageError,
+    nearest,
+)
 
 if TYPE_CHECKING:
+    from inspect_cli.outputs.run import Outcome
     from inspect_cli.recipe.schema import ThresholdSpec
     from inspect_cli.scoring.model import ScoringModel
     from inspect_cli.store.manifest import Calibration
@@ -138,12 +147,13 @@ def threshold(
         write_card(bundle)
         model = replace(model, bundle=bundle)
         console.say(f"limits set: {calibration.origin}")
-    for run in runs:
-        _apply(model, run)
+    code = _apply_to_all(model, runs)
     _tell(model, as_json)
     if failed:
         named = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
         raise InputError(f"{len(failed)} part(s) could not be used and do not count in the limits: {named}")
+    if code:
+        raise typer.Exit(code)
 
 
 def _checked(paths: Sequence[Path], model: ScoringModel) -> list[Path]:
@@ -169,7 +179,9 @@ def _check(request: _Request, applies: bool) -> None:
     if (request.labelled is None) != (request.truth is None):
         raise UsageError("--labelled and --truth go together")
     valid = LABELLED_RULES if request.labelled else GOOD_RULES
-    if request.rule is not None and (request.rule not in valid or (not request.good and not request.labelled)):
+    if request.rule is not None and not request.good and not request.labelled:
+        raise UsageError("--rule belongs to --good or --labelled")
+    if request.rule is not None and request.rule not in valid:
         raise UsageError(f"--rule {request.rule!r} does not fit here: {nearest(request.rule, list(valid))}")
     for name in request.numbers():
         if request.good is None or len(request.numbers()) > 1 or request.rule not in (NUMBER_OF[name], None):
@@ -221,12 +233,29 @@ def _values(texts: list[str]) -> dict[str, float]:
     return values
 
 
-def _apply(model: ScoringModel, run: Path) -> None:
+def _apply_to_all(model: ScoringModel, runs: Sequence[Path]) -> int:
+    """Judge runs again; return the exit code of the first that did not end well. A signal ends it."""
+    ended = EXIT_DONE
+    for run in runs:
+        code = _apply(model, run)
+        ended = ended or code
+        if code in (EXIT_SIGINT, EXIT_SIGTERM):
+            console.say("interrupted: `inspect score` goes on with the rest")
+            break
+    return ended
+
+
+def _apply(model: ScoringModel, run: Path) -> int:
+    """Judge a run again and say so; return the exit code."""
     from inspect_cli.outputs.finish import apply_limits
 
-    summary = apply_limits(run, model, lambda o: console.say(f"{o.verdict:<10} {o.part}"))
+    def tell(outcome: Outcome) -> None:
+        console.say(f"{outcome.verdict:<10} {outcome.part}" + (f"  {outcome.error}" if outcome.error else ""))
+
+    summary, code = apply_limits(run, model, tell)
     counts = ", ".join(f"{number} {verdict}" for verdict, number in summary.counts().items() if number)
     console.say(f"{run}: judged again from stored maps: {counts}")
+    return code
 
 
 def _tell(model: ScoringModel, as_json: bool) -> None:

@@ -65,6 +65,7 @@ def find_parts(run: Path) -> RunParts:
     if record is not None:
         finished = [folder for folder in finished if folder.relative_to(top).as_posix() in record.parts]
         unfinished |= {entry.part for entry in [*record.failed, *record.pending]}
+        unfinished |= record.parts - {folder.relative_to(top).as_posix() for folder in finished}  # never begun
     return RunParts(finished, frozenset(unfinished), None if record is None else record.input)
 
 

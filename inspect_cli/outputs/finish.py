@@ -13,7 +13,14 @@ from typing import Any
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.outputs.record import PartKey, read_record
-from inspect_cli.outputs.run import Outcome, RunSummary, note_not_reached, score_parts, write_run_record
+from inspect_cli.outputs.run import (
+    NOT_REACHED,
+    Outcome,
+    RunSummary,
+    note_not_reached,
+    score_parts,
+    write_run_record,
+)
 from inspect_cli.outputs.space import check_space
 from inspect_cli.outputs.stored import has_maps, outputs_of, part_folder, rejudge
 from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
@@ -128,10 +135,12 @@ def check_applicable(run: Path, model: ScoringModel) -> None:
         _same_model(run, part, model)
 
 
-def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], None]) -> RunSummary:
-    """Judge the stored maps of a run again with the limits in force; the network does not run.
+def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], None]) -> tuple[RunSummary, int]:
+    """Judge the stored maps of a run again with the limits in force; return the summary and the exit code.
 
-    Parts that failed or are pending stay so, and the run keeps its exit code.
+    The network does not run. Parts that failed or are pending stay so, and the run keeps its exit code. Parts whose
+    stored maps turn out to be damaged, those that a signal left, and those that a killed run never began are pending:
+    the next ``inspect score`` takes them.
 
     Raises
     ------
@@ -145,23 +154,36 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         started = time.monotonic()
         others = [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
         others += [Outcome(entry["part"], error=entry["error"], pending=True) for entry in before["pending"]]
-        planned = [*before["parts"], *(outcome.part for outcome in others)]
+        others += [Outcome(part, error=NOT_REACHED, pending=True) for part in before["parts"] if part not in records]
+        planned = [*records, *(outcome.part for outcome in others)]
         summary = RunSummary(run, planned, interrupted=bool(before["interrupted"]))
         (run / EVALUATION).unlink(missing_ok=True)  # it measured by other limits
         for part, record in records.items():
             key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
-            stale = record["key"] != key.as_dict() and not stopper.wanted()
-            new = record
-            if stale:
-                new = rejudge(part_folder(run, part), record, model, key, outputs_of(record))
-            summary.outcomes.append(Outcome(part, new, unchanged=not stale))
-            on_part(summary.outcomes[-1])
+            if record["key"] == key.as_dict():
+                outcome = Outcome(part, record, unchanged=True)
+            elif stopper.wanted():
+                outcome = Outcome(part, error=NOT_REACHED, pending=True)
+            else:
+                outcome = _judged(run, part, record, model, key)
+            summary.outcomes.append(outcome)
+            on_part(outcome)
         summary.outcomes += others
         summary.seconds = round(time.monotonic() - started, 3)
         summary.interrupted |= stopper.wanted()
         write_tables(run, summary.outcomes)
-        write_run_record(summary, model, Path(before["input"]), before["started_utc"], before["exit_code"])
-    return summary
+        left = any(outcome.pending for outcome in summary.outcomes if outcome.part in records)
+        ended = stopper.exit_code if stopper.wanted() else InputError.exit_code if left else EXIT_DONE
+        kept = before["exit_code"] if ended == EXIT_DONE else ended
+        write_run_record(summary, model, Path(before["input"]), before["started_utc"], kept)
+    return summary, ended
+
+
+def _judged(run: Path, part: str, record: dict[str, Any], model: ScoringModel, key: PartKey) -> Outcome:
+    try:
+        return Outcome(part, rejudge(part_folder(run, part), record, model, key, outputs_of(record)))
+    except InputError as error:
+        return Outcome(part, error=f"{error}; `inspect score` makes it again", pending=True)
 
 
 def _same_model(run: Path, part: str, model: ScoringModel) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -58,6 +59,7 @@ class Outcome:
         return "failed" if self.record is None else str(self.record["verdict"])
 
 
+NOT_REACHED: Final = "the run ended before it; the next run takes it"
 #: How often a wait looks for a signal to stop.
 _NAP_S: Final = 0.2
 #: The last step of a part: writes what is left to write and tells how the part ended.
@@ -152,7 +154,7 @@ def note_not_reached(summary: RunSummary, model: ScoringModel) -> None:
         if record is not None and judged_by == today and is_whole(folder, model, outputs_of(record)):
             outcome = Outcome(part, record, unchanged=True)
         else:
-            outcome = Outcome(part, error="the run ended before it; the next run takes it", pending=True)
+            outcome = Outcome(part, error=NOT_REACHED, pending=True)
         summary.outcomes.append(outcome)
 
 
@@ -218,15 +220,17 @@ def _score(
     record = None if force else read_record(folder)
     if record is not None and model.recipe.size_px not in (None, tuple(record["size_px"])):
         record = None  # the contract changed: the reader refuses the part
-    there = frozenset() if record is None else outputs_of(record)
-    outputs |= there  # what is there is kept
+    valid = record is not None and key.same_maps(record["key"])
+    there = outputs_of(record) if record is not None and valid else frozenset()
+    outputs |= there  # what is there, and still holds, is kept
     same_key = record is not None and record["key"] == key.as_dict() and outputs == there
     if record is not None and same_key and is_whole(folder, model, outputs):
         same = Outcome(part.id, record, unchanged=True)
         return lambda: same
-    if record is not None and key.same_maps(record["key"]) and has_maps(folder, model, outputs):
-        judged = Outcome(part.id, rejudge(folder, record, model, key, outputs))
-        return lambda: judged
+    if record is not None and valid and has_maps(folder, model, outputs):
+        with contextlib.suppress(InputError):  # what is stored is damaged: it is made again
+            judged = Outcome(part.id, rejudge(folder, record, model, key, outputs))
+            return lambda: judged
     (folder / PART_RECORD).unlink(missing_ok=True)
     with PartScan(part, model, clock) as scan:
         scan.on_rows = lambda share: on_rows(part.id, share)
@@ -315,7 +319,7 @@ def write_run_record(
         "recipe_sha256": recipe.digest(),
         "calibration": json.loads(calibration.model_dump_json(exclude={"limits"}))
         | {"thresholds": {name: limit.pixel for name, limit in calibration.limits.items()}},
-        "warnings": manifest.cautions,
+        "warnings": model.cautions,
         "input": str(folder.resolve()),
         "pixel_pitch_um": recipe.pixel_pitch_um,
         "tile_px": model.tiles.size_px,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -55,14 +56,23 @@ def outputs_of(record: dict[str, Any]) -> frozenset[str]:
 def is_whole(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
     """Whether every file of a part's outputs is there."""
     names = [pattern.replace("*", name) for out in outputs for pattern in OUTPUTS[out] for name in model.maps]
-    return all((folder / name).is_file() for name in ["mask.png", *names, *_always(model)])
+    return all((folder / name).is_file() for name in ["mask.png", *names, *_always(model)]) and _has_patches(folder)
 
 
 def has_maps(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
     """Whether all is there that a part can be judged from again: its raw maps, and what pictures are made of."""
     endings = (".tif", ".png") if "pictures" in outputs else (".tif",)
     names = [f"maps/{name}{ending}" for name in model.maps for ending in endings]
-    return all((folder / name).is_file() for name in [*names, *_always(model)])
+    return all((folder / name).is_file() for name in [*names, *_always(model)]) and _has_patches(folder)
+
+
+def _has_patches(folder: Path) -> bool:
+    """Whether the patch table is whole: what it holds is said at its end."""
+    try:
+        pq.read_metadata(folder / "patches.parquet")
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 def _always(model: ScoringModel) -> list[str]:

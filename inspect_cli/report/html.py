@@ -39,7 +39,7 @@ _MEANINGS: Final = {
     "undecided": "could not be judged: look by hand",
     "failed": "input could not be used",
     "pending": "still being written: the next run takes it",
-    "pass": "within the limit everywhere",
+    "pass": "no region above the limit",
 }
 
 #: Metrics that are rates, in the order of the evaluation table: key -> heading.

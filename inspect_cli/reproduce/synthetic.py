@@ -47,7 +47,7 @@ class SyntheticImages:
         model = load_model(material, bundle)
         limits = limits_from_labelled_folder(model, batch / "test", batch / "ground_truth", "iou", teller)
         run = batch / "test" / RUN_FOLDER / case.data
-        summary = apply_limits(run, replace(model, bundle=bundle.with_calibration(limits.calibration)), _silent)
+        summary, _ = apply_limits(run, replace(model, bundle=bundle.with_calibration(limits.calibration)), _silent)
         if summary.interrupted:
             raise KeyboardInterrupt
         scoring = material.recipe.scoring

@@ -156,10 +156,13 @@ class Judge:
             verdict = "undecided" if acquisition_faults else "fail"
         scored = {n: p for n, p in self.peaks.items() if p.raw_max >= 0}
         top = max(scored, key=self.score_of, default=None)
+        score = None if top is None else self.score_of(top)
+        if score is not None and score > 1 and not regions:
+            reasons.append(f"above the limit in fewer than {self.min_area_px} px side by side only")
         return Judgement(
             verdict=verdict,
             reasons=reasons,
-            score=None if top is None else self.score_of(top),
+            score=score,
             peak_x_px=0 if top is None else self.peaks[top].x_px,
             peak_y_px=0 if top is None else self.peaks[top].y_px,
             peak_map=top,

@@ -44,6 +44,15 @@ class ScoringModel:
         return {name: self.recipe.maps[name] for name in self.bundle.manifest.maps}
 
     @property
+    def cautions(self) -> list[str]:
+        """What there is to know about the model before its verdicts are believed."""
+        unseen = [name for name in self.recipe.maps if name not in self.bundle.manifest.maps]
+        told = (
+            [f"map(s) {', '.join(unseen)} of the recipe are not in the model and are not looked at"] if unseen else []
+        )
+        return told + self.bundle.manifest.cautions
+
+    @property
     def engine(self) -> Engine:
         """The engine of the first map; all maps have one of the same kind."""
         return next(iter(self.engines.values()))

@@ -86,6 +86,8 @@ class PartScan:
         for name, stream in self.streams.items():
             limits = self._model.bundle.manifest.maps[name].acquisition
             faults += [f"map {name}: {text}" for text in _faults(stream.moments, limits)]
+            if stream.moments.missing:  # some engines make a score of them
+                faults.append(f"map {name}: {stream.moments.missing} values inside the ROI are no finite numbers")
         return faults
 
     def __enter__(self) -> Self:

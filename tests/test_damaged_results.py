@@ -1,0 +1,108 @@
+"""Results that are damaged, incomplete or of other settings: made again, or told; never an internal fault."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from inspect_cli.cli import run
+from inspect_cli.errors import EXIT_SIGTERM, InputError
+from inspect_cli.outputs import finish
+
+
+def score(batch, models, *more: str) -> int:
+    return run(["score", str(batch / "test"), "--material", "foil", "--models", str(models), *more])
+
+
+def apply(models, folder, *more: str) -> int:
+    limits = ["--value", "albedo=1", "--value", "normal=1"]
+    return run(["threshold", "--material", "foil", "--models", str(models), *limits, "--apply", str(folder), *more])
+
+
+@pytest.fixture
+def results(batch, models):
+    assert score(batch, models) == 0
+    return batch / "test/inspection/foil"
+
+
+def record(folder) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+def test_a_damaged_patch_table_is_made_again(results, batch, models, content):
+    table = results / "parts/good/g003/patches.parquet"
+    before = table.read_bytes()
+    table.write_bytes(content)
+    assert score(batch, models) == 0
+    assert table.read_bytes()[:4] == before[:4] == b"PAR1"
+    assert len(table.read_bytes()) > 100
+    assert record(results)["counts"]["pending"] == 0
+
+
+def test_a_damaged_stored_map_is_made_again_from_the_input(results, batch, models):
+    stored = results / "parts/good/g003/maps/albedo.tif"
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[: len(whole) // 2])
+    assert apply(models, results) == InputError.exit_code
+    told = record(results)
+    assert [entry["part"] for entry in told["pending"]] == ["good/g003"]
+    assert "`inspect score` makes it again" in told["pending"][0]["error"]
+    assert told["exit_code"] == InputError.exit_code
+    assert score(batch, models) == 0
+    assert stored.read_bytes() == whole
+    assert record(results)["pending"] == []
+
+
+def test_limits_whose_applying_was_stopped_are_in_force_for_no_part_that_was_not_reached(
+    results, batch, models, monkeypatch, capsys
+):
+    judge = finish.rejudge
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return judge(*arguments)
+
+    monkeypatch.setattr(finish, "rejudge", stopped)
+    assert apply(models, results) == EXIT_SIGTERM
+    told = record(results)
+    assert (len(told["parts"]), len(told["pending"]), told["exit_code"]) == (1, 3, EXIT_SIGTERM)
+    assert told["interrupted"]
+    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setattr(finish, "rejudge", judge)
+    assert score(batch, models) == 0
+    assert len(record(results)["parts"]) == 4
+
+
+def test_parts_that_a_killed_run_never_began_are_counted_and_pending(results, batch, models, capsys):
+    shutil.rmtree(results / "parts/good")
+    (results / "run.json").write_text(json.dumps(record(results) | {"exit_code": None, "interrupted": True}))
+    capsys.readouterr()
+    assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["parts"], found["unfinished"]) == (3, 1)
+    apply(models, results)
+    assert [entry["part"] for entry in record(results)["pending"]] == ["good/g003"]
+
+
+def test_outputs_of_maps_that_hold_no_more_are_not_made_again(results, batch, models):
+    part = results / "parts/good/g003"
+    assert (part / "heatmap.tif").exists()
+    assert score(batch, models, "--outputs", "none") == 0
+    assert (part / "heatmap.tif").exists(), "what holds is kept"
+    assert score(batch, models, "--outputs", "none", "--stride", "32") == 0
+    assert not (part / "heatmap.tif").exists()
+    assert not (part / "maps/albedo.tif").exists()
+
+
+def test_maps_of_the_recipe_that_the_model_lacks_are_told_in_the_run_and_its_report(batch, models, capsys):
+    recipe = models / "foil/recipe.yaml"
+    more = '  height: {files: "{part}_height.tif", channels: 1}\ntiles:'
+    recipe.write_text(recipe.read_text().replace("tiles:", more, 1))
+    assert score(batch, models) == 0
+    results = batch / "test/inspection/foil"
+    assert any("map(s) height of the recipe are not in the model" in told for told in record(results)["warnings"])
+    assert run(["report", str(results)]) == 0
+    assert "map(s) height of the recipe are not in the model" in (results / "report.html").read_text()
