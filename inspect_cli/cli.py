@@ -26,15 +26,14 @@ from inspect_cli.commands.tile import tile
 from inspect_cli.commands.train import train
 from inspect_cli.errors import (
     EXIT_DONE,
-    EXIT_INTERNAL,
-    EXIT_SIGINT,
     InspectError,
-    NoInputError,
-    OutputError,
     UsageError,
-    WorkerError,
+    exit_code_of,
+    is_full,
+    is_out_of_memory,
 )
-from inspect_cli.store.atomic import is_full, output_error
+from inspect_cli.stopping import SignalStop, stopped_by_signals
+from inspect_cli.store.atomic import output_error
 
 app = typer.Typer(
     name="inspect",
@@ -79,11 +78,12 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
-        result: Any = app(arguments, prog_name="inspect", standalone_mode=False)
+        with stopped_by_signals():
+            result: Any = app(arguments, prog_name="inspect", standalone_mode=False)
     except InspectError as error:
         return _told(f"error: {' '.join(str(error).split())}", error.exit_code)
-    except KeyboardInterrupt:
-        return _told("interrupted; run again to go on (inspect train: with --resume)", EXIT_SIGINT)
+    except (KeyboardInterrupt, SignalStop) as error:
+        return _told("stopped by a signal; run again to go on (inspect train: with --resume)", exit_code_of(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: end in silence
         return 0
@@ -101,27 +101,18 @@ def _unexpected(error: Exception) -> int:
         return _told(f"error: {error.format_message()} See `inspect --help`.", UsageError.exit_code)
     if os.environ.get("INSPECT_DEBUG"):
         raise error
-    if _is_out_of_memory(error):
-        return _told(
+    if is_out_of_memory(error):
+        text = (
             f"error: out of memory ({' '.join(str(error).split()) or type(error).__name__}); close other programs or "
-            "give a smaller batch (score: --batch, train: training.batch in the recipe), then run again",
-            WorkerError.exit_code,
+            "give a smaller batch (score: --batch, train: training.batch in the recipe), then run again"
         )
-    if isinstance(error, OSError) and is_full(error):
-        return _told(f"error: {output_error(Path(error.filename or 'output'), error)}", OutputError.exit_code)
-    if isinstance(error, OSError) and error.filename is not None:
+    elif isinstance(error, OSError) and is_full(error):
+        text = f"error: {output_error(Path(error.filename or 'output'), error)}"
+    elif isinstance(error, OSError) and error.filename is not None:
         text = f"error: {error.filename}: {error.strerror}; check the path and its permissions"
-        return _told(text, NoInputError.exit_code)
-    return _told(
-        f"internal fault: {type(error).__name__}: {error}; run again with `inspect --debug ...` and report it",
-        EXIT_INTERNAL,
-    )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether the machine's or the device's memory did not suffice; torch's own type is known by its name."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error) or "Insufficient memory" in str(error)
+    else:
+        text = f"internal fault: {type(error).__name__}: {error}; run again with `inspect --debug ...` and report it"
+    return _told(text, exit_code_of(error))
 
 
 def _told(text: str, code: int) -> int:

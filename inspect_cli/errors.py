@@ -18,6 +18,7 @@ A message says what happened, where, and what to do next, on one line.
 
 from __future__ import annotations
 
+import errno
 from difflib import get_close_matches
 from typing import Final
 
@@ -119,6 +120,33 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
     EXIT_SIGINT: ("interrupted (SIGINT)", "run again: it goes on where it stopped"),
     EXIT_SIGTERM: ("terminated (SIGTERM)", "run again: it goes on where it stopped"),
 }
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the code that the program ends with when ``error`` leaves it."""
+    own = getattr(error, "exit_code", None)
+    if isinstance(own, int):
+        return own
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_SIGINT
+    if is_out_of_memory(error):
+        return WorkerError.exit_code
+    if isinstance(error, OSError) and is_full(error):
+        return OutputError.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        return NoInputError.exit_code
+    return EXIT_INTERNAL
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the system refused to write for want of space, or because nothing may be written there at all."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine's or the device's memory did not suffice; torch's own type is known by its name."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error) or "Insufficient memory" in str(error)
 
 
 def nearest(name: str, valid: list[str]) -> str:

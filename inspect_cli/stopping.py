@@ -1,14 +1,32 @@
-"""The first SIGINT or SIGTERM lets the part in hand finish; the second stops at once."""
+"""The first SIGINT or SIGTERM lets the part in hand finish; the second, or one elsewhere, stops at once."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from inspect_cli.errors import EXIT_SIGINT, EXIT_SIGTERM
+
+_Handler = Callable[[int, FrameType | None], None]
+
+
+class SignalStop(BaseException):
+    """A signal ends the program; what is on the way cleans up after itself."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def _code_of(number: int) -> int:
+    return EXIT_SIGTERM if number == signal.SIGTERM else EXIT_SIGINT
+
+
+def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise SignalStop(_code_of(number))
 
 
 class Stopper:
@@ -24,12 +42,12 @@ class Stopper:
     @property
     def exit_code(self) -> int:
         """Exit code of the signal that came."""
-        return EXIT_SIGTERM if self._signal == signal.SIGTERM else EXIT_SIGINT
+        return _code_of(self._signal or signal.SIGINT)
 
-    def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """Note the first signal, stop at once on the second."""
         if self._signal is not None:
-            raise KeyboardInterrupt
+            _stop(number, frame)
         self._signal = number
 
 
@@ -37,13 +55,25 @@ class Stopper:
 def graceful_stop() -> Iterator[Stopper]:
     """Catch SIGINT and SIGTERM while the context is open (in the main thread; elsewhere it does nothing)."""
     stopper = Stopper()
+    with _handled_by(stopper.handle):
+        yield stopper
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into :class:`SignalStop` while the context is open (in the main thread)."""
+    with _handled_by(_stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: _Handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield stopper
+        yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stopper.handle) for number in numbers}
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stopper
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)

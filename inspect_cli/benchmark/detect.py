@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from inspect_cli.errors import NoInputError, RecipeError, UsageError, nearest
+from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import discover_parts
@@ -36,6 +36,9 @@ COLUMNS: Final = (
 )  # fmt: skip
 FOLDERS: Final = ("train", "test", "ground_truth")
 
+#: Rules that need no more than the images.
+ROI_RULES: Final = ("none", "saturated", "dark", "foreground")
+
 Row = dict[str, Any]
 
 
@@ -57,6 +60,8 @@ def check_order(order: DetectOrder) -> None:
     for method in order.methods:
         if method not in known:
             raise UsageError(f"--methods: {method}: {nearest(method, known)}")
+    if order.roi not in ROI_RULES:
+        raise UsageError(f"--roi: {order.roi}: {nearest(order.roi, list(ROI_RULES))}")
     for folder in order.folders:
         for name in FOLDERS:
             if not (folder / name).is_dir():
@@ -164,10 +169,7 @@ def _measure(folder: Path, method: str, seed: int, order: DetectOrder, teller: T
 
 def _recipe(folder: Path, roi: str) -> Recipe:
     recipe = new_recipe("bench", infer_maps(folder / "train"))
-    try:
-        return recipe.model_copy(update={"roi": RoiSpec.model_validate({"rule": roi})})
-    except ValueError as error:
-        raise RecipeError(f"--roi {roi}: valid: none, saturated, dark, foreground") from error
+    return recipe.model_copy(update={"roi": RoiSpec.model_validate({"rule": roi})})
 
 
 def _score_s_per_mpx(run: Path, maps: int) -> float:

@@ -19,6 +19,7 @@ _COLUMNS: Final = {
     "F1 max": "f1_max",
     "IoU": "iou",
     "recall": "recall",
+    "precision": "precision",
     "IoU max": "iou_max",
     "at score": "iou_max_score",
 }
@@ -28,7 +29,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a folder with exactly one run in it.")],
     truth: Annotated[
         Path,
-        typer.Option("--truth", metavar="FOLDER", help="Masks named <part>_mask.png, or a boxes.csv."),
+        typer.Option("--truth", metavar="FOLDER", help="Folder of masks named <part>_mask.png, or of a boxes.csv."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     out: Annotated[

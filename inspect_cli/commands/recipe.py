@@ -30,6 +30,8 @@ def new(
       inspect recipe new foil
       inspect recipe new plate --maps gradient,curvature
     """  # noqa: D301
+    from pydantic import ValidationError
+
     from inspect_cli.recipe import MapSpec, parse_recipe
     from inspect_cli.recipe.template import KNOWN_MAPS, commented_yaml, new_recipe
     from inspect_cli.store.atomic import write_text
@@ -41,7 +43,10 @@ def new(
         raise UsageError("--maps: name at least one map")
     specs = {m: KNOWN_MAPS.get(m) or MapSpec(files=f"{{part}}_{m}.tif") for m in names}
     path = writable_store(models) / name / RECIPE
-    text = commented_yaml(new_recipe(name, specs))
+    try:
+        text = commented_yaml(new_recipe(name, specs))
+    except ValidationError as error:
+        raise UsageError(f"--maps {maps}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
     parse_recipe(text, str(path))
     if path.exists() and not force:
         raise UsageError(f"{path}: exists already; --force overwrites it")

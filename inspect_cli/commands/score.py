@@ -67,6 +67,7 @@ def score(
         typer.Option(
             "--max-mpixels",
             min=0,
+            max=4096,
             help="Refuse images above so many megapixels, from their header.",
             show_default="4096",
         ),

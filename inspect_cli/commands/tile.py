@@ -69,6 +69,8 @@ def tile(
     if not plan:
         check_out(out, parts, force)
     placed, failed = _place(parts, order, place_tiles)
+    if few := [part.id for part, places in placed if random and len(places.positions) < random]:
+        console.warn(f"{len(few)} part(s) have fewer than {random} places for a patch: {', '.join(few[:3])}")
     cut = placed
     spent: dict[str, Any] = {}
     if not plan:

@@ -44,7 +44,7 @@ def train(
         typer.Option(
             "--budget",
             help="Time for all maps together (90s, 8m, 1h), trials and the search for odd parts included, which ends "
-            "sooner where more training would do harm; or steps for each (5000steps).",
+            "sooner where more training would do harm; or steps for each (5000steps), auto's trials among them.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -100,12 +100,17 @@ def train(
     from inspect_cli.images.infer import training_root
     from inspect_cli.stopping import graceful_stop
     from inspect_cli.store.materials import RECIPE, training_folder
+    from inspect_cli.training.budget import Budget
     from inspect_cli.training.loop import Interrupted
     from inspect_cli.training.order import TrainingOrder
     from inspect_cli.training.train import preview_corruptions as write_previews
     from inspect_cli.training.train import preview_rois as write_rois
     from inspect_cli.training.train import train_material
 
+    if method is not None:
+        _method(method)
+    if budget is not None:
+        Budget.parse(budget, 1)
     chosen = _material(material, data, models, maps is not None)
     folder = training_root(data if data is not None else training_folder(chosen))
     wanted = _maps(chosen, parse_names(maps))
@@ -180,7 +185,7 @@ def _material(name: str, data: Path | None, models: Path | None, maps_named: boo
         console.say(f"new material {name!r}: recipe written to {path}; maps: {found}")
         if left := unmatched(training_root(data), recipe.maps):
             console.warn(f"{len(left)} image file(s) are of none of these maps: {', '.join(left[:3])}")
-    return adopt(find_material(name, models), models)
+    return adopt(find_material(name, models, may_be_new=True), models)
 
 
 def _maps(material: Material, names: list[str] | None) -> dict[str, MapSpec]:

@@ -222,6 +222,8 @@ def _read_boxes(path: Path) -> tuple[dict[str, list[Box]], dict[str, str]]:
                     f"{KIND_COLUMN}"
                 )
             for row in rows:
+                if not row["part"]:
+                    raise InputError(f"{path}: line {rows.line_num}: no part is named; mend the row")
                 boxes.setdefault(row["part"], []).append(_parse_box(path, rows.line_num, row))
                 if row.get(KIND_COLUMN):
                     kinds.setdefault(row["part"], row[KIND_COLUMN])

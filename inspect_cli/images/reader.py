@@ -15,13 +15,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError
+from inspect_cli.errors import IncompleteError, InputError
 
 #: File name endings that are looked at when a folder is searched for images.
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
 #: Images above this are refused from their header, before any memory is taken.
 MAX_MEGAPIXELS = 4096
+_MAGIC_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,14 @@ def open_map(path: Path, max_mpixels: float | None = None) -> MapReader:
         if not path.is_file():
             raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(_MAGIC_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     opener = next((o for magic, o in _Formats.by_magic.items() if start.startswith(magic)), None)
     if opener is None:
-        what = "an empty file" if not start else "no TIFF, PNG or JPEG image"
-        raise InputError(f"{path}: {what}; check what wrote it")
+        if len(start) < _MAGIC_BYTES:
+            raise IncompleteError(f"{path}: {'empty' if not start else 'cut off in its first bytes'}; copy it again")
+        raise InputError(f"{path}: no TIFF, PNG or JPEG image; check what wrote it")
     reader = opener(path)
     header = reader.header
     limit = MAX_MEGAPIXELS if max_mpixels is None else max_mpixels

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError
+from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images.parts import Part, beside, expected_file
 from inspect_cli.images.reader import MapReader, open_map, read_mask
 from inspect_cli.images.values import ValueRange
@@ -77,9 +77,13 @@ def _source(recipe: Recipe, part: Part) -> Path:
 
 
 def _mask_path(pattern: str, part: Part, recipe_folder: Path) -> Path:
-    if PART in pattern:
-        return part.folder / expected_file(pattern, part.id)
-    return recipe_folder / pattern
+    """Return the mask of a part; one of its own that is not there may still come."""
+    if PART not in pattern:
+        return recipe_folder / pattern
+    path = part.folder / expected_file(pattern, part.id)
+    if not path.exists():
+        raise IncompleteError(f"{part.id}: the ROI's mask is missing: no {path}")
+    return path
 
 
 def _saturated(reader: MapReader) -> Mask:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import tifffile
@@ -30,6 +30,7 @@ _NUMBER_TAGS: Final = frozenset((*_NEEDED_TAGS, 258, 266, 273, 277, 278, 279, 28
 _PREDICTOR: Final = 317
 #: Values that the standard knows: bit order, orientation, planes, predictor.
 _KNOWN_VALUES: Final = {266: (1, 2), 274: range(1, 9), 284: (1, 2), _PREDICTOR: (1, 2, 3, 34892, 34893, 34894, 34895)}
+_BIG: Final = 43  # the number that marks a BigTIFF
 _NUMBER_TYPES: Final = (3, 4, 16)  # SHORT, LONG, LONG8
 _TEXT_TAGS: Final = frozenset((269, 270, 271, 272, 285, 305, 306, 315, 316))
 _TEXT_TYPES: Final = (1, 2, 7)  # BYTE, ASCII, UNDEFINED
@@ -49,6 +50,7 @@ class TiffReader(MapReader):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._check_directory_is_there()
         try:
             self._file = tifffile.TiffFile(path)
         except Exception as error:  # tifffile raises many types on damaged files
@@ -66,6 +68,17 @@ class TiffReader(MapReader):
             raise InputError(f"{path}: damaged TIFF ({error})") from error
         self._cached_row = -1
         self._cache: NDArray[Any] = np.empty(0)
+
+    def _check_directory_is_there(self) -> None:
+        """Refuse a file that ends before its directory, which many writers write last and then point to."""
+        with self._path.open("rb") as file:
+            start = file.read(16)
+            size = file.seek(0, os.SEEK_END)
+        order: Literal["little", "big"] = "little" if start[:2] == b"II" else "big"
+        place = slice(8, 16) if _BIG in (start[2], start[3]) else slice(4, 8)
+        directory = int.from_bytes(start[place], order)
+        if len(start) < place.stop or directory == 0 or directory >= size:
+            raise IncompleteError(f"{self._path}: truncated TIFF: it ends before its directory; copy the file again")
 
     def _read_header(self) -> ImageHeader:
         page = self._page

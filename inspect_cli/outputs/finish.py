@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError, UsageError
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError, UsageError, is_full
 from inspect_cli.images import Part
 from inspect_cli.outputs.record import PartKey, read_record
 from inspect_cli.outputs.run import (
@@ -26,7 +26,7 @@ from inspect_cli.outputs.stored import has_maps, outputs_of, part_folder, rejudg
 from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
-from inspect_cli.store.atomic import is_full, output_error
+from inspect_cli.store.atomic import output_error
 from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_now

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import typer
 
 from inspect_cli import console
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_INTERNAL, EXIT_SIGINT, OutputError
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, OutputError, exit_code_of
 from inspect_cli.outputs.run import VERDICTS, Outcome
 from inspect_cli.store.atomic import output_error, write_bytes
 
@@ -169,9 +169,7 @@ def _word(value: Any) -> str:
 def _exit_code(error: BaseException | None) -> int:
     if error is None:
         return EXIT_DONE
-    if isinstance(error, KeyboardInterrupt):
-        return EXIT_SIGINT
-    return int(getattr(error, "exit_code", EXIT_INTERNAL))
+    return exit_code_of(error)
 
 
 def _last_success(path: Path | None, folder: str) -> float | None:

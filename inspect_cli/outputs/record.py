@@ -64,8 +64,13 @@ def region_dict(number: int, region: Region, pitch_um: float | None) -> dict[str
         "y_mm": length(region.y_px),
         "width_mm": length(region.width_px),
         "height_mm": length(region.height_px),
-        "area_mm2": None if mm is None else round(region.area_px * mm * mm, 5),
+        "area_mm2": None if mm is None else _six_digits(region.area_px * mm * mm),
     }
+
+
+def _six_digits(area_mm2: float) -> float:
+    """Return an area without digits that say nothing: a fine pitch makes small numbers."""
+    return float(f"{area_mm2:.6g}")
 
 
 def findings(judgement: Judgement, judge: Judge, pitch_um: float | None) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def findings(judgement: Judgement, judge: Judge, pitch_um: float | None) -> dict
         "roi_px": judgement.roi_px,
         "uncovered_px": judgement.uncovered_px,
         "defect_area_px": area_px,
-        "defect_area_mm2": None if pitch_um is None else round(area_px * (pitch_um / 1000) ** 2, 5),
+        "defect_area_mm2": None if pitch_um is None else _six_digits(area_px * (pitch_um / 1000) ** 2),
         "region_count": len(judgement.regions),
         "regions": [region_dict(number, r, pitch_um) for number, r in enumerate(regions, 1)],
     } | {

@@ -95,7 +95,7 @@ def _positions(part: Part, order: TileOrder, height: int, width: int, roi: Mask 
     seed = np.random.SeedSequence([order.seed, *part.id.encode()])
     rng = np.random.default_rng(seed)
     drawn = np.empty((0, 2), np.int64)
-    for _ in range(50):
+    for _ in range(50):  # places are never taken twice: a narrow ROI, or a small image, may have too few
         more = np.stack(
             [
                 rng.integers(max(1, height - tile + 1), size=order.random),
@@ -105,6 +105,7 @@ def _positions(part: Part, order: TileOrder, height: int, width: int, roi: Mask 
         )
         good = _roi_share(roi, more, tile) >= order.min_roi_share
         drawn = np.concatenate([drawn, more[good]])
+        drawn = drawn[np.sort(np.unique(drawn, axis=0, return_index=True)[1])]
         if len(drawn) >= order.random:
             break
     drawn = drawn[: order.random]

@@ -17,6 +17,7 @@ from inspect_cli.reproduce.experiment import Case, Cost, Row, make_row
 from inspect_cli.sample.batch import PROVENANCE, write_batch
 from inspect_cli.sample.plan import plan_batch
 from inspect_cli.scoring.model import load_model
+from inspect_cli.stopping import SignalStop
 from inspect_cli.store.layout import RUN_FOLDER
 from inspect_cli.store.materials import adopt, find_material
 from inspect_cli.training.order import Teller, TrainingOrder
@@ -28,7 +29,7 @@ class SyntheticImages:
 
     Where the IoU is above the paper's, its limit lies higher and the recall there may be below the paper's.
     ``recall_at_paper_iou`` is the recall that is left where the limit falls until the IoU is the paper's.
-    Methods share the images, the steps and the step size.
+    Methods share the images, the most steps that are taken, and the step size.
     """
 
     def inputs(self, data: Path | None) -> dict[str, Path | None]:  # noqa: ARG002
@@ -39,7 +40,7 @@ class SyntheticImages:
         """Train a method on a material of ``case.out / "models"`` and measure it; see :class:`Experiment`."""
         batch = _generated(case.out / case.data, case.data, case.seed)
         models = case.out / "models"
-        material = adopt(find_material(case.data, models), models)
+        material = adopt(find_material(case.data, models, may_be_new=True), models)
         maps = dict(material.recipe.maps)
         parts = discover_parts(batch / "train", maps)
         order = TrainingOrder(material, parts, case.method, maps, case.budget, case.seed, device="auto")
@@ -47,9 +48,9 @@ class SyntheticImages:
         model = load_model(material, bundle)
         limits = limits_from_labelled_folder(model, batch / "test", batch / "ground_truth", "iou", teller)
         run = batch / "test" / RUN_FOLDER / case.data
-        summary, _ = apply_limits(run, replace(model, bundle=bundle.with_calibration(limits.calibration)), _silent)
+        summary, code = apply_limits(run, replace(model, bundle=bundle.with_calibration(limits.calibration)), _silent)
         if summary.interrupted:
-            raise KeyboardInterrupt
+            raise SignalStop(code)
         scoring = material.recipe.scoring
         found = fused_histogram(run, batch / "ground_truth", scoring.halo_share, scoring.halo_px)
         trained = next(iter(bundle.manifest.maps.values()))

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from inspect_cli.engines import Engine, Hardware, make_engine
-from inspect_cli.errors import ModelError, RecipeError, nearest
+from inspect_cli.errors import ModelError, RecipeError, UsageError, nearest
 from inspect_cli.images.values import ValueRange
 from inspect_cli.methods.registry import check_whole_images
 from inspect_cli.recipe.schema import MapSpec, Recipe
@@ -162,7 +162,7 @@ def load_model(
     tiles = tiling_of(recipe.tiles, manifest.tile_px)
     if stride_px is not None:
         if not 1 <= stride_px <= tiles.size_px:
-            raise RecipeError(f"stride {stride_px} px: must be 1 to the tile's {tiles.size_px} px")
+            raise UsageError(f"--stride {stride_px}: must be 1 to the tile's {tiles.size_px} px")
         tiles = replace(tiles, stride_px=stride_px)
     if tiles.whole:
         check_whole_images(manifest.method)

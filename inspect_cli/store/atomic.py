@@ -19,11 +19,6 @@ TEMPORARY_SUFFIX: Final = ".tmp"
 _TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{8}" + re.escape(TEMPORARY_SUFFIX), re.DOTALL)
 
 
-def is_full(error: OSError) -> bool:
-    """Whether the system refused to write for want of space, or because nothing may be written there at all."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
 def output_error(path: Path, error: OSError) -> OutputError:
     """Turn an operating-system error while writing ``path`` into one clear line."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

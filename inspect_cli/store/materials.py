@@ -10,6 +10,7 @@ import yaml
 
 from inspect_cli.errors import NoInputError, RecipeError, UsageError, nearest
 from inspect_cli.recipe import Recipe, load_recipe
+from inspect_cli.recipe.schema import PART
 from inspect_cli.store.atomic import write_bytes
 
 RECIPE = "recipe.yaml"
@@ -58,16 +59,18 @@ def known_materials(option: Path | None) -> dict[str, Path]:
     return found
 
 
-def find_material(name: str, option: Path | None = None) -> Material:
-    """Return the material called ``name``.
+def find_material(name: str, option: Path | None = None, may_be_new: bool = False) -> Material:
+    """Return the material called ``name``; ``may_be_new`` lets the store that is named be one yet to be made.
 
     Raises
     ------
     UsageError
-        If no store has it; the message names the nearest one.
+        If no store has it, when the message names the nearest one, or the store that is named is not there.
     RecipeError
         If its recipe is broken or is another material's.
     """
+    if not may_be_new:
+        _check_named_store(option)
     known = known_materials(option)
     if name not in known:
         raise UsageError(f"material {name!r} is unknown: {nearest(name, list(known))}")
@@ -75,6 +78,15 @@ def find_material(name: str, option: Path | None = None) -> Material:
     if recipe.material != name:
         raise RecipeError(f"{known[name] / RECIPE}: material is {recipe.material!r}, its folder is {name!r}")
     return Material(recipe, known[name])
+
+
+def _check_named_store(option: Path | None) -> None:
+    """Raise UsageError if a store is named that is not there: another one must not stand in for it in silence."""
+    named = os.environ.get("INSPECT_MODELS")
+    if option is not None and not option.is_dir():
+        raise UsageError(f"--models {option}: no such folder; check the path and that it is mounted")
+    if option is None and named and not Path(named).is_dir():
+        raise UsageError(f"INSPECT_MODELS={named}: no such folder; check the path and that it is mounted")
 
 
 def choose_material(name: str | None, folder: Path, option: Path | None = None) -> Material:
@@ -85,6 +97,7 @@ def choose_material(name: str | None, folder: Path, option: Path | None = None) 
     UsageError
         If several could be meant.
     """
+    _check_named_store(option)
     if name is None:
         name = _named_by_folder(folder)
     if name is None:
@@ -121,10 +134,13 @@ def _named_by_folder(folder: Path) -> str | None:
 
 
 def adopt(material: Material, option: Path | None) -> Material:
-    """Return the material in the store that can be written to; its recipe is copied there if need be."""
+    """Return the material in the store that can be written to; its recipe and ROI are copied if need be."""
     folder = writable_store(option) / material.name
     if folder.resolve() == material.folder.resolve():
         return material
+    mask = material.recipe.roi.file
+    if mask is not None and PART not in mask and (material.folder / mask).is_file():
+        write_bytes(folder / mask, (material.folder / mask).read_bytes())
     write_bytes(folder / RECIPE, (material.folder / RECIPE).read_bytes())
     return Material(material.recipe, folder)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,14 +126,14 @@ def survey_parts(
 ) -> Survey:
     """Read every image once before training, so that a damaged one is left out at the start, by name.
 
-    ``known_dtypes`` are the pixel types that maps must have; without them the first good part fixes them.
+    ``known_dtypes`` are the pixel types that maps must have; without them those that most parts have.
 
     Raises
     ------
     NoInputError
         If no part is usable; the message is the first part's.
     """
-    survey = Survey(dtypes=dict(known_dtypes or {}))
+    survey = Survey(dtypes=dict(_usual_dtypes(parts, maps) if known_dtypes is None else known_dtypes))
     for part in parts:
         try:
             side, dtypes = _check_part(part, recipe, maps, survey.dtypes)
@@ -148,6 +150,19 @@ def survey_parts(
     if not survey.parts:
         raise NoInputError(f"no usable training part: {survey.faults[0]}")
     return survey
+
+
+def _usual_dtypes(parts: Sequence[Part], maps: Iterable[str]) -> dict[str, np.dtype[Any]]:
+    """Return the pixel type that most files of each map have; a map without a readable file has none."""
+    found = {}
+    for name in maps:
+        counts: Counter[np.dtype[Any]] = Counter()
+        for part in parts:
+            with contextlib.suppress(InputError, KeyError), open_map(part.files[name]) as reader:
+                counts[reader.header.dtype] += 1
+        if counts:
+            found[name] = counts.most_common(1)[0][0]
+    return found
 
 
 def _check_part(

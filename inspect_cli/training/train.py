@@ -88,8 +88,7 @@ def train_material(
     _check(order)
     note = note_of(order)
     with ExitStack() as stack:
-        if order.method != AUTO:
-            stack.enter_context(_locked(order))
+        stack.enter_context(_locked(order))  # of method auto: the trials, and what they keep beside the recipe
         for path in (note, order.material.folder / CHOICE, order.material.folder / PICTURE):
             sweep_leftovers_of(path)  # what lies beside the recipe is in no locked folder
         opened = open_order(order, teller)
