@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 import typer
@@ -32,10 +33,10 @@ from inspect_cli.cli import run as main
 from inspect_cli.commands.evaluate import evaluate
 from inspect_cli.errors import InputError, NoInputError, OutputError, UsageError
 from inspect_cli.evaluation import evaluate as room
-from inspect_cli.evaluation.evaluate import evaluate_run, fused_histogram
+from inspect_cli.evaluation.evaluate import Tally, evaluate_run, fused_histogram
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
 from inspect_cli.evaluation.run_parts import find_parts
-from inspect_cli.evaluation.truth import Truth
+from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth
 from inspect_cli.scoring.precision import CODE_COUNT, code_value, round_scores, score_code
 from inspect_cli.store.run_lookup import find_run
 
@@ -582,6 +583,7 @@ def test_without_good_or_defective_parts_metrics_are_null(tmp_path: Path) -> Non
     result = evaluate_run(run.run, run.truth)
     undefined = {"pixel_auroc", "pixel_aupr", "au_pro", "image_auroc", "f1_max", "iou", "recall"}
     undefined |= {"precision", "iou_max", "f1_max_score", "iou_max_score"}
+    undefined |= {"patch_auroc", "image_f1", "image_recall"}
     assert {key for key, value in result.items() if value is None} == undefined
     assert result["by_kind"] == {}
 
@@ -640,7 +642,7 @@ def test_overlap_at_the_limit_is_that_of_the_masks(small_run: _Run) -> None:
 
 def test_a_run_without_parts_is_refused(tmp_path: Path) -> None:
     run = _Run(tmp_path)
-    assert find_parts(run.run) == ([], frozenset(), None)
+    assert find_parts(run.run) == ([], frozenset(), None, None)
     with pytest.raises(NoInputError, match="no finished part"):
         evaluate_run(run.run, run.truth)
 
@@ -724,7 +726,7 @@ def test_tables_are_plain_text_off_a_terminal(small_run: _Run, monkeypatch: pyte
     result = json.loads((small_run.run / "evaluation.json").read_text())
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line}
     assert rows["fused"][1] == f"{result['pixel_auroc']:.4f}"
-    assert rows["normal"][6] == f"{result['by_map']['normal']['iou']:.4f}"
+    assert rows["normal"][7] == f"{result['by_map']['normal']['iou']:.4f}"
     assert rows["dent"][-1] == "2"
     assert "5 parts: 2 good, 3 defective; 1 undecided, 2 unfinished" in text
 
@@ -737,3 +739,57 @@ def test_the_command_module_imports_nothing_heavy() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_verdicts_are_measured_by_hand():
+    tally = Tally(good=4, defective=5)
+    tally.verdicts.update({("good", "pass"): 2, ("good", "fail"): 1, ("good", "undecided"): 1})
+    tally.verdicts.update({("defective", "fail"): 3, ("defective", "pass"): 1, ("defective", "undecided"): 1})
+    found = tally.metrics_of_verdicts()
+    assert found["verdicts"]["defective"] == {"pass": 1, "fail": 3, "undecided": 1}
+    assert found["image_f1"] == pytest.approx(2 * 3 / (2 * 3 + 2 + 1))
+    assert (found["image_recall"], found["false_alarm_rate"]) == (3 / 5, 1 / 4)
+    assert Tally().metrics_of_verdicts()["image_f1"] is None
+
+
+def test_patches_are_defective_that_show_enough_of_a_defect(batch, models, tmp_path):
+    """Counted once more here, patch by patch, from the tables and the masks of a run."""
+    common = ["--material", "foil", "--models", str(models)]
+    assert main(["score", str(batch / "test"), *common]) == 0
+    results = batch / "test/inspection/foil"
+    seen = {}
+    found = evaluate_run(results, batch / "ground_truth", on_patches=seen.update)
+    assert list(seen) == ["all maps together", "albedo", "normal"]
+    truth = Truth.open(batch / "ground_truth")
+    scores = {True: [], False: []}
+    for folder in sorted((results / "parts").rglob("patches.parquet")):
+        part = folder.parent.relative_to(results / "parts").as_posix()
+        mask = truth.mask(part, 150, 200)
+        for row in pq.read_table(folder).to_pylist():
+            if row["map"] != "albedo":
+                continue
+            x, y = row["x_px"], row["y_px"]
+            shown = 0 if mask is None else int(mask[y : y + 32, x : x + 32].sum())
+            if shown == 0 or shown >= MIN_DEFECT_PX:
+                scores[shown > 0].append(row["score"])
+    assert (int(seen["albedo"].good.sum()), int(seen["albedo"].defect.sum())) == tuple(map(len, scores.values()))[
+        ::-1
+    ]
+    rounded = {kind: round_scores(np.array(values)) for kind, values in scores.items()}
+    area = np.mean([(good < rounded[True]) + 0.5 * (good == rounded[True]) for good in rounded[False]])
+    assert found["by_map"]["albedo"]["patch_auroc"] == pytest.approx(area)
+    both = [pq.read_table(f).to_pylist() for f in sorted((results / "parts").rglob("patches.parquet"))]
+    largest = max(row["score"] for rows in both for row in rows)
+    assert code_value(seen["all maps together"].codes[-1:])[0] == pytest.approx(largest, rel=1e-3)
+
+
+def test_evaluation_draws_the_patches_and_a_rerun_forgets_them(batch, models):
+    common = ["--material", "foil", "--models", str(models)]
+    assert main(["score", str(batch / "test"), *common]) == 0
+    results = batch / "test/inspection/foil"
+    assert main(["evaluate", str(results), "--truth", str(batch / "ground_truth")]) == 0
+    assert cv2.imread(str(results / "evaluation.png")).shape[0] > 900, "three panels"
+    assert main(["report", str(results)]) == 0
+    assert "Scores of good and of defective patches" in (results / "report.html").read_text()
+    assert main(["score", str(batch / "test"), *common, "--force"]) == 0
+    assert not (results / "evaluation.png").exists()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from inspect_cli import console
 from inspect_cli.errors import OutputError
+
+if TYPE_CHECKING:
+    from inspect_cli.evaluation.metrics import ScoreHistogram
 
 #: Columns of the first table, which fits in 80 characters: heading -> key.
 _COLUMNS: Final = {
@@ -16,6 +19,7 @@ _COLUMNS: Final = {
     "pixel AUPR": "pixel_aupr",
     "AU-PRO": "au_pro",
     "image AUROC": "image_auroc",
+    "patch AUROC": "patch_auroc",
     "F1 max": "f1_max",
     "IoU": "iou",
     "recall": "recall",
@@ -40,7 +44,8 @@ def evaluate(
 
     Every metric is exact, over all pixels inside the region of interest. IoU, recall and precision are those
     of the run's own masks, of a single map those above its limit; the maxima are over all limits, halos
-    included. A part without a mask is good. The result is also written to evaluation.json in the run folder.
+    included. A part without a mask is good. The result is also written to evaluation.json in the run folder,
+    and the scores of good and defective patches are drawn in evaluation.png.
 
     \b
     Examples
@@ -48,15 +53,27 @@ def evaluate(
       inspect evaluate batch/inspection/riblet --truth masks --json
     """  # noqa: D301
     from inspect_cli.evaluation.evaluate import evaluate_run
+    from inspect_cli.report.plots import save_labelled_patches
+    from inspect_cli.scoring.precision import code_value
     from inspect_cli.store.atomic import write_json
-    from inspect_cli.store.layout import EVALUATION
+    from inspect_cli.store.layout import EVALUATION, EVALUATION_PICTURE
     from inspect_cli.store.run_lookup import find_run
 
     folder = find_run(run)
-    result = evaluate_run(folder, truth, on_part=_tell_part)
+    not_kept: list[OutputError] = []
+
+    def draw(patches: dict[str, ScoreHistogram]) -> None:
+        try:
+            save_labelled_patches(
+                folder / EVALUATION_PICTURE,
+                {name: (code_value(found.codes), found.good, found.defect) for name, found in patches.items()},
+            )
+        except OutputError as error:
+            not_kept.append(error)
+
+    result = evaluate_run(folder, truth, on_part=_tell_part, on_patches=draw)
     for doubt in result["doubts"]:
         console.warn(doubt)
-    not_kept: list[OutputError] = []
     for path in (folder / EVALUATION, out):
         try:
             if path is not None:
@@ -95,7 +112,16 @@ def _as_tables(result: dict[str, Any]) -> str:
             "{unfinished} unfinished".format_map(result),
             highlight=False,
         )
+        drawn.print(_of_verdicts(result), highlight=False)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _of_verdicts(result: dict[str, Any]) -> str:
+    """Say in words how the verdicts did."""
+    good, defective = result["verdicts"]["good"], result["verdicts"]["defective"]
+    text = f"verdicts: {defective['fail']} of {result['defective']} defective parts fail ({defective['pass']} pass), "
+    text += f"{good['fail']} of {result['good']} good ones fail"
+    return text if result["image_f1"] is None else f"{text}; image F1 {result['image_f1']:.3f}"
 
 
 def _overall_table(result: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,19 +14,21 @@ from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
-from inspect_cli.evaluation.run_parts import PartRecord, find_parts, read_record
-from inspect_cli.evaluation.truth import Truth, doubts
+from inspect_cli.evaluation.run_parts import PartRecord, find_parts, read_patches, read_record
+from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth, doubts
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.scoring.halo import HaloTrimmer
 from inspect_cli.store.layout import PART_RECORD
 
 BAND_ROWS: Final = 256
 LIMIT: Final = 1.0
+VERDICTS: Final = ("pass", "fail", "undecided")
+GOOD, DEFECTIVE = "good", "defective"
 FUSED: Final = ""
 #: Lifts scores above the limit, so that whatever is below it then is halo; a power of two, which rounds nothing.
 _LIFT: Final = np.float32(2.0**60)
 
-Metrics = dict[str, float | int | None]
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,12 @@ class Tally:
     """Pixels and peak scores of a set of parts, for one map or fused.
 
     ``flagged_defect_px`` and ``flagged_good_px`` are pixels of the run's masks, which a single map does not have.
+    ``patches`` counts patches by their score; one is defective if it shows enough of a defect.
     """
 
     histogram: ScoreHistogram = field(default_factory=ScoreHistogram)
+    patches: ScoreHistogram = field(default_factory=ScoreHistogram)
+    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
     flagged_defect_px: int = 0
     flagged_good_px: int = 0
     good_peaks: list[float] = field(default_factory=list)
@@ -58,6 +64,8 @@ class Tally:
     def merge(self, other: Tally) -> None:
         """Add the parts of another tally to this one."""
         self.histogram.merge(other.histogram)
+        self.patches.merge(other.patches)
+        self.verdicts += other.verdicts
         self.flagged_defect_px += other.flagged_defect_px
         self.flagged_good_px += other.flagged_good_px
         self.good_peaks += other.good_peaks
@@ -74,6 +82,7 @@ class Tally:
             "pixel_aupr": self.histogram.aupr(),
             "au_pro": self.histogram.au_pro(),
             "image_auroc": rank_auroc(self.good_peaks, self.defect_peaks),
+            "patch_auroc": self.patches.auroc(),
             "f1_max": f1.value if f1 else None,
             "iou": self.histogram.iou_at(LIMIT),
             "recall": self.histogram.recall_at(LIMIT),
@@ -96,13 +105,30 @@ class Tally:
             "precision": self.flagged_defect_px / flagged_px if defect_px and flagged_px else None,
         }
 
+    def metrics_of_verdicts(self) -> dict[str, Any]:
+        """Compute how the run's verdicts did; a part is found if it failed, and a rate of nothing is ``None``."""
+        counts = {
+            truth: {verdict: self.verdicts[truth, verdict] for verdict in VERDICTS} for truth in (GOOD, DEFECTIVE)
+        }
+        found, missed = counts[DEFECTIVE]["fail"], self.defective - counts[DEFECTIVE]["fail"]
+        false_alarms = counts[GOOD]["fail"]
+        return {
+            "verdicts": counts,
+            "image_f1": 2 * found / (2 * found + missed + false_alarms) if self.defective else None,
+            "image_recall": found / self.defective if self.defective else None,
+            "false_alarm_rate": false_alarms / self.good if self.good else None,
+        }
+
 
 #: Kind (``None`` for the good parts) and map (``FUSED`` for the heatmap) -> what was counted.
 Tallies = dict[tuple[str | None, str], Tally]
 
 
 def evaluate_run(
-    run: Path, truth_folder: Path, on_part: Callable[[int, int, str], None] | None = None
+    run: Path,
+    truth_folder: Path,
+    on_part: Callable[[int, int, str], None] | None = None,
+    on_patches: Callable[[dict[str, ScoreHistogram]], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a run against the truth.
 
@@ -114,6 +140,8 @@ def evaluate_run(
         Masks or boxes, see ``Truth``.
     on_part
         Called after each part with its number from 1, the number of parts, and its id.
+    on_patches
+        Called at the end with the patches' scores by map, fused ones first.
 
     Returns
     -------
@@ -121,6 +149,7 @@ def evaluate_run(
     over all parts, and the same keys below ``by_map`` (map), ``by_kind`` (kind, fused) and
     ``by_kind_and_map`` (kind, then map). A kind's group is its defective parts and all good parts.
     ``iou``, ``recall`` and ``precision`` are those of the run's own masks, of a single map at its limit.
+    ``verdicts``, ``image_f1``, ``image_recall`` and ``false_alarm_rate`` are those of its verdicts.
     ``unmatched`` are the names that have a mask or a box and are no part of the run, ``doubts`` what there is to say
     of the truth's names.
 
@@ -134,7 +163,17 @@ def evaluate_run(
     opened = _open(run, truth_folder)
     known = [*(record.part for _, record in opened.records), *opened.unfinished]
     of_names = {"unmatched": opened.truth.unmatched(known), "doubts": doubts(opened.truth, known)}
-    return _summarise(_count_run(opened, on_part), opened.unfinished) | of_names
+    tallies = _count_run(opened, on_part)
+    if on_patches is not None:
+        on_patches(_patches_by_map(tallies))
+    return _summarise(tallies, opened.unfinished) | of_names
+
+
+def _patches_by_map(tallies: Tallies) -> dict[str, ScoreHistogram]:
+    found: dict[str, ScoreHistogram] = {}
+    for (_, name), tally in sorted(tallies.items(), key=lambda item: item[0][1]):
+        found.setdefault(name or "all maps together", ScoreHistogram()).merge(tally.patches)
+    return {name: patches for name, patches in found.items() if len(patches.codes)}
 
 
 def fused_histogram(run: Path, truth_folder: Path, halo_share: float = 0.0, halo_px: int = 0) -> ScoreHistogram:
@@ -169,18 +208,19 @@ def without_halo(
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A run and its truth: the finished parts with their folders, and the ids of the parts without a result."""
+    """A run and its truth: the finished parts with their folders, the ids of the others, the tiles' side."""
 
     truth: Truth
     records: list[tuple[Path, PartRecord]]
     unfinished: frozenset[str]
+    tile_px: int | None
 
 
 def _count_run(opened: _Opened, on_part: Callable[[int, int, str], None] | None) -> Tallies:
     """Return what was counted of a run's parts."""
     tallies: Tallies = {}
     for number, (folder, record) in enumerate(opened.records, start=1):
-        _count_part(tallies, folder, record, opened.truth)
+        _count_part(tallies, folder, record, opened.truth, opened.tile_px)
         if on_part:
             on_part(number, len(opened.records), record.part)
     return tallies
@@ -205,21 +245,24 @@ def _open(run: Path, truth_folder: Path) -> _Opened:
             f"{truth_folder}: no mask or box for any part of {run} (first part: {records[0][1].part}); "
             "name masks <part>_mask.png"
         )
-    return _Opened(truth, records, parts.unfinished)
+    return _Opened(truth, records, parts.unfinished, parts.tile_px)
 
 
-def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth) -> None:
+def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth, tile_px: int | None) -> None:
     width, height = record.size_px
     mask = truth.mask(record.part, height, width)
     if mask is not None and not mask.any():
         mask = None
     regions = None if mask is None else label_regions(mask)
     kind = None if mask is None else truth.kind(record.part)
-    for layer in _layers(folder, record):
+    layers = _layers(folder, record)
+    for layer in layers:
         tally = tallies.setdefault((kind, layer.name), Tally())
         tally.good += mask is None
         tally.defective += mask is not None
         tally.undecided += record.verdict == "undecided"
+        if layer.name == FUSED:
+            tally.verdicts[GOOD if mask is None else DEFECTIVE, record.verdict] += 1
         if layer.peak is not None:
             (tally.good_peaks if mask is None else tally.defect_peaks).append(layer.peak)
         if not _is_scored(layer.path, record):
@@ -227,6 +270,25 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
         if layer.flagged is not None and not layer.flagged.is_file():
             raise InputError(f"{layer.flagged}: missing; score {record.part} again")
         _count_pixels(tally, layer, mask, regions, (height, width))
+    if tile_px is not None:
+        _count_patches({layer.name: tallies[kind, layer.name] for layer in layers}, folder, tile_px, mask)
+
+
+def _count_patches(tallies: dict[str, Tally], folder: Path, tile_px: int, mask: NDArray[np.bool_] | None) -> None:
+    """Count a part's patches by score (IND section 4.2); fused, the largest score of the maps counts.
+
+    A patch is defective if it shows ``MIN_DEFECT_PX`` of a defect, and one that shows fewer counts as neither.
+    """
+    patches = read_patches(folder)
+    shown = np.zeros(len(patches.x_px), np.int64)
+    if mask is not None:
+        places = zip(patches.y_px, patches.x_px, strict=True)
+        shown = np.array([np.count_nonzero(mask[y : y + tile_px, x : x + tile_px]) for y, x in places], np.int64)
+    clear, defective = (shown == 0) | (shown >= MIN_DEFECT_PX), shown >= MIN_DEFECT_PX
+    fused = np.maximum.reduce(list(patches.scores.values()))
+    for name, scores in {FUSED: fused, **patches.scores}.items():
+        if name in tallies:
+            tallies[name].patches.add(scores[clear], defective[clear])
 
 
 def _is_scored(path: Path, record: PartRecord) -> bool:
@@ -307,8 +369,8 @@ def _summarise(tallies: Tallies, unfinished: frozenset[str]) -> dict[str, Any]:
         for group in (None, *groups):
             if (group, name) in tallies:
                 whole.merge(tallies[group, name])
-        of_masks = whole.metrics_of_masks() if name == FUSED else {}
-        return {**whole.metrics(), **of_masks, "unfinished": len(unfinished)}
+        of_run = whole.metrics_of_masks() | whole.metrics_of_verdicts() if name == FUSED else {}
+        return {**whole.metrics(), **of_run, "unfinished": len(unfinished)}
 
     return {
         **metrics(FUSED, *kinds),

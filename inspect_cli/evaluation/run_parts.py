@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from inspect_cli.errors import InputError
@@ -39,12 +43,21 @@ class PartRecord(BaseModel):
     outputs: frozenset[str] = ALL_OUTPUTS
 
 
+class Patches(NamedTuple):
+    """First pixels of a part's patches (n,) and, map by map, their scores (n,), 1 at the limit."""
+
+    x_px: NDArray[np.int32]
+    y_px: NDArray[np.int32]
+    scores: dict[str, NDArray[np.float32]]
+
+
 class RunParts(NamedTuple):
-    """Folders of the finished parts, sorted; ids of those without a result; the batch folder, if that is known."""
+    """Folders of the finished parts, sorted; ids of the others; batch folder and side of the tiles, where known."""
 
     finished: list[Path]
     unfinished: frozenset[str]
     batch: Path | None
+    tile_px: int | None
 
 
 def find_parts(run: Path) -> RunParts:
@@ -66,7 +79,9 @@ def find_parts(run: Path) -> RunParts:
         finished = [folder for folder in finished if folder.relative_to(top).as_posix() in record.parts]
         unfinished |= {entry.part for entry in [*record.failed, *record.pending]}
         unfinished |= record.parts - {folder.relative_to(top).as_posix() for folder in finished}  # never begun
-    return RunParts(finished, frozenset(unfinished), None if record is None else record.input)
+    if record is None:
+        return RunParts(finished, frozenset(unfinished), None, None)
+    return RunParts(finished, frozenset(unfinished), record.input, record.tile_px)
 
 
 class _Left(BaseModel):
@@ -80,6 +95,7 @@ class _RunRecord(BaseModel):
     failed: list[_Left]
     pending: list[_Left] = []
     input: Path | None = None
+    tile_px: int | None = Field(None, ge=1)
 
 
 def _run_record(run: Path) -> _RunRecord | None:
@@ -106,3 +122,23 @@ def read_record(path: Path) -> PartRecord:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "file"
         raise InputError(f"{path}: {key}: {first['msg']}; score the part again") from error
+
+
+def read_patches(folder: Path) -> Patches:
+    """Read the patch table of a part; its maps are cut into the same patches.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    path = folder / "patches.parquet"
+    try:
+        table = pq.read_table(path, columns=["map", "x_px", "y_px", "score"])
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); score the part again") from error
+    names = np.asarray(table["map"].to_pylist())
+    x_px, y_px, scores = (table[name].to_numpy() for name in ("x_px", "y_px", "score"))
+    maps = [str(name) for name in dict.fromkeys(names.tolist())]
+    first = names == maps[0] if maps else np.zeros(0, bool)
+    return Patches(x_px[first], y_px[first], {name: scores[names == name] for name in maps})

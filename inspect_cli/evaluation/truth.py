@@ -22,6 +22,8 @@ from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.images import open_map
 
 BOXES_FILE: Final = "boxes.csv"
+#: Pixels of a defect that a patch must show to count as defective.
+MIN_DEFECT_PX: Final = 16
 BOX_COLUMNS: Final = ("part", "x_px", "y_px", "width_px", "height_px")
 KIND_COLUMN: Final = "kind"
 MASK_ENDING: Final = "_mask"

@@ -27,7 +27,7 @@ from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
 from inspect_cli.store.atomic import output_error
-from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, RUN_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, EVALUATION_PICTURE, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_now
 
@@ -74,8 +74,13 @@ def score_batch(
                 write_run_record(summary, model, folder, started_utc, exit_code)
                 same = all(outcome.unchanged for outcome in summary.outcomes)
                 if not same or summary.listed() != measured:
-                    (run / EVALUATION).unlink(missing_ok=True)  # it measured other results
+                    _forget_evaluation(run)  # it measured other results
     return summary, exit_code
+
+
+def _forget_evaluation(run: Path) -> None:
+    for name in (EVALUATION, EVALUATION_PICTURE):
+        (run / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -157,7 +162,7 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         others += [Outcome(part, error=NOT_REACHED, pending=True) for part in before["parts"] if part not in records]
         planned = [*records, *(outcome.part for outcome in others)]
         summary = RunSummary(run, planned, interrupted=bool(before["interrupted"]))
-        (run / EVALUATION).unlink(missing_ok=True)  # it measured by other limits
+        _forget_evaluation(run)  # it measured by other limits
         for part, record in records.items():
             key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
             if record["key"] == key.as_dict():

@@ -16,6 +16,7 @@ from inspect_cli.report import embed, numerals
 from inspect_cli.report.colour import SCALE_MAX
 from inspect_cli.report.run_data import VERDICT_ORDER, PartRow, RunData, mapping, number
 from inspect_cli.store.atomic import write_text
+from inspect_cli.store.layout import EVALUATION_PICTURE
 
 _TEMPLATE: Final = "template.html.j2"
 _HISTOGRAM: Final = "histogram.png"
@@ -48,6 +49,8 @@ _METRICS: Final = {
     "pixel_aupr": "pixel AUPR",
     "au_pro": "AU-PRO",
     "image_auroc": "image AUROC",
+    "patch_auroc": "patch AUROC",
+    "image_f1": "image F1",
     "f1_max": "F1 max",
     "iou": "IoU",
     "recall": "recall",
@@ -145,6 +148,7 @@ def write_report(run: Path, out: Path | None = None, top: int = 50, title: str |
         failures=[row for row in data.parts if row.verdict == "failed"],
         most_failures=_MOST_FAILURES,
         evaluation=_evaluation_table(data.evaluation),
+        evaluation_picture=None if data.evaluation is None else embed.plot(run / EVALUATION_PICTURE),
         evaluation_broken=data.evaluation is None and data.evaluation_file.exists(),
         parts=data.parts,
         in_mm=number(data.run.get("pixel_pitch_um")) is not None,

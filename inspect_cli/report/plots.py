@@ -76,6 +76,39 @@ def save_patch_histogram(path: Path, scores: Mapping[str, ArrayLike]) -> None:
     _save(path, figure)
 
 
+def save_labelled_patches(
+    path: Path, counts: Mapping[str, tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.int64]]]
+) -> None:
+    """Write, one panel a map, how the scores of good and of defective patches lie to the limit (IND Fig. 6).
+
+    Axes are those of :func:`save_patch_histogram`.
+
+    Parameters
+    ----------
+    path
+        PNG file to write.
+    counts
+        Title to scores (n,) in units of the limit, and how many good and how many defective patches have each.
+    """
+    figure = _figure(max(1, len(counts)))
+    panels = figure.subplots(max(1, len(counts)), 1, squeeze=False)[:, 0]
+    edges = np.linspace(0.0, SCALE_MAX, _BINS + 1)
+    for axes, (name, (scores, good, defective)) in zip(panels, counts.items(), strict=False):
+        for colour, kind, number in ((_SERIES[0], "good", good), (_SERIES[1], "defective", defective)):
+            heights = np.histogram(np.clip(scores, 0.0, SCALE_MAX), edges, weights=number)[0]
+            above = int(number[scores > LIMIT].sum())
+            text = f"{kind}: {above:,} of {int(number.sum()):,} above the limit"
+            axes.stairs(heights, edges, fill=True, color=colour, alpha=0.5, label=text)
+            axes.stairs(heights, edges, color=colour, linewidth=1.0)
+        axes.axvline(LIMIT, color=_LIMIT_COLOUR, linewidth=1.4)
+        axes.set_xlim(0.0, SCALE_MAX)
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(bottom=0.6)
+        axes.set_title(_plain(name))
+        _finish(axes, "patch score (1 = limit; the last bin: 2 or more)", "patches", None)
+    _save(path, figure)
+
+
 def save_loss_curve(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
     """Write the training and validation loss over the steps.
 

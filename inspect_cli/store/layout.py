@@ -18,6 +18,8 @@ RUN_RECORD: Final = "run.json"
 PART_RECORD: Final = "part.json"
 #: What `inspect evaluate` found on a run.
 EVALUATION: Final = "evaluation.json"
+#: The same, as a picture: scores of good and of defective patches.
+EVALUATION_PICTURE: Final = "evaluation.png"
 #: The index of a folder of patches.
 TILE_INDEX: Final = "index.parquet"
 #: What may be left out of a part's folder, and its files. Mask, patches and record are always there.

@@ -7,22 +7,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.errors import NoInputError, UsageError
-from inspect_cli.evaluation.truth import Truth
+from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth
 from inspect_cli.images import Part, open_map
 from inspect_cli.recipe.schema import MapSpec, Recipe, RoiSpec
 from inspect_cli.scoring.scan import file_sha256
 from inspect_cli.store.manifest import TrainingFile
 from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
 from inspect_cli.training.prepare import Split, Survey, split_parts, survey_parts
-
-#: Pixels of a defect that a patch must show to count as defective.
-MIN_DEFECT_PX: Final = 16
 
 Mask = NDArray[np.bool_]
 
