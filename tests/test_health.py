@@ -11,6 +11,7 @@ from inspect_cli.training.health import (
     overfit_warnings,
     separation_warnings,
     shifted_image_warnings,
+    turned_normals_warnings,
 )
 from inspect_cli.training.prepare import ImageMoments, measure_image
 
@@ -135,6 +136,13 @@ def test_little_material_is_told():
     [line] = few_patches_warnings("normal", three, 3, 256)
     assert "3 image(s) hold material for 12 patches of 256 px" in line
     assert few_patches_warnings("normal", three, 3, 128) == []
+
+
+def test_turned_normals_are_told():
+    [line] = turned_normals_warnings("normal", 3, "turn")
+    assert "leaves their components" in line
+    assert turned_normals_warnings("normal", 3, "none") == []
+    assert turned_normals_warnings("albedo", 1, "turn") == []
 
 
 def test_copies_are_named():

@@ -150,6 +150,16 @@ def _standardised(image: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray((values - values.mean()) / max(float(values.std()), 1e-12))
 
 
+def turned_normals_warnings(name: str, channels: int, augment: str) -> list[str]:
+    """Return a warning if a map that is normals by its name is flipped or turned: its components stay as they are."""
+    if augment == "none" or channels < 2 or "normal" not in name.lower():
+        return []
+    return [
+        f"map {name}: training.augment {augment!r} moves the pixels of normals and leaves their components: no real "
+        "surface looks like that; set it to 'none'"
+    ]
+
+
 def few_patches_warnings(name: str, moments: Mapping[str, ImageMoments], channels: int, tile_px: int) -> list[str]:
     """Return a warning if the images hold material for few patches only."""
     patches = sum(m.count for m in moments.values()) / channels / tile_px**2

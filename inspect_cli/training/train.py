@@ -36,6 +36,7 @@ from inspect_cli.training.health import (
     separation_warnings,
     shifted_image_warnings,
     training_warnings,
+    turned_normals_warnings,
 )
 from inspect_cli.training.joining import joined, kept_maps
 from inspect_cli.training.loop import train_map
@@ -313,6 +314,7 @@ def _described(
     check = _checked(order, name, job, state, sources, teller)
     warnings = training_warnings(name, explained, len(survey.parts), state.stopped_early, state.step)
     moments = {part.id: survey.moments[part.id, name] for part in survey.parts}
+    warnings += turned_normals_warnings(name, entry.channels, job.spec.augment)
     warnings += few_patches_warnings(name, moments, entry.channels, job.detector.tile_px)
     warnings += odd_image_warnings(name, moments)
     warnings += shifted_image_warnings(name, moments)
