@@ -180,7 +180,7 @@ def test_resume_takes_up_the_choice(stripes, capsys, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inspect_cli.training.train.lock_folder", killed)
+    monkeypatch.setattr("inspect_cli.training.train._train_locked", killed)
     assert train(stripes) == 130
     monkeypatch.undo()
     note = stripes / "models" / "stuff" / CHOICE

@@ -98,7 +98,7 @@ def test_means_are_over_folders_and_seeds_and_leave_out_what_is_missing():
     [
         (["--methods", "patchcor"], UsageError.exit_code, "patchcore"),
         (["--methods", "cnn"], UsageError.exit_code, "Valid"),
-        (["--roi", "round"], 2, "saturated"),
+        (["--roi", "round"], 1, "saturated"),
     ],
 )
 def test_mistakes_are_named(stripes, tmp_path, capsys, arguments, code, words):

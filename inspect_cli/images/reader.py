@@ -120,7 +120,9 @@ def open_map(path: Path, max_mpixels: float | None = None) -> MapReader:
     opener = next((o for magic, o in _Formats.by_magic.items() if start.startswith(magic)), None)
     if opener is None:
         if len(start) < _MAGIC_BYTES:
-            raise IncompleteError(f"{path}: {'empty' if not start else 'cut off in its first bytes'}; copy it again")
+            raise IncompleteError(
+                f"{path}: {'an empty file' if not start else 'cut off in its first bytes'}; copy it again"
+            )
         raise InputError(f"{path}: no TIFF, PNG or JPEG image; check what wrote it")
     reader = opener(path)
     header = reader.header
