@@ -124,6 +124,8 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
 
 def exit_code_of(error: BaseException) -> int:
     """Return the code that the program ends with when ``error`` leaves it."""
+    if isinstance(error, BrokenPipeError):  # who read the output has left: that is no fault
+        return EXIT_DONE
     own = getattr(error, "exit_code", None)
     if isinstance(own, int):
         return own

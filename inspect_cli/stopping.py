@@ -17,7 +17,7 @@ class SignalStop(BaseException):
     """A signal ends the program; what is on the way cleans up after itself."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code)
+        super().__init__("stopped by a signal")
         self.exit_code = exit_code
 
 
@@ -53,7 +53,7 @@ class Stopper:
 
 @contextlib.contextmanager
 def graceful_stop() -> Iterator[Stopper]:
-    """Catch SIGINT and SIGTERM while the context is open (in the main thread; elsewhere it does nothing)."""
+    """Catch SIGINT and SIGTERM while the context is open (in the main thread, and not what was ignored before)."""
     stopper = Stopper()
     with _handled_by(stopper.handle):
         yield stopper
@@ -71,7 +71,8 @@ def _handled_by(handler: _Handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

@@ -72,8 +72,20 @@ def test_limits_whose_applying_was_stopped_are_in_force_for_no_part_that_was_not
     assert told["interrupted"]
     assert "interrupted" in capsys.readouterr().err
     monkeypatch.setattr(finish, "rejudge", judge)
+    assert apply(models, results) == 0
+    told = record(results)
+    assert (len(told["parts"]), told["pending"], told["exit_code"], told["interrupted"]) == (4, [], 0, False)
     assert score(batch, models) == 0
     assert len(record(results)["parts"]) == 4
+
+
+def test_pages_of_a_patch_table_that_are_damaged_are_made_again(results, batch, models):
+    table = results / "parts/good/g003/patches.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:4] + b"\xff" * (len(whole) // 3) + whole[4 + len(whole) // 3 :])
+    assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth")]) == 0
+    assert score(batch, models) == 0
+    assert table.read_bytes()[4:20] == whole[4:20]
 
 
 def test_parts_that_a_killed_run_never_began_are_counted_and_pending(results, batch, models, capsys):

@@ -15,6 +15,7 @@ import tifffile
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGTERM, IncompleteError, InputError, UsageError, exit_code_of
 from inspect_cli.images import open_map
+from inspect_cli.stopping import SignalStop, stopped_by_signals
 from inspect_cli.store.materials import adopt, find_material
 from tests.helpers import TRAINED, material_of
 
@@ -193,4 +194,16 @@ def test_what_leaves_the_program_has_the_code_it_ends_with():
     assert exit_code_of(MemoryError()) == 7
     assert exit_code_of(KeyboardInterrupt()) == 130
     assert exit_code_of(ValueError("x")) == 70
+    assert exit_code_of(BrokenPipeError(32, "left")) == 0
     assert exit_code_of(IncompleteError("x")) == 3
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopped_by_signals():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            with pytest.raises(SignalStop, match="stopped by a signal"):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -124,3 +124,13 @@ def test_no_number_that_an_engine_makes_a_score_of_leaves_its_part_undecided_all
             return super().score(np.nan_to_num(tiles, nan=0.5, posinf=0.5, neginf=0.5))
 
     assert verdicts(tmp_path, np.nan, Swallowing()) == {"A": "undecided", "B": "pass"}
+
+
+def test_a_defect_beside_a_pixel_that_is_no_number_still_fails(tmp_path: Path) -> None:
+    class Finding(Spreading):
+        def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+            scores = super().score(np.nan_to_num(tiles, nan=0.5))
+            scores[:, 4:12, 4:12] = 9.0
+            return scores
+
+    assert verdicts(tmp_path, np.nan, Finding()) == {"A": "fail", "B": "fail"}

@@ -17,10 +17,10 @@ from inspect_cli.training.outliers import LEAST_PARTS, outliers
 from inspect_cli.training.provisional import (
     MARGIN,
     WINDOWS,
+    Extent,
     _far_above,
     _windows,
     provisional_calibration,
-    window_count,
 )
 
 RECIPE = parse_recipe("material: stuff\nmaps: {image: {files: '{part}.png'}}\ntiles: {size_px: 32}\n", "test")
@@ -100,10 +100,34 @@ def test_windows_cover_the_roi_of_a_part_and_no_more(tmp_path):
     assert len(drawn) == 9
 
 
+def test_a_part_with_little_room_takes_no_windows_from_the_others(tmp_path):
+    parts = []
+    for name, (height, width) in {"large": (3000, 2000), "small": (130, 120)}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((height, width), np.uint8))
+        parts.append(Part(name, {"image": tmp_path / f"{name}.png"}, tmp_path))
+    drawn = _windows(tiling_of(RECIPE.tiles), parts, {"large": None, "small": None}, "image", 0, 24)
+    assert Counter(part.id for part, _ in drawn) == {"large": 12, "small": 2}
+    assert [part.id for part, _ in drawn[:4]] == ["large", "small", "large", "small"]
+
+
 def test_more_time_has_more_windows():
-    assert window_count("8m", 1) == 96
-    assert window_count("8m", 4) == 24
-    assert window_count("10s", 1) == window_count("5000steps", 1) == WINDOWS
+    assert Extent.of_budget("8m", 1) == (96, 48)
+    assert Extent.of_budget("8m", 4) == (24, 12)
+    assert Extent.of_budget("8h", 1).windows == 200
+    assert Extent.of_budget("10s", 1).windows == Extent.of_budget("5000steps", 1).windows == WINDOWS
+
+
+def test_windows_beyond_the_first_ones_end_with_their_time(monkeypatch, tmp_path):
+    def calibrate(extent: Extent) -> str:
+        parts = [Part("p", {}, tmp_path)]
+        monkeypatch.setattr(provisional, "_windows", lambda *_: [(parts[0], (0, 0, 32, 32))] * 30)
+        monkeypatch.setattr(provisional, "_peaks", lambda *_: (1.0, 0.1))
+        detectors = {"image": build_detector("cae", 1, 32, {})}
+        arguments = (RECIPE, tiling_of(RECIPE.tiles), parts, {"p": None}, {"image": None}, detectors)
+        return provisional_calibration(*arguments, torch.device("cpu"), 0, extent)[0].origin
+
+    assert "in 12 windows" in calibrate(Extent(30, 0.0))
+    assert "in 30 windows" in calibrate(Extent(30, 60.0))
 
 
 def test_of_few_parts_none_is_left_out(monkeypatch, tmp_path):

@@ -285,9 +285,9 @@ def test_verdict_fails_closed() -> None:
     found = judged({"a": hole}, {"a": 1.0}).decide([])
     assert (found.verdict, found.reasons) == ("undecided", ["1 ROI pixels have no finite score"])
     assert judged({"a": good, "b": hole}, {"a": 1.0, "b": 1.0}).decide([]).verdict == "undecided"
-    found = judged({"a": good}, {"a": 1.0}).decide([], "the model says little")
+    found = judged({"a": good}, {"a": 1.0}).decide([], ["the model says little"])
     assert (found.verdict, found.reasons) == ("undecided", ["the model says little"])
-    found = judged({"a": good * 3}, {"a": 1.0}).decide([], "the model says little")
+    found = judged({"a": good * 3}, {"a": 1.0}).decide([], ["the model says little"])
     assert (found.verdict, len(found.reasons)) == ("fail", 2)
     found = judged({"a": good}, {"a": 1.0}).decide(["the lamp is dark"])
     assert (found.verdict, found.reasons) == ("undecided", ["the lamp is dark"])
@@ -353,3 +353,7 @@ def test_a_score_above_the_limit_without_a_region_is_said_to_be_of_few_pixels():
     found = judge.decide([])
     assert (found.verdict, found.score) == ("pass", 3.0)
     assert found.reasons == ["above the limit in fewer than 3 px side by side only"]
+    hole = np.full((6, 7), np.nan, np.float32)
+    judge = Judge({"a": 1.0, "b": 1.0}, 7, None, min_area_px=3)
+    judge.push({"a": spot, "b": hole})
+    assert judge.decide([]).reasons == ["42 ROI pixels have no finite score"]

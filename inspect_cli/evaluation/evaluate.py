@@ -163,7 +163,8 @@ def evaluate_run(
     opened = _open(run, truth_folder)
     known = [*(record.part for _, record in opened.records), *opened.unfinished]
     of_names = {"unmatched": opened.truth.unmatched(known), "doubts": doubts(opened.truth, known)}
-    tallies = _count_run(opened, on_part)
+    tallies, unread = _count_run(opened, on_part)
+    of_names["doubts"] += unread
     if on_patches is not None:
         on_patches(_patches_by_map(tallies))
     return _summarise(tallies, opened.unfinished) | of_names
@@ -216,14 +217,15 @@ class _Opened:
     tile_px: int | None
 
 
-def _count_run(opened: _Opened, on_part: Callable[[int, int, str], None] | None) -> Tallies:
-    """Return what was counted of a run's parts."""
+def _count_run(opened: _Opened, on_part: Callable[[int, int, str], None] | None) -> tuple[Tallies, list[str]]:
+    """Return what was counted of a run's parts, and why the patches of some were not."""
     tallies: Tallies = {}
+    unread: list[str] = []
     for number, (folder, record) in enumerate(opened.records, start=1):
-        _count_part(tallies, folder, record, opened.truth, opened.tile_px)
+        unread += _count_part(tallies, folder, record, opened.truth, opened.tile_px)
         if on_part:
             on_part(number, len(opened.records), record.part)
-    return tallies
+    return tallies, unread
 
 
 def _open(run: Path, truth_folder: Path) -> _Opened:
@@ -248,7 +250,8 @@ def _open(run: Path, truth_folder: Path) -> _Opened:
     return _Opened(truth, records, parts.unfinished, parts.tile_px)
 
 
-def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth, tile_px: int | None) -> None:
+def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth, tile_px: int | None) -> list[str]:
+    """Count a part; return why its patches are left out, if they are."""
     width, height = record.size_px
     mask = truth.mask(record.part, height, width)
     if mask is not None and not mask.any():
@@ -270,8 +273,13 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
         if layer.flagged is not None and not layer.flagged.is_file():
             raise InputError(f"{layer.flagged}: missing; score {record.part} again")
         _count_pixels(tally, layer, mask, regions, (height, width))
-    if tile_px is not None:
+    if tile_px is None:
+        return []
+    try:
         _count_patches({layer.name: tallies[kind, layer.name] for layer in layers}, folder, tile_px, mask)
+    except InputError as error:
+        return [f"left out of the patches: {error}"]
+    return []
 
 
 def _count_patches(tallies: dict[str, Tally], folder: Path, tile_px: int, mask: NDArray[np.bool_] | None) -> None:
@@ -280,6 +288,8 @@ def _count_patches(tallies: dict[str, Tally], folder: Path, tile_px: int, mask: 
     A patch is defective if it shows ``MIN_DEFECT_PX`` of a defect, and one that shows fewer counts as neither.
     """
     patches = read_patches(folder)
+    if not patches.scores:
+        return
     shown = np.zeros(len(patches.x_px), np.int64)
     if mask is not None:
         places = zip(patches.y_px, patches.x_px, strict=True)

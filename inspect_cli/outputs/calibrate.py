@@ -66,10 +66,11 @@ def limits_from_good_folder(
     """
     summary = _score(model, folder, teller, frozenset({"maps"}))
     records = [o.record for o in summary.outcomes if o.record is not None]
-    sound = [r for r in records if not r["acquisition_faults"] and not r["uncovered_px"]]
+    sound = [r for r in records if not (r["acquisition_faults"] or r.get("gaps") or r["uncovered_px"])]
     for record in records:
         if record not in sound:
-            reasons = record["acquisition_faults"] or [f"{record['uncovered_px']} ROI pixels have no finite score"]
+            reasons = [*record["acquisition_faults"], *record.get("gaps", ())]
+            reasons = reasons or [f"{record['uncovered_px']} ROI pixels have no finite score"]
             teller.warn(f"left out: {record['part']}: {'; '.join(reasons)}")
     if not sound:
         raise NoInputError(f"{folder}: no part is sound enough to set limits from")

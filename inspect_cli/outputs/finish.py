@@ -156,12 +156,15 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
     with _told_as_output(run), lock_run(run), graceful_stop() as stopper:
         before = run_record(run)
         records = {part: _same_model(run, part, model) for part in finished_parts(run)}
+        records |= _not_reached(run, before, model)
         started = time.monotonic()
         others = [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
-        others += [Outcome(entry["part"], error=entry["error"], pending=True) for entry in before["pending"]]
+        waiting = [entry for entry in before["pending"] if entry["part"] not in records]
+        others += [Outcome(entry["part"], error=entry["error"], pending=True) for entry in waiting]
+        still = {entry["part"] for entry in waiting if entry["error"] != NOT_REACHED}
         others += [Outcome(part, error=NOT_REACHED, pending=True) for part in before["parts"] if part not in records]
         planned = [*records, *(outcome.part for outcome in others)]
-        summary = RunSummary(run, planned, interrupted=bool(before["interrupted"]))
+        summary = RunSummary(run, planned)
         _forget_evaluation(run)  # it measured by other limits
         for part, record in records.items():
             key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
@@ -175,13 +178,23 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
             on_part(outcome)
         summary.outcomes += others
         summary.seconds = round(time.monotonic() - started, 3)
-        summary.interrupted |= stopper.wanted()
+        left = [outcome for outcome in summary.outcomes if outcome.pending and outcome.part not in still]
+        summary.interrupted = stopper.wanted() or any(outcome.error == NOT_REACHED for outcome in left)
         write_tables(run, summary.outcomes)
-        left = any(outcome.pending for outcome in summary.outcomes if outcome.part in records)
         ended = stopper.exit_code if stopper.wanted() else InputError.exit_code if left else EXIT_DONE
-        kept = before["exit_code"] if ended == EXIT_DONE else ended
+        kept = ended or (_exit_code(summary, False) if before["interrupted"] else before["exit_code"])
         write_run_record(summary, model, Path(before["input"]), before["started_utc"], kept)
     return summary, ended
+
+
+def _not_reached(run: Path, before: dict[str, Any], model: ScoringModel) -> dict[str, dict[str, Any]]:
+    """Return the records of parts that a signal kept from being judged again, and that still can be."""
+    found = {}
+    for entry in before["pending"]:
+        if entry["error"] == NOT_REACHED:
+            with contextlib.suppress(InputError):
+                found[entry["part"]] = _same_model(run, entry["part"], model)
+    return found
 
 
 def _judged(run: Path, part: str, record: dict[str, Any], model: ScoringModel, key: PartKey) -> Outcome:

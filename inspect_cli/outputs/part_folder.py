@@ -71,6 +71,7 @@ def write_findings(
     clock: Clock,
     store_raw: bool,
     faults: Callable[[], list[str]],
+    gaps: Callable[[], list[str]],
 ) -> dict[str, Any]:
     """Judge blocks of raw rows and write maps, mask and heatmap; return the findings.
 
@@ -86,6 +87,8 @@ def write_findings(
         Whether the raw maps are written if they are wanted; they are there when stored maps are judged again.
     faults
         Called after the last block: reasons not to trust the pictures.
+    gaps
+        The same for values that are no numbers.
     """
     limits = {name: limit.pixel for name, limit in plan.calibration.limits.items()}
     scoring = plan.scoring
@@ -114,8 +117,9 @@ def write_findings(
             if len(flagged := judge.finish()):
                 mask.push(flagged)
             stack.close()
-    judgement = judge.decide(faults(), plan.doubt)
-    content = findings(judgement, judge, plan.pixel_pitch_um)
+    missing = gaps()
+    judgement = judge.decide(faults(), missing if plan.doubt is None else [*missing, plan.doubt])
+    content = findings(judgement, judge, plan.pixel_pitch_um) | {"gaps": missing}
     content["outlines"] = outlines(mask, judgement.regions)
     content["preview"] = None if reducer is None else reducer.result()
     return content

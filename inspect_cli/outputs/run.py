@@ -267,7 +267,7 @@ def _write_scan(
     plan = plan_of(folder, model, scan.height, scan.width, scan.roi, outputs)
     remove_others(folder, outputs)
     write_roi(folder, scan.roi)
-    content = write_findings(plan, scan.blocks(), clock, store_raw=True, faults=scan.acquisition_faults)
+    content = write_findings(plan, scan.blocks(), clock, True, scan.acquisition_faults, scan.gaps)
     trained = model.bundle.manifest.maps
     pictures: Pictures = {name: _picture(reducer.result(), trained[name]) for name, reducer in reducers.items()}
     head = {

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from inspect_cli.errors import InputError
 from inspect_cli.images import open_map
 from inspect_cli.outputs.part_folder import (
     PartPlan,
@@ -67,12 +68,20 @@ def has_maps(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool
 
 
 def _has_patches(folder: Path) -> bool:
-    """Whether the patch table is whole: what it holds is said at its end."""
+    """Whether the patch table can be read."""
     try:
-        pq.read_metadata(folder / "patches.parquet")
-    except (pa.ArrowException, OSError):
+        _read_patches(folder)
+    except InputError:
         return False
     return True
+
+
+def _read_patches(folder: Path) -> pa.Table:
+    path = folder / "patches.parquet"
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def _always(model: ScoringModel) -> list[str]:
@@ -92,10 +101,10 @@ def rejudge(
     width, height = record["size_px"]
     write_json(folder / PART_RECORD, record | {"key": key.as_dict() | {"limits": ""}})
     plan = plan_of(folder, model, height, width, stored_roi(folder, height, width), outputs)
-    faults = list(record["acquisition_faults"])
+    patches = rescored_patches(_read_patches(folder), model.calibration())
+    faults, gaps = list(record["acquisition_faults"]), list(record.get("gaps", ()))
     blocks = stored_blocks(folder, model.maps)
-    content = write_findings(plan, blocks, clock, store_raw=False, faults=lambda: faults)
-    patches = rescored_patches(pq.read_table(folder / "patches.parquet"), model.calibration())
+    content = write_findings(plan, blocks, clock, False, lambda: faults, lambda: gaps)
     shown = model.maps if "pictures" in outputs else ()
     pictures: Pictures = {name: _stored_picture(folder / "maps" / f"{name}.png") for name in shown}
     head = {k: record[k] for k in ("format", "part", "size_px", "acquisition_faults", "scored_utc")}

@@ -8,7 +8,7 @@ seen to tell defects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,11 +134,11 @@ class Judge:
         self._roi_px += missing
         self._uncovered_px += missing
 
-    def decide(self, acquisition_faults: list[str], doubt: str | None = None) -> Judgement:
+    def decide(self, acquisition_faults: Sequence[str], doubts: Sequence[str] = ()) -> Judgement:
         """Return the verdict.
 
-        ``acquisition_faults`` are reasons not to trust the pictures; ``doubt`` is why no part may pass, although what
-        lies above the limit may still fail.
+        ``acquisition_faults`` are reasons not to trust the pictures; ``doubts`` are why the part may not pass,
+        although what lies above the limit may still fail.
         """
         self._count_missing_rows()
         self.finish()
@@ -148,8 +148,7 @@ class Judge:
             reasons.append("no pixel lies inside the ROI")
         if self._uncovered_px:
             reasons.append(f"{self._uncovered_px} ROI pixels have no finite score")
-        if doubt is not None:
-            reasons.append(doubt)
+        reasons += doubts
         verdict = "undecided" if reasons else "pass"
         if regions:
             reasons.append(f"{len(regions)} region{'s' * (len(regions) > 1)} above the limit")
@@ -157,7 +156,7 @@ class Judge:
         scored = {n: p for n, p in self.peaks.items() if p.raw_max >= 0}
         top = max(scored, key=self.score_of, default=None)
         score = None if top is None else self.score_of(top)
-        if score is not None and score > 1 and not regions:
+        if score is not None and score > 1 and not regions and not self._uncovered_px:
             reasons.append(f"above the limit in fewer than {self.min_area_px} px side by side only")
         return Judgement(
             verdict=verdict,

@@ -86,9 +86,12 @@ class PartScan:
         for name, stream in self.streams.items():
             limits = self._model.bundle.manifest.maps[name].acquisition
             faults += [f"map {name}: {text}" for text in _faults(stream.moments, limits)]
-            if stream.moments.missing:  # some engines make a score of them
-                faults.append(f"map {name}: {stream.moments.missing} values inside the ROI are no finite numbers")
         return faults
+
+    def gaps(self) -> list[str]:
+        """Return where values are no numbers, of which some engines make a score; call at the end."""
+        missing = {name: stream.moments.missing for name, stream in self.streams.items()}
+        return [f"map {name}: {n} values inside the ROI are no finite numbers" for name, n in missing.items() if n]
 
     def __enter__(self) -> Self:
         return self

@@ -243,19 +243,23 @@ def learn_acquisition(moments: Sequence[PixelMoments], limits: ValueRange) -> li
 
     The room is the larger of four standard deviations between images and a share of the spread, so that
     few images do not make a narrow range: half a spread for the mean, a factor two for the spread. A channel that
-    hardly varies has room by the one that varies most: a quarter of that one's spread.
+    hardly varies has room by the others: its mean a quarter of the spread of all channels together, its spread a
+    quarter of that of the channel that varies most.
     """
     scale = 1.0 / (limits.high - limits.low)
     means = (np.array([m.channel_means for m in moments]) - limits.low) * scale
     spreads = np.array([m.channel_spreads for m in moments]) * scale
-    least = 0.25 * float(spreads.mean(axis=0).max())
-    return [_range_of(mean, spread, max(least, 1e-4)) for mean, spread in zip(means.T, spreads.T, strict=True)]
+    tilt = max(0.25 * scale * float(np.mean([m.spread for m in moments])), 1e-4)
+    least = max(0.25 * float(spreads.mean(axis=0).max()), 1e-4)
+    return [_range_of(mean, spread, tilt, least) for mean, spread in zip(means.T, spreads.T, strict=True)]
 
 
-def _range_of(means: NDArray[np.float64], spreads: NDArray[np.float64], least: float) -> Acquisition:
-    """Return the range of a channel's means and spreads, one of each an image, with at least ``least`` of room."""
+def _range_of(
+    means: NDArray[np.float64], spreads: NDArray[np.float64], least_of_mean: float, least: float
+) -> Acquisition:
+    """Return the range of a channel's means and spreads, one of each an image, with at least so much room."""
     usual, slack = float(spreads.mean()), 4 * float(spreads.std())
-    room = max(4 * float(means.std()), 0.5 * usual, least)
+    room = max(4 * float(means.std()), 0.5 * usual, least_of_mean)
     low, high = float(spreads.min()), float(spreads.max())
     return Acquisition(
         mean_low=float(means.min()) - room,

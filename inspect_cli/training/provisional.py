@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +22,12 @@ from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.outliers import LEAST_PARTS, outliers
 
-#: Windows that are scored where there is room for them, the same number of each part: so many at least, and with a
-#: budget in time one for so many seconds.
+#: Windows that are scored where there is room for them, in turn over the parts: so many at least; with a budget in
+#: time one for so many seconds, up to a number, as long as all of them take no more than a share of it.
 WINDOWS: Final = 12
 _SECONDS_A_WINDOW: Final = 5.0
+_MOST_WINDOWS: Final = 200
+_SHARE_OF_BUDGET: Final = 0.1
 #: Their side: so many tiles, or one where tiles are large.
 WINDOW_TILES: Final = 4
 WINDOW_PX: Final = 512
@@ -50,10 +53,19 @@ class WindowReader(MapReader):
         return rows[:, self._x : self._x + self.header.width]
 
 
-def window_count(budget: str, maps: int) -> int:
-    """Return how many windows of a map a training with ``budget`` for all maps has time for."""
-    _, seconds = parse_budget(budget)
-    return max(WINDOWS, round((seconds or 0.0) / maps / _SECONDS_A_WINDOW))
+class Extent(NamedTuple):
+    """How many windows of a map are scored, and in how many seconds at most; ``WINDOWS`` whatever they take."""
+
+    windows: int = WINDOWS
+    most_s: float = 0.0
+
+    @classmethod
+    def of_budget(cls, budget: str, maps: int) -> Extent:
+        """Return what a training with ``budget`` for all maps has time for."""
+        _, seconds = parse_budget(budget)
+        each_s = (seconds or 0.0) / maps
+        count = min(max(WINDOWS, round(each_s / _SECONDS_A_WINDOW)), _MOST_WINDOWS)
+        return cls(count, _SHARE_OF_BUDGET * each_s)
 
 
 def provisional_calibration(
@@ -65,23 +77,27 @@ def provisional_calibration(
     detectors: Mapping[str, Detector],
     device: torch.device,
     seed: int,
-    count: int = WINDOWS,
+    extent: Extent | None = None,
 ) -> tuple[Calibration, list[str]]:
-    """Return limits from ``count`` windows of the validation parts, the largest peak times ``MARGIN``, and warnings.
+    """Return limits from windows of the validation parts, the largest peak times ``MARGIN``, and warnings.
 
     A part whose peak lies far above those of the others is no good one, or one of its kind alone: it sets no limit,
     and is told.
     """
     limits, warnings, left_out, seen = {}, [], set(), 0
+    extent = extent or Extent()
     for name, detector in detectors.items():
         engine = TorchEngine(detector, device)
         peaks: dict[str, MapLimit] = {}
-        windows = _windows(tiling, parts, rois, name, seed, count)
-        seen = len(windows)
-        for part, window in windows:
+        looked, started = 0, time.monotonic()
+        for part, window in _windows(tiling, parts, rois, name, seed, extent.windows):
+            if looked >= max(WINDOWS, len(parts)) and time.monotonic() - started > extent.most_s:
+                break
+            looked += 1
             pixel, patch = _peaks(recipe, tiling, part, name, window, rois[part.id], trained[name], engine)
             known = peaks.get(part.id, MapLimit(pixel=LEAST_LIMIT, patch=LEAST_LIMIT))
             peaks[part.id] = MapLimit(pixel=max(pixel, known.pixel), patch=max(patch, known.patch))
+        seen = max(seen, looked)
         for part_id, times in _far_above(peaks).items():
             del peaks[part_id]
             left_out.add(part_id)
@@ -127,7 +143,7 @@ def _far_above(peaks: Mapping[str, MapLimit]) -> dict[str, float]:
 def _windows(
     tiling: Tiling, parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, seed: int, count: int
 ) -> list[tuple[Part, Window]]:
-    """Return ``count`` windows or some more, in turn over the parts, the same number of each; fewer without room."""
+    """Return ``count`` windows or some more, in turn over the parts; fewer of parts that have no room for more."""
     rng = np.random.default_rng([seed, 7])
     side = min(WINDOW_TILES * tiling.size_px, max(tiling.size_px, WINDOW_PX))
     places = []
@@ -136,8 +152,9 @@ def _windows(
             header = reader.header
         found = _places(header.height, header.width, side, rois[part.id])
         places.append([found[i] for i in rng.permutation(len(found))])
-    rounds = min(-(-count // len(parts)), *map(len, places))
-    return [(part, found[number]) for number in range(rounds) for part, found in zip(parts, places, strict=True)]
+    rounds = range(-(-count // len(parts)))
+    every = [(n, part, found[n]) for part, found in zip(parts, places, strict=True) for n in rounds if n < len(found)]
+    return [(part, window) for _, part, window in sorted(every, key=lambda item: item[0])]
 
 
 def _places(height: int, width: int, side: int, roi: Mask | None) -> list[Window]:

@@ -56,7 +56,7 @@ from inspect_cli.training.prepare import (
     preview_range,
 )
 from inspect_cli.training.preview import preview_corruption, preview_roi
-from inspect_cli.training.provisional import provisional_calibration, window_count
+from inspect_cli.training.provisional import Extent, provisional_calibration
 from inspect_cli.training.sources import Sources
 from inspect_cli.training.suspects import PICTURE, note_of, without_suspects
 from inspect_cli.training.trial import measure_trial, trial_of
@@ -160,9 +160,9 @@ def _train_locked(
     detectors = {name: found.detector for name, found in trained.items()}
     device = choose_device(order.device)
     validation, rois = sources.split.validation, sources.survey.rois
-    count = window_count(order.budget, len(order.maps))
+    extent = Extent.of_budget(order.budget, len(order.maps))
     calibration, unusual = provisional_calibration(
-        recipe, tiling, validation, rois, entries, detectors, device, order.seed, count
+        recipe, tiling, validation, rois, entries, detectors, device, order.seed, extent
     )
     manifest = Manifest(
         tool=f"inspect {__version__}",
