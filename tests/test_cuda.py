@@ -16,7 +16,7 @@ from inspect_cli.methods.registry import method_class
 from inspect_cli.training.batches import training_batch
 from tests.helpers import TRAINED, material_of
 from tests.test_every_method import LEAST_FALL, SMALL, TILE, job
-from tests.test_resident import CASES, detectors, image, scored  # noqa: F401  (a fixture)
+from tests.test_resident import CASES, case_of, detectors, image, scored  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -24,13 +24,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_same_map_as_on_the_cpu(case, detectors):  # noqa: F811
-    shape, dtype, with_roi, blend = CASES[case]
-    pixels = image(shape, dtype)
-    roi = None
-    if with_roi:
-        roi = np.zeros(shape[:2], bool)
-        roi[5 : shape[0] // 2, 7 : shape[1] // 2] = True
-    detector = detectors[shape[2] if len(shape) == 3 else 1]
+    detector, pixels, roi, blend = case_of(case, detectors)
     rows, patches, moments = scored(TorchEngine(copy.deepcopy(detector), CPU), pixels, roi, blend)
     there, patches_there, moments_there = scored(TorchEngine(copy.deepcopy(detector), CUDA), pixels, roi, blend)
     # Kept scores have 11 bits: values of one rounding may lie one step apart.

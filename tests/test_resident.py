@@ -63,15 +63,19 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", list(CASES))
-def test_same_map_as_the_streaming_path(case, detectors):
-    shape, dtype, with_roi, blend = CASES[case]
-    pixels = image(shape, dtype)
+def case_of(name, detectors):
+    """Return the network, the pixels, the ROI and the blend of a case."""
+    shape, dtype, with_roi, blend = CASES[name]
     roi = None
     if with_roi:
         roi = np.zeros(shape[:2], bool)
         roi[5 : shape[0] // 2, 7 : shape[1] // 2] = True
-    detector = detectors[shape[2] if len(shape) == 3 else 1]
+    return detectors[shape[2] if len(shape) == 3 else 1], image(shape, dtype), roi, blend
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_same_map_as_the_streaming_path(case, detectors):
+    detector, pixels, roi, blend = case_of(case, detectors)
     rows, patches, moments = scored(TorchEngine(detector, CPU), pixels, roi, blend)
     there, patches_there, moments_there = scored(TorchEngine(detector, CPU, resident=True), pixels, roi, blend)
     # Kept scores have 11 bits: values of one rounding may lie one step apart.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -158,11 +158,7 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         records = {part: _same_model(run, part, model) for part in finished_parts(run)}
         records |= _not_reached(run, before, model)
         started = time.monotonic()
-        others = [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
-        waiting = [entry for entry in before["pending"] if entry["part"] not in records]
-        others += [Outcome(entry["part"], error=entry["error"], pending=True) for entry in waiting]
-        still = {entry["part"] for entry in waiting if entry["error"] != NOT_REACHED}
-        others += [Outcome(part, error=NOT_REACHED, pending=True) for part in before["parts"] if part not in records]
+        others = _without_result(before, records)
         planned = [*records, *(outcome.part for outcome in others)]
         summary = RunSummary(run, planned)
         _forget_evaluation(run)  # it measured by other limits
@@ -176,15 +172,27 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
                 outcome = _judged(run, part, record, model, key)
             summary.outcomes.append(outcome)
             on_part(outcome)
+        damaged = any(outcome.pending for outcome in summary.outcomes)
         summary.outcomes += others
         summary.seconds = round(time.monotonic() - started, 3)
-        left = [outcome for outcome in summary.outcomes if outcome.pending and outcome.part not in still]
-        summary.interrupted = stopper.wanted() or any(outcome.error == NOT_REACHED for outcome in left)
+        not_reached = any(outcome.error == NOT_REACHED for outcome in summary.outcomes)
+        summary.interrupted = stopper.wanted() or not_reached
         write_tables(run, summary.outcomes)
-        ended = stopper.exit_code if stopper.wanted() else InputError.exit_code if left else EXIT_DONE
+        left = InputError.exit_code if damaged or not_reached else EXIT_DONE
+        ended = stopper.exit_code if stopper.wanted() else left
         kept = ended or (_exit_code(summary, False) if before["interrupted"] else before["exit_code"])
         write_run_record(summary, model, Path(before["input"]), before["started_utc"], kept)
     return summary, ended
+
+
+def _without_result(before: dict[str, Any], records: Collection[str]) -> list[Outcome]:
+    """Return the parts of a run that failed, are pending, or were never begun, but for those with ``records``."""
+    failed = [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
+    waiting = [
+        Outcome(e["part"], error=e["error"], pending=True) for e in before["pending"] if e["part"] not in records
+    ]
+    never = [Outcome(part, error=NOT_REACHED, pending=True) for part in before["parts"] if part not in records]
+    return failed + waiting + never
 
 
 def _not_reached(run: Path, before: dict[str, Any], model: ScoringModel) -> dict[str, dict[str, Any]]:

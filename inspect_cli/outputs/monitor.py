@@ -87,7 +87,7 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        code = _exit_code(error)
+        code = EXIT_DONE if error is None else exit_code_of(error)
         level = logging.INFO if code in (EXIT_DONE, EXIT_DEFECTS) else logging.ERROR
         counts = {verdict: self._verdicts[verdict] for verdict in VERDICTS if self._verdicts[verdict]}
         seconds = round(time.time() - self._started, 1)
@@ -164,12 +164,6 @@ def _word(value: Any) -> str:
         return f"{value:.6g}"
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
-
-
-def _exit_code(error: BaseException | None) -> int:
-    if error is None:
-        return EXIT_DONE
-    return exit_code_of(error)
 
 
 def _last_success(path: Path | None, folder: str) -> float | None:
