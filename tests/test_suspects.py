@@ -21,6 +21,7 @@ from inspect_cli.training.suspects import (
     spread,
     steps_of_budget,
     tiles_in_time,
+    training_seconds,
 )
 from tests.helpers import TRAINED, material_of
 
@@ -62,6 +63,13 @@ def test_what_ends_first_ends_a_budget_of_steps_and_seconds(monkeypatch):
     now[0] = 8.0
     assert budget.progress(50) == 0.8
     assert budget.progress(90) == 0.9
+
+
+def test_of_a_long_budget_a_larger_share_goes_into_the_look():
+    assert training_seconds("2m", 1) == pytest.approx(18)
+    assert training_seconds("8m", 1) == pytest.approx(27 + 90)
+    assert training_seconds("8m", 4) == pytest.approx(18)
+    assert training_seconds("300steps", 1) is None
 
 
 def test_as_many_tiles_of_each_part_as_time_allows():

@@ -49,8 +49,9 @@ def export_model(
     """Write each map's network in ``formats`` into ``out`` and ``export.json``, which is returned.
 
     The report tells for each map what the network takes (shape, stored values at 0 and 1, pixels outside the ROI),
-    the limits, and for each file its sha256 and how far its scores are from the network's, on random tiles of
-    ``parts`` or, without parts, on noise of the material's brightness. ``on_file`` gets a line a file.
+    the limits, what smoothed scores are divided by at each place (cells, linear between their middles), and for each
+    file its sha256 and how far its scores are from the network's, on random tiles of ``parts`` or, without parts, on
+    noise of the material's brightness. ``on_file`` gets a line a file.
 
     Raises
     ------
@@ -79,7 +80,10 @@ def export_model(
                     files[kind] = _export(detector, tiles, kind, Path(scratch), name)
                     on_file(f"{name}{_SUFFIX[kind]}: differs by {files[kind]['difference']:.1g} of the largest score")
                 limit = None if calibration is None else calibration.limits[name].model_dump()
-                report["maps"][name] = _described(trained, detector.tile_px, limit, files, bool(parts))
+                report["maps"][name] = {
+                    **_described(trained, detector.tile_px, limit, files, bool(parts)),
+                    "usual": _usual(bundle, name),
+                }
             for path in sorted(Path(scratch).iterdir()):
                 path.replace(out / path.name)
         write_json(out / REPORT, report)
@@ -102,6 +106,15 @@ def _described(
         "checked_on": f"{_checked(tile_px)} tiles of {'parts' if real else 'noise'}",
         "files": files,
     }
+
+
+def _usual(bundle: Bundle, name: str) -> dict[str, Any] | None:
+    """Return what smoothed scores of whole images are divided by, where good parts always lie alike."""
+    usual, cells = bundle.manifest.maps[name].usual, bundle.usual_cells(name)
+    if usual is None or cells is None:
+        return None
+    size = {"cell_px": usual.cell_px, "height_px": usual.height_px, "width_px": usual.width_px}
+    return {**size, "cells": np.round(cells.astype(float), 5).tolist()}
 
 
 def _checked(tile_px: int) -> int:

@@ -188,6 +188,11 @@ class TrainingSpec(Section):
     min_roi_share: float = Field(
         0.5, gt=0, le=1, description="Share of a training patch that must lie inside the ROI."
     )
+    usual_map: bool = Field(
+        True,
+        description="Learn how high good parts score at each place of the image, if all always lie alike there, and "
+        "divide scores by it.",
+    )
 
     @field_validator("budget")
     @classmethod

@@ -86,6 +86,11 @@ def save_heatmap(path: Path, score: NDArray[np.floating]) -> None:
     save_png(path, draw.stacked(shown, draw.scale_strip(shown.shape[1])))
 
 
+def save_usual(path: Path, cells: NDArray[np.floating]) -> None:
+    """Write how high good parts score at each place (rows, columns) over most places: 1 black, 3 the brightest."""
+    save_png(path, draw.enlarged(score_colours(draw.some_pixels(cells - 1, np.nan))))
+
+
 def save_overlay(
     path: Path,
     image_u8: Picture,

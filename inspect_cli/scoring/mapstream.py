@@ -25,6 +25,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.smooth import RowSmoother
+from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 from inspect_cli.tiles.stitch import RowStitcher, move_up
 from inspect_cli.tiles.tiling import Tiling
@@ -70,7 +71,8 @@ class _Piece(NamedTuple):
 class MapStream:
     """Scores one map as a stream of rows; afterwards holds its patches and pixel moments.
 
-    ``on_pixels`` is handed every row of the image once, in the unit range, for a preview.
+    ``on_pixels`` is handed every row of the image once, in the unit range, for a preview. Smoothed rows are divided
+    by ``usual``; the means of patches are not.
     """
 
     reader: MapReader
@@ -80,6 +82,7 @@ class MapStream:
     scoring: ScoringSpec
     roi: Mask | None
     clock: Clock
+    usual: UsualMap | None = None
     on_pixels: Callable[[NDArray[np.float32]], None] | None = None
     moments: PixelMoments = field(default_factory=PixelMoments)
     _patches: list[PatchScores] = field(default_factory=list)
@@ -95,14 +98,26 @@ class MapStream:
         header = self.reader.header
         grid = Grid(header.height, header.width, self.tiles.size_px, self.tiles.stride_px)
         smoother = RowSmoother(header.height, header.width, self.scoring.smooth_sigma_px, self.roi)
-        for finished in self._residual(grid):
+        done = 0
+        for rows in self._smoothed(self._residual(grid), smoother):
+            with self.clock.phase("smooth"):
+                measured = rows if self.usual is None else rows / self.usual.rows(done, done + len(rows))
+                done += len(rows)
+                rounded = round_scores(measured)
+            yield rounded
+
+    def _smoothed(
+        self, residual: Iterator[NDArray[np.float32]], smoother: RowSmoother
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield smoothed rows as they become final, in blocks."""
+        for finished in residual:
             for top, end in _blocks(*finished.shape):
                 with self.clock.phase("smooth"):
-                    smoothed = round_scores(smoother.push(finished[top:end]))
+                    smoothed = smoother.push(finished[top:end])
                 if len(smoothed):
                     yield smoothed
         with self.clock.phase("smooth"):
-            last = round_scores(smoother.finish())
+            last = smoother.finish()
         if len(last):
             yield last
 

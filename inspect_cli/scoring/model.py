@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,7 @@ from inspect_cli.errors import ModelError, RecipeError, UsageError, nearest
 from inspect_cli.images.values import ValueRange
 from inspect_cli.methods.registry import check_whole_images
 from inspect_cli.recipe.schema import MapSpec, Recipe
+from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import Calibration
 from inspect_cli.store.materials import Material
@@ -32,6 +33,7 @@ class ScoringModel:
     tiles: Tiling
     engines: Mapping[str, Engine]
     max_mpixels: float | None = None
+    usual: Mapping[str, UsualMap] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -138,6 +140,16 @@ def trained_maps(material: Material, bundle: Bundle) -> dict[str, MapSpec]:
     return {name: maps[name] for name in bundle.manifest.maps}
 
 
+def _usual_maps(bundle: Bundle) -> dict[str, UsualMap]:
+    """Return what good parts score at each place, for the maps of which that is known."""
+    found = {}
+    for name, trained in bundle.manifest.maps.items():
+        usual, cells = trained.usual, bundle.usual_cells(name)
+        if usual is not None and cells is not None:
+            found[name] = UsualMap(cells, usual.cell_px, usual.height_px, usual.width_px)
+    return found
+
+
 def load_model(
     material: Material,
     bundle: Bundle,
@@ -167,4 +179,4 @@ def load_model(
     if tiles.whole:
         check_whole_images(manifest.method)
     engines = {name: make_engine(bundle.detector(name), hardware) for name in manifest.maps}
-    return ScoringModel(material, bundle, tiles, engines, max_mpixels)
+    return ScoringModel(material, bundle, tiles, engines, max_mpixels, _usual_maps(bundle))

@@ -19,6 +19,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.moments import PixelMoments
+from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.manifest import Acquisition
 
 Rows = NDArray[np.float32]
@@ -67,9 +68,16 @@ class PartScan:
                 scoring=model.recipe.scoring,
                 roi=self.roi,
                 clock=clock,
+                usual=self._usual(name),
             )
             for name in maps
         }
+
+    def _usual(self, name: str) -> UsualMap | None:
+        """Return what is usual at each place of a map; None where it is not known, or of another size."""
+        usual = self._model.usual.get(name)
+        fits = usual is not None and (usual.height_px, usual.width_px) == (self.height, self.width)
+        return usual if fits else None
 
     def blocks(self) -> Iterator[dict[str, Rows]]:
         """Yield blocks of raw rows, the same rows of every map, top to bottom."""
@@ -86,6 +94,12 @@ class PartScan:
         for name, stream in self.streams.items():
             limits = self._model.bundle.manifest.maps[name].acquisition
             faults += [f"map {name}: {text}" for text in _faults(stream.moments, limits)]
+            usual = self._model.usual.get(name)
+            if usual is not None and stream.usual is None:
+                faults.append(
+                    f"map {name}: is of {self.width}x{self.height} px, the training images of "
+                    f"{usual.width_px}x{usual.height_px} px, where good parts always lie alike"
+                )
         return faults
 
     def gaps(self) -> list[str]:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -26,6 +28,9 @@ from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.manifest import FORMAT, Calibration, Manifest
 
 MANIFEST: Final = "manifest.json"
+
+_CELLS: Final = "cells"
+_AGAIN: Final = "restore the file or train again"
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,7 @@ class Bundle:
         """
         trained = self.manifest.maps[map_name]
         path = self.folder / trained.weights
-        again = "restore the file or train again"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror}); {again}") from error
-        if hashlib.sha256(content).hexdigest() != trained.sha256:
-            raise ModelError(f"{path}: is not the file that was trained (sha256 differs); {again}")
+        content = _read(path, trained.sha256)
         try:
             detector = build_detector(
                 self.manifest.method, trained.channels, self.manifest.tile_px, self.manifest.settings
@@ -59,8 +58,29 @@ class Bundle:
             detector.load_state_dict({name: value.float() for name, value in load(content).items()})
         except (SafetensorError, RuntimeError, RecipeError) as error:
             reason = str(error).splitlines()[0]
-            raise ModelError(f"{path}: does not fit method {self.manifest.method!r} ({reason}); {again}") from error
+            raise ModelError(f"{path}: does not fit method {self.manifest.method!r} ({reason}); {_AGAIN}") from error
         return detector.eval()
+
+    def usual_cells(self, map_name: str) -> NDArray[np.float32] | None:
+        """Return how high good parts score at each place of a map, (rows, columns); None where that is not known.
+
+        Raises
+        ------
+        ModelError
+            If the file is missing, was changed, or holds something else.
+        """
+        usual = self.manifest.maps[map_name].usual
+        if usual is None:
+            return None
+        path = self.folder / usual.cells
+        content = _read(path, usual.sha256)
+        try:
+            cells = load(content)[_CELLS].numpy()
+        except (SafetensorError, KeyError) as error:
+            raise ModelError(f"{path}: holds no cells of a usual map; {_AGAIN}") from error
+        if cells.shape != tuple(-(-length // usual.cell_px) for length in (usual.height_px, usual.width_px)):
+            raise ModelError(f"{path}: {cells.shape} cells do not cover the image that the manifest says; {_AGAIN}")
+        return np.asarray(cells, np.float32)
 
     def with_calibration(self, calibration: Calibration) -> Bundle:
         """Store new limits in the bundle and return it.
@@ -94,11 +114,31 @@ def write_weights(folder: Path, map_name: str, state: dict[str, Tensor], half: b
         name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in state.items()
     }
-    content = save(plain)
+    return _write(folder, map_name, plain)
+
+
+def write_usual_cells(folder: Path, map_name: str, cells: NDArray[np.float32]) -> tuple[str, str]:
+    """Write how high good parts score at each place of a map, (rows, columns); return file name and sha256."""
+    return _write(folder, f"{map_name}-usual", {_CELLS: torch.from_numpy(np.ascontiguousarray(cells))})
+
+
+def _write(folder: Path, name: str, tensors: dict[str, Tensor]) -> tuple[str, str]:
+    content = save(tensors)
     digest = hashlib.sha256(content).hexdigest()
-    name = f"{map_name}-{digest[:12]}.safetensors"
-    write_bytes(folder / name, content)
-    return name, digest
+    file = f"{name}-{digest[:12]}.safetensors"
+    write_bytes(folder / file, content)
+    return file, digest
+
+
+def _read(path: Path, sha256: str) -> bytes:
+    """Return a file's bytes; raises ModelError if it cannot be read or is another than it was."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelError(f"{path}: is not the file that was trained (sha256 differs); {_AGAIN}")
+    return content
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -109,6 +149,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def prune_weights(folder: Path, manifest: Manifest) -> None:
     """Remove weights that the manifest does not name; only for who holds the bundle's lock."""
     named = {trained.weights for trained in manifest.maps.values()}
+    named |= {trained.usual.cells for trained in manifest.maps.values() if trained.usual is not None}
     for path in folder.glob("*.safetensors"):
         if path.name not in named:
             path.unlink(missing_ok=True)

@@ -9,7 +9,16 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_serializer,
+    model_validator,
+)
 
 from inspect_cli.images.values import Preprocess, ValueRange
 
@@ -24,6 +33,9 @@ USELESS: Final = 0.6
 DOUBTFUL: Final = 0.75
 #: Why no part passes, where that holds for every map.
 DOUBT: Final = "the model hardly tells defects from good material"
+
+_WEIGHTS: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$"
+_SHA256: Final = r"^[0-9a-f]{64}$"
 
 
 class _Strict(BaseModel):
@@ -69,6 +81,21 @@ class Acquisition(_Strict):
     spread_high: float
 
 
+class Usual(_Strict):
+    """Where is stored how high good parts score at each place of the image, and how far that can be relied on.
+
+    ``reliability`` is how well what one half of ``parts`` parts says agrees with the other half, stepped up to all.
+    """
+
+    cells: str = Field(pattern=_WEIGHTS)
+    sha256: str = Field(pattern=_SHA256)
+    cell_px: int = Field(ge=1)
+    height_px: int = Field(ge=1)
+    width_px: int = Field(ge=1)
+    reliability: float = Field(ge=0, le=1)
+    parts: int = Field(ge=1)
+
+
 def _in_a_tuple(value: object) -> object:
     return (value,) if isinstance(value, Mapping) else value
 
@@ -77,8 +104,8 @@ class TrainedMap(_Strict):
     """One map's network and how its pixels reach it."""
 
     channels: int = Field(ge=1)
-    weights: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    weights: str = Field(pattern=_WEIGHTS)
+    sha256: str = Field(pattern=_SHA256)
     low: float
     high: float
     fill: tuple[float, ...]
@@ -92,6 +119,8 @@ class TrainedMap(_Strict):
     validation_loss: float
     explained_variance: float | None
     stopped_early: bool = False
+    #: Only where good parts always lie alike.
+    usual: Usual | None = None
 
     @property
     def preprocess(self) -> Preprocess:
@@ -107,6 +136,13 @@ class TrainedMap(_Strict):
     @field_serializer("acquisition")
     def _as_before(self, found: tuple[Acquisition, ...]) -> Acquisition | tuple[Acquisition, ...]:
         return found[0] if len(found) == 1 else found  # the digest of a model stays what it was
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if self.usual is None:
+            content.pop("usual", None)  # the digest of a model stays what it was
+        return content
 
     @model_validator(mode="after")
     def _one_a_channel(self) -> Self:

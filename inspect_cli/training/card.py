@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.bundle import Bundle
-from inspect_cli.store.manifest import Suspect, Trial
+from inspect_cli.store.manifest import Suspect, Trial, Usual
 
 CARD = "model_card.md"
 
@@ -39,6 +41,9 @@ def card_markdown(bundle: Bundle) -> str:
         lines += ["", "## Why this method", "", *_trials(manifest.trials)]
     if manifest.checks:
         lines += ["", "## Artificial defects", "", *_checks(manifest.checks)]
+    usual = {name: trained.usual for name, trained in manifest.maps.items() if trained.usual is not None}
+    if usual:
+        lines += ["", "## Parts that lie alike", "", *_usual(usual)]
     if manifest.suspects:
         lines += ["", "## Parts that stand out", "", *_suspects(manifest.suspects)]
     lines += ["", "## Warnings", "", *([f"- {w}" for w in manifest.cautions] or ["None."])]
@@ -77,6 +82,21 @@ def _checks(checks: dict[str, Trial]) -> list[str]:
         *(
             f"| {name} | {check.pixel_auroc:.3f} | {' | '.join(f'{check.by_kind[kind]:.3f}' for kind in kinds)} |"
             for name, check in checks.items()
+        ),
+    ]
+
+
+def _usual(usual: Mapping[str, Usual]) -> list[str]:
+    return [
+        "Good parts score high at the same places, such as edges and holes. Scores of images of this size are "
+        "divided by how high good parts go at each place. `usual_MAP.png` shows that: black as in most places, the "
+        "brightest colour three times as high.",
+        "",
+        "| map | image px | cell px | parts | reliability |",
+        "| --- | --- | ---: | ---: | ---: |",
+        *(
+            f"| {name} | {u.width_px}x{u.height_px} | {u.cell_px} | {u.parts} | {u.reliability:.2f} |"
+            for name, u in usual.items()
         ),
     ]
 

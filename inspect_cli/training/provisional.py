@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from inspect_cli.recipe import Recipe
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
@@ -78,6 +80,7 @@ def provisional_calibration(
     device: torch.device,
     seed: int,
     extent: Extent | None = None,
+    usual: Mapping[str, UsualMap] = MappingProxyType({}),
 ) -> tuple[Calibration, list[str]]:
     """Return limits from windows of the validation parts, the largest peak times ``MARGIN``, and warnings.
 
@@ -94,7 +97,11 @@ def provisional_calibration(
             if looked >= max(WINDOWS, len(parts)) and time.monotonic() - started > extent.most_s:
                 break
             looked += 1
-            pixel, patch = _peaks(recipe, tiling, part, name, window, rois[part.id], trained[name], engine)
+            measure = usual.get(name)
+            measured_by = None if measure is None else measure.window(*window)
+            pixel, patch = _peaks(
+                recipe, tiling, part, name, window, rois[part.id], trained[name], engine, measured_by
+            )
             known = peaks.get(part.id, MapLimit(pixel=LEAST_LIMIT, patch=LEAST_LIMIT))
             peaks[part.id] = MapLimit(pixel=max(pixel, known.pixel), patch=max(patch, known.patch))
         seen = max(seen, looked)
@@ -177,6 +184,7 @@ def _peaks(
     roi: Mask | None,
     trained: TrainedMap,
     engine: TorchEngine,
+    usual: UsualMap | None,
 ) -> tuple[float, float]:
     y, x, height, width = window
     with open_map(part.files[name]) as reader:
@@ -188,6 +196,7 @@ def _peaks(
             scoring=recipe.scoring,
             roi=None if roi is None else roi[y : y + height, x : x + width],
             clock=Clock(),
+            usual=usual,
         )
         pixel = max(float(np.nanmax(np.append(rows, 0.0))) for rows in stream.rows())
         return pixel, float(stream.patches().residual_mean.max(initial=0.0))

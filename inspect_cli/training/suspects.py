@@ -49,8 +49,12 @@ METHOD: Final = "feature-direct"
 _STEPS: Final = (1, 400)
 _STEPS_A_SECOND: Final = 0.8
 _SHARE_OF_STEPS: Final = 0.1
-#: Seconds that it is trained for at most, and that the parts are then looked at for, as shares of a budget in time.
+#: Seconds that it is trained for at most, as a share of one map's part of a budget in time, and of what lies beyond
+#: ``_PLENTY_S``: the detector that is kept hardly gains from more, and the look grows sharper.
 _SHARE_OF_TRAINING: Final = 0.15
+_PLENTY_S: Final = 180.0
+_SHARE_OF_PLENTY: Final = 0.3
+#: Seconds that the parts are then looked at for, as a share.
 _SHARE_OF_LOOKING: Final = 0.15
 #: Tiles by which the time of one is found out.
 _TRIED: Final = 2
@@ -202,7 +206,7 @@ def _worst_places(
         def opened(learnt_from: Sources) -> MapTraining:
             return replace(open_job(look, name, learnt_from, []), checkpoint=Path(scratch) / name)
 
-        marks = _trained(opened(sources), seconds_of(order.budget, maps, _SHARE_OF_TRAINING), name, teller, stop)
+        marks = _trained(opened(sources), training_seconds(order.budget, maps), name, teller, stop)
         tiles: int | None = None
         for known, others in (halves, halves[::-1]):
             job = opened(replace(sources, split=Split(known, known)))
@@ -217,7 +221,7 @@ def _worst_places(
                     started = time.monotonic()
                     _worst_of(job, engine, others[0], rois[others[0].id], name, order, _TRIED)
                     one_s = (time.monotonic() - started) / _TRIED
-                    tiles = tiles_in_time(most, len(parts), one_s, seconds_of(order.budget, maps, _SHARE_OF_LOOKING))
+                    tiles = tiles_in_time(most, len(parts), one_s, looking_seconds(order.budget, maps))
                 for part in others:
                     if stop():
                         raise Interrupted(job.checkpoint)
@@ -285,10 +289,25 @@ def spread(corners: Sequence[tuple[int, int]], count: int) -> list[tuple[int, in
     return [corners[i] for i in np.unique(np.linspace(0, len(corners) - 1, min(count, len(corners))).astype(int))]
 
 
-def seconds_of(budget: str, maps: int, share: float) -> float | None:
-    """Return the seconds of a share of one map's part of a budget; None of a budget in steps."""
+def training_seconds(budget: str, maps: int) -> float | None:
+    """Return how long the detector that looks at a map is trained at most, in seconds; None by a budget in steps."""
+    seconds = _seconds_of(budget, maps)
+    if seconds is None:
+        return None
+    plenty = max(0.0, seconds - _PLENTY_S)
+    return _SHARE_OF_TRAINING * (seconds - plenty) + _SHARE_OF_PLENTY * plenty
+
+
+def looking_seconds(budget: str, maps: int) -> float | None:
+    """Return how long it then looks at the parts on one of ``maps`` maps; None by a budget in steps."""
+    seconds = _seconds_of(budget, maps)
+    return None if seconds is None else _SHARE_OF_LOOKING * seconds
+
+
+def _seconds_of(budget: str, maps: int) -> float | None:
+    """Return one map's part of a budget in time; None of one in steps."""
     _, seconds = parse_budget(budget)
-    return None if seconds is None else share * seconds / maps
+    return None if seconds is None else seconds / maps
 
 
 def patches_of_budget(budget: str) -> int:

@@ -1,0 +1,164 @@
+"""Whether the good parts of a material always lie alike, and what they then score at each place of the image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from inspect_cli.engines import Engine
+from inspect_cli.images import MapReader, Part, open_map
+from inspect_cli.images.reduced import BlockReducer
+from inspect_cli.images.values import Preprocess
+from inspect_cli.recipe.schema import ScoringSpec, parse_budget
+from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.scoring.usual import UsualMap
+from inspect_cli.store.manifest import LEAST_LIMIT
+from inspect_cli.tiles.tiling import Tiling
+from inspect_cli.training.provisional import WindowReader
+from inspect_cli.training.sources import Sources
+
+#: Parts that are looked at: more change little, fewer say too little.
+MOST_PARTS: Final = 32
+LEAST_PARTS: Final = 6
+#: Seconds that this takes at most, as a share of a map's part of a budget in time; pixels by a budget in steps.
+_SHARE_OF_BUDGET: Final = 0.06
+_MOST_PX: Final = 16_000_000
+#: Side of the window by which the time of a pixel is found out.
+_TRIED_PX: Final = 512
+#: Least side of a cell, and cells along the longer side at most.
+_CELL_PX: Final = 8
+_MOST_CELLS: Final = 256
+#: Standard deviation of the smoothing over cells.
+_SMOOTH_CELLS: Final = 1.0
+#: How high good parts go at a place: the quantile over parts.
+_HIGH: Final = 0.9
+#: Where good parts score low, scores are raised to twice at most.
+_LEAST: Final = 0.5
+#: Least correlation of what two halves of the parts say (stepped up to all of them) that makes parts lie alike.
+LEAST_RELIABILITY: Final = 0.5
+
+Mask = NDArray[np.bool_]
+Cells = NDArray[np.float32]
+
+
+class Found(NamedTuple):
+    """What was learnt: None where parts do not lie alike, with how reliable it is and by how many parts."""
+
+    usual: UsualMap | None
+    reliability: float
+    parts: int
+
+
+class Scorer(NamedTuple):
+    """How a map of a part is scored."""
+
+    preprocess: Preprocess
+    engine: Engine
+    tiles: Tiling
+    scoring: ScoringSpec
+
+    def rows(self, reader: MapReader, roi: Mask | None) -> MapStream:
+        """Return the stream of a map's scores."""
+        return MapStream(reader, self.preprocess, self.engine, self.tiles, self.scoring, roi, Clock())
+
+
+def learn_usual(scorer: Scorer, sources: Sources, name: str, budget: str, maps: int) -> Found | None:
+    """Score the parts to train on and return how high they go at each place, if that is much the same for all.
+
+    None if that cannot be told: too few parts, parts of different sizes, or no time for as many as are needed.
+    """
+    parts, rois = sources.split.train, sources.survey.rois
+    sizes = {_size(part, name) for part in sources.survey.parts}
+    if len(parts) < LEAST_PARTS or len(sizes) != 1:
+        return None
+    height, width = sizes.pop()
+    count = min(MOST_PARTS, len(parts), _affordable(scorer, parts[0], rois, name, budget, maps))
+    if count < LEAST_PARTS:
+        return None
+    cell_px = max(_CELL_PX, -(-max(height, width) // _MOST_CELLS))
+    some = [parts[i] for i in np.linspace(0, len(parts) - 1, count).round().astype(int)]
+    scores = np.stack([_cells(scorer, part, rois[part.id], name, cell_px) for part in some])
+    reliability = reliability_of(scores)
+    if reliability < LEAST_RELIABILITY:
+        return Found(None, reliability, count)
+    return Found(UsualMap(usual_cells(scores, reliability), cell_px, height, width), reliability, count)
+
+
+def reliability_of(scores: Cells) -> float:
+    """Return how alike the scores (parts, rows, columns; NaN outside the ROI) of different parts lie, 0 to 1.
+
+    The correlation over places of what every other part says on average with what the others say, on a logarithmic
+    scale, stepped up to all parts (Spearman-Brown).
+    """
+    first, second = (_smoothed(_log_mean(half)) for half in (scores[::2], scores[1::2]))
+    known = np.isfinite(first) & np.isfinite(second)
+    if known.sum() < LEAST_PARTS or not first[known].std() * second[known].std() > 0:
+        return 0.0
+    alike = max(0.0, float(np.corrcoef(first[known], second[known])[0, 1]))
+    return 2 * alike / (1 + alike)
+
+
+def usual_cells(scores: Cells, reliability: float) -> Cells:
+    """Return how high the scores (parts, rows, columns) go at each place over the median place, at least ``_LEAST``.
+
+    What is reliable to a part only counts to that part, on a logarithmic scale. 1 outside the ROI.
+    """
+    high = np.full(scores.shape[1:], np.nan, np.float32)
+    known = np.isfinite(scores).any(axis=0)
+    high[known] = np.nanquantile(scores[:, known], _HIGH, axis=0)
+    level = _smoothed(np.log(np.maximum(high, LEAST_LIMIT)))
+    return np.asarray(np.exp(np.nan_to_num(reliability * (level - np.nanmedian(level)))).clip(_LEAST), np.float32)
+
+
+def _log_mean(scores: Cells) -> Cells:
+    known = np.isfinite(scores)
+    counts = known.sum(axis=0)
+    sums = np.where(known, scores, 0).sum(axis=0)
+    return np.where(counts > 0, np.log(np.maximum(sums / np.maximum(counts, 1), LEAST_LIMIT)), np.nan)
+
+
+def _smoothed(level: NDArray[Any]) -> NDArray[Any]:
+    """Return cells smoothed by their known neighbours; unknown ones stay so."""
+    known = np.isfinite(level)
+    weight = gaussian_filter(known.astype(np.float64), _SMOOTH_CELLS, mode="constant")
+    total = gaussian_filter(np.where(known, level, 0.0).astype(np.float64), _SMOOTH_CELLS, mode="constant")
+    return np.where(known, total / np.maximum(weight, 1e-9), np.nan)
+
+
+def _cells(scorer: Scorer, part: Part, roi: Mask | None, name: str, cell_px: int) -> Cells:
+    """Return the largest score of each cell of a part."""
+    reducer = BlockReducer(cell_px, "max")
+    with open_map(part.files[name]) as reader:
+        for rows in scorer.rows(reader, roi).rows():
+            reducer.push(rows)
+    return reducer.result()
+
+
+def _affordable(
+    scorer: Scorer, part: Part, rois: Mapping[str, Mask | None], name: str, budget: str, maps: int
+) -> int:
+    """Return how many parts the budget leaves time to score, as long as a window of one says that takes."""
+    _, seconds = parse_budget(budget)
+    height, width = _size(part, name)
+    if seconds is None:
+        return _MOST_PX // (height * width)
+    tall, wide = min(_TRIED_PX, height), min(_TRIED_PX, width)
+    y, x, roi = (height - tall) // 2, (width - wide) // 2, rois[part.id]
+    inside = None if roi is None else roi[y : y + tall, x : x + wide]
+    started = time.monotonic()
+    with open_map(part.files[name]) as reader:
+        for _ in scorer.rows(WindowReader(reader, y, x, tall, wide), inside).rows():
+            pass
+    one_s = (time.monotonic() - started) * (height * width) / (tall * wide)
+    return int(_SHARE_OF_BUDGET * seconds / maps / max(one_s, 1e-6))
+
+
+def _size(part: Part, name: str) -> tuple[int, int]:
+    with open_map(part.files[name]) as reader:
+        return reader.header.height, reader.header.width

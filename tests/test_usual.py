@@ -1,0 +1,227 @@
+"""What good parts score at each place: learnt where parts always lie alike, and what scores are divided by."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from inspect_cli.cli import run
+from inspect_cli.engines.base import Blocking
+from inspect_cli.errors import ModelError
+from inspect_cli.images import open_map
+from inspect_cli.images.values import Preprocess, ValueRange
+from inspect_cli.recipe.schema import ScoringSpec
+from inspect_cli.scoring.clock import Clock
+from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.scoring.usual import UsualMap
+from inspect_cli.store.bundle import find_bundle, prune_weights
+from inspect_cli.tiles.tiling import Tiling
+from inspect_cli.training import usual as learning
+from inspect_cli.training.usual import LEAST_PARTS, LEAST_RELIABILITY, reliability_of, usual_cells
+from tests.helpers import TRAINED, material_of
+
+RNG = np.random.default_rng(3)
+
+
+def test_rows_are_linear_between_the_middles_of_cells():
+    usual = UsualMap(np.array([[1.0, 3.0], [2.0, 4.0]], np.float32), cell_px=4, height_px=8, width_px=8)
+    rows = usual.rows(0, 8)
+    assert rows.shape == (8, 8)
+    assert rows[:2, :2] == pytest.approx(1.0)  # up to the middle of the first cell
+    assert rows[7, 7] == pytest.approx(4.0)
+    assert rows[0] == pytest.approx([1, 1, 1.25, 1.75, 2.25, 2.75, 3, 3])
+    assert rows[:, 0] == pytest.approx([1, 1, 1.125, 1.375, 1.625, 1.875, 2, 2])
+    assert np.array_equal(usual.rows(3, 6), rows[3:6])
+
+
+def test_a_window_holds_what_the_image_holds_there():
+    cells = RNG.uniform(0.5, 3, (5, 7)).astype(np.float32)
+    usual = UsualMap(cells, cell_px=10, height_px=50, width_px=64)
+    window = usual.window(13, 21, 20, 30)
+    assert np.array_equal(window.rows(0, 20), usual.rows(13, 33)[:, 21:51])
+    assert np.array_equal(window.window(2, 3, 5, 6).rows(1, 5), usual.rows(16, 20)[:, 24:30])
+
+
+def scores_of(parts: int, pattern: float) -> np.ndarray:
+    """Scores of parts (n, 20, 30) with a common pattern, so many times as strong as what differs."""
+    common = pattern * RNG.normal(size=(20, 30))
+    return np.exp(0.3 * (common + RNG.normal(size=(parts, 20, 30)))).astype(np.float32)
+
+
+def test_parts_with_a_common_pattern_lie_alike_and_others_do_not():
+    assert reliability_of(scores_of(12, pattern=2.0)) > 0.9
+    assert reliability_of(scores_of(12, pattern=0.0)) < LEAST_RELIABILITY
+    assert reliability_of(np.ones((12, 20, 30), np.float32)) == 0.0
+
+
+def test_cells_outside_the_roi_say_nothing():
+    scores = scores_of(12, pattern=2.0)
+    scores[:, :, :10] = np.nan
+    assert reliability_of(scores) > 0.9
+    cells = usual_cells(scores, 1.0)
+    assert np.isfinite(cells).all()
+    assert (cells[:, :10] == 1).all()
+    assert cells[:, 10:] == pytest.approx(usual_cells(scores[:, :, 10:], 1.0), rel=1e-5)
+
+
+def test_usual_is_about_the_median_place_and_bounded_below():
+    scores = np.ones((8, 20, 20), np.float32)
+    scores[:, 3:6, 3:6] = 8.0
+    cells = usual_cells(scores, 1.0)
+    assert cells[15, 15] == pytest.approx(1.0)
+    assert cells[4, 4] > 4
+    assert usual_cells(scores, 0.5)[4, 4] == pytest.approx(cells[4, 4] ** 0.5, rel=1e-5)
+    scores[:, 3:6, 3:6] = 0.001
+    assert usual_cells(scores, 1.0)[4, 4] == 0.5
+
+
+class Plain(Blocking):
+    """Scores every pixel by its value."""
+
+    name, device_name, precision, size_step_px, batch = "plain", "cpu", "f32", 1, 4
+
+    def score(self, tiles):
+        return np.ascontiguousarray(tiles[:, 0])
+
+    def rows_on_device(self, *_):
+        return None
+
+
+def test_smoothed_rows_are_divided_block_by_block(tmp_path, monkeypatch):
+    image = RNG.integers(20, 200, (90, 70), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    usual = UsualMap(RNG.uniform(0.5, 4, (12, 9)).astype(np.float32), 8, 90, 70)
+    monkeypatch.setattr("inspect_cli.scoring.mapstream._BLOCK_PX", 70 * 16)
+
+    def scored(measure):
+        with open_map(tmp_path / "a.png") as reader:
+            pixels = Preprocess(ValueRange(0, 255), (0.5,), "uint8")
+            stream = MapStream(
+                reader, pixels, Plain(), Tiling(32, 16), ScoringSpec(smooth_sigma_px=1.5), None, Clock(), measure
+            )
+            return np.concatenate(list(stream.rows())), stream.patches()
+
+    plain, patches = scored(None)
+    divided, same = scored(usual)
+    assert divided == pytest.approx(plain / usual.rows(0, 90), rel=1e-3)
+    assert np.array_equal(patches.residual_mean, same.residual_mean)
+
+
+@pytest.fixture
+def alike(tmp_path):
+    """Twelve parts with the same rough square in noise that differs, and a store with a small network's recipe."""
+    square = np.random.default_rng(1).normal(0, 60, (40, 40))
+    for number in range(12):
+        rng = np.random.default_rng(number)
+        grey = 120 + rng.normal(0, 3, (96, 128))
+        grey[30:70, 20:60] += square * rng.uniform(0.7, 1.3)
+        (tmp_path / "good").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "good" / f"p{number:02}.png"), grey.clip(0, 255).astype(np.uint8))
+    material_of(tmp_path / "models", "stuff", method="cae", hidden=16, latent=4)
+    return tmp_path
+
+
+def train(folder, *more: str) -> int:
+    common = ["train", "-m", "stuff", "--models", str(folder / "models"), "--data", str(folder / "good")]
+    return run([*common, "--budget", "20steps", *more])
+
+
+def score(folder, data: str = "good", out: str = "run") -> int:
+    common = ["score", str(folder / data), "-m", "stuff", "--models", str(folder / "models")]
+    return run([*common, "--out", str(folder / out), "--json"])
+
+
+def manifest_of(folder) -> dict:
+    return json.loads((folder / "models/stuff/cae/manifest.json").read_text())
+
+
+def test_training_learns_it_and_says_so_and_scores_are_measured_by_it(alike, capsys):
+    assert train(alike) in TRAINED
+    assert "scores are divided by it" in capsys.readouterr().err
+    entry = manifest_of(alike)["maps"]["image"]["usual"]
+    assert (entry["width_px"], entry["height_px"], entry["parts"]) == (128, 96, 10)
+    assert entry["reliability"] > 0.9
+    folder = alike / "models/stuff/cae"
+    assert "## Parts that lie alike" in (folder / "model_card.md").read_text()
+    picture = cv2.imread(str(folder / "usual_image.png"), cv2.IMREAD_GRAYSCALE)
+    cell = picture.shape[1] // 16
+    assert picture.shape == (12 * cell, 16 * cell)
+    assert picture[5 * cell : 8 * cell, 4 * cell : 7 * cell].mean() > 3 * picture[:, 11 * cell :].mean()
+    bundle = find_bundle(alike / "models/stuff")
+    cells = bundle.usual_cells("image")
+    assert cells is not None
+    assert cells[5, 5] > 2  # inside the square
+    assert cells[:, 10:].max() < 1.5
+    prune_weights(bundle.folder, bundle.manifest)
+    assert bundle.usual_cells("image") is not None
+    assert score(alike) in TRAINED
+
+
+def test_without_it_the_same_network_scores_higher_there(alike, capsys):
+    assert train(alike) in TRAINED
+    with_it = manifest_of(alike)
+    recipe = alike / "models/stuff/recipe.yaml"
+    content = yaml.safe_load(recipe.read_text())
+    content["training"]["usual_map"] = False
+    recipe.write_text(yaml.safe_dump(content))
+    assert train(alike) in TRAINED
+    assert "usual" not in manifest_of(alike)["maps"]["image"]
+    without = manifest_of(alike)
+    assert without["maps"]["image"]["sha256"] == with_it["maps"]["image"]["sha256"]
+    assert (
+        without["calibration"]["limits"]["image"]["pixel"] > 1.5 * with_it["calibration"]["limits"]["image"]["pixel"]
+    )
+    capsys.readouterr()
+
+
+def test_parts_that_differ_are_measured_alike_everywhere(alike, capsys):
+    for number, path in enumerate(sorted((alike / "good").iterdir())):
+        rng = np.random.default_rng(number)
+        cv2.imwrite(str(path), np.clip(120 + rng.normal(0, 20, (96, 128)), 0, 255).astype(np.uint8))
+    assert train(alike) in TRAINED
+    assert "they do not lie alike" in capsys.readouterr().err
+    assert "usual" not in manifest_of(alike)["maps"]["image"]
+    assert not list((alike / "models/stuff/cae").glob("*usual*"))
+
+
+def test_a_part_of_another_size_is_not_passed(alike, capsys):
+    assert train(alike) in TRAINED
+    other = alike / "other"
+    other.mkdir()
+    image = cv2.imread(str(alike / "good/p00.png"), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(other / "q.png"), image[:-1])
+    capsys.readouterr()
+    score(alike, "other", "second")
+    record = json.loads((alike / "second/parts/q/part.json").read_text())
+    assert record["verdict"] in ("undecided", "fail")
+    assert any("is of 128x95 px, the training images of 128x96 px" in reason for reason in record["reasons"])
+
+
+def test_changed_cells_are_refused(alike, capsys):
+    assert train(alike) in TRAINED
+    (file,) = (alike / "models/stuff/cae").glob("image-usual-*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert score(alike) == ModelError.exit_code
+    assert "is not the file that was trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [LEAST_PARTS, 8])
+def test_of_few_parts_or_of_several_sizes_nothing_is_learnt(alike, capsys, left):
+    files = sorted((alike / "good").iterdir())
+    for path in files[left:]:
+        path.unlink()
+    if left == 8:
+        image = cv2.imread(str(files[0]), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(files[0]), image[:-1])
+    assert train(alike) in TRAINED
+    assert "agrees with a reliability" not in capsys.readouterr().err
+
+
+def test_a_budget_in_time_leaves_no_time_for_large_images(alike, monkeypatch, capsys):
+    monkeypatch.setattr(learning, "_SHARE_OF_BUDGET", 1e-6)
+    assert train(alike, "--budget", "2s") in TRAINED
+    assert "agrees with a reliability" not in capsys.readouterr().err
