@@ -19,7 +19,7 @@ from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.bundle import find_bundle, prune_weights
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training import usual as learning
-from inspect_cli.training.usual import LEAST_PARTS, LEAST_RELIABILITY, reliability_of, usual_cells
+from inspect_cli.training.usual import LEAST_ALIKE, LEAST_PARTS, alike_of, usual_cells
 from tests.helpers import TRAINED, material_of
 
 RNG = np.random.default_rng(3)
@@ -51,30 +51,38 @@ def scores_of(parts: int, pattern: float) -> np.ndarray:
 
 
 def test_parts_with_a_common_pattern_lie_alike_and_others_do_not():
-    assert reliability_of(scores_of(12, pattern=2.0)) > 0.9
-    assert reliability_of(scores_of(12, pattern=0.0)) < LEAST_RELIABILITY
-    assert reliability_of(np.ones((12, 20, 30), np.float32)) == 0.0
+    assert alike_of(scores_of(12, pattern=2.0)) > 0.7
+    assert abs(alike_of(scores_of(12, pattern=0.0))) < 0.1
+    assert alike_of(np.ones((12, 20, 30), np.float32)) == 0.0
+
+
+def test_one_border_that_all_share_does_not_make_parts_alike():
+    scores = scores_of(12, pattern=0.0)
+    scores[:, :, :2] *= 50
+    assert alike_of(scores) < LEAST_ALIKE
 
 
 def test_cells_outside_the_roi_say_nothing():
     scores = scores_of(12, pattern=2.0)
     scores[:, :, :10] = np.nan
-    assert reliability_of(scores) > 0.9
-    cells = usual_cells(scores, 1.0)
+    assert alike_of(scores) > 0.6
+    cells = usual_cells(scores)
     assert np.isfinite(cells).all()
     assert (cells[:, :10] == 1).all()
-    assert cells[:, 10:] == pytest.approx(usual_cells(scores[:, :, 10:], 1.0), rel=1e-5)
+    assert cells[:, 10:] == pytest.approx(usual_cells(scores[:, :, 10:]), rel=1e-5)
+    assert alike_of(np.full((12, 20, 30), np.nan, np.float32)) == 0.0
 
 
-def test_usual_is_about_the_median_place_and_bounded_below():
+def test_usual_is_about_the_median_place_and_bounded():
     scores = np.ones((8, 20, 20), np.float32)
-    scores[:, 3:6, 3:6] = 8.0
-    cells = usual_cells(scores, 1.0)
+    scores[:, 3:6, 3:6] = 2.5
+    cells = usual_cells(scores)
     assert cells[15, 15] == pytest.approx(1.0)
-    assert cells[4, 4] > 4
-    assert usual_cells(scores, 0.5)[4, 4] == pytest.approx(cells[4, 4] ** 0.5, rel=1e-5)
+    assert 2 < cells[4, 4] < 2.5
+    scores[:, 3:6, 3:6] = 50
+    assert usual_cells(scores)[4, 4] == 3
     scores[:, 3:6, 3:6] = 0.001
-    assert usual_cells(scores, 1.0)[4, 4] == 0.5
+    assert usual_cells(scores)[4, 4] == 0.5
 
 
 class Plain(Blocking):
@@ -139,10 +147,10 @@ def manifest_of(folder) -> dict:
 
 def test_training_learns_it_and_says_so_and_scores_are_measured_by_it(alike, capsys):
     assert train(alike) in TRAINED
-    assert "scores are divided by it" in capsys.readouterr().err
+    assert "scores are divided by what is usual at a place" in capsys.readouterr().err
     entry = manifest_of(alike)["maps"]["image"]["usual"]
     assert (entry["width_px"], entry["height_px"], entry["parts"]) == (128, 96, 10)
-    assert entry["reliability"] > 0.9
+    assert entry["alike"] > 0.7
     folder = alike / "models/stuff/cae"
     assert "## Parts that lie alike" in (folder / "model_card.md").read_text()
     picture = cv2.imread(str(folder / "usual_image.png"), cv2.IMREAD_GRAYSCALE)
@@ -181,7 +189,7 @@ def test_parts_that_differ_are_measured_alike_everywhere(alike, capsys):
         rng = np.random.default_rng(number)
         cv2.imwrite(str(path), np.clip(120 + rng.normal(0, 20, (96, 128)), 0, 255).astype(np.uint8))
     assert train(alike) in TRAINED
-    assert "they do not lie alike" in capsys.readouterr().err
+    assert "parts do not lie alike" in capsys.readouterr().err
     assert "usual" not in manifest_of(alike)["maps"]["image"]
     assert not list((alike / "models/stuff/cae").glob("*usual*"))
 
@@ -218,10 +226,10 @@ def test_of_few_parts_or_of_several_sizes_nothing_is_learnt(alike, capsys, left)
         image = cv2.imread(str(files[0]), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(files[0]), image[:-1])
     assert train(alike) in TRAINED
-    assert "agrees with a reliability" not in capsys.readouterr().err
+    assert "lie alike" not in capsys.readouterr().err
 
 
 def test_a_budget_in_time_leaves_no_time_for_large_images(alike, monkeypatch, capsys):
     monkeypatch.setattr(learning, "_SHARE_OF_BUDGET", 1e-6)
     assert train(alike, "--budget", "2s") in TRAINED
-    assert "agrees with a reliability" not in capsys.readouterr().err
+    assert "lie alike" not in capsys.readouterr().err

@@ -82,9 +82,9 @@ class Acquisition(_Strict):
 
 
 class Usual(_Strict):
-    """Where is stored how high good parts score at each place of the image, and how far that can be relied on.
+    """Where is stored how high good parts score at each place of the image.
 
-    ``reliability`` is how well what one half of ``parts`` parts says agrees with the other half, stepped up to all.
+    ``alike`` is the rank correlation over places, on average between two of ``parts`` parts.
     """
 
     cells: str = Field(pattern=_WEIGHTS)
@@ -92,7 +92,7 @@ class Usual(_Strict):
     cell_px: int = Field(ge=1)
     height_px: int = Field(ge=1)
     width_px: int = Field(ge=1)
-    reliability: float = Field(ge=0, le=1)
+    alike: float = Field(ge=-1, le=1)
     parts: int = Field(ge=1)
 
 

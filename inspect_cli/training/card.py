@@ -89,13 +89,13 @@ def _checks(checks: dict[str, Trial]) -> list[str]:
 def _usual(usual: Mapping[str, Usual]) -> list[str]:
     return [
         "Good parts score high at the same places, such as edges and holes. Scores of images of this size are "
-        "divided by how high good parts go at each place. `usual_MAP.png` shows that: black as in most places, the "
-        "brightest colour three times as high.",
+        "divided by how high good parts go at each place. `usual_MAP.png` shows that: black as in most places or "
+        "lower, the brightest colour three times as high.",
         "",
-        "| map | image px | cell px | parts | reliability |",
+        "| map | image px | cell px | parts | rank correlation between two |",
         "| --- | --- | ---: | ---: | ---: |",
         *(
-            f"| {name} | {u.width_px}x{u.height_px} | {u.cell_px} | {u.parts} | {u.reliability:.2f} |"
+            f"| {name} | {u.width_px}x{u.height_px} | {u.cell_px} | {u.parts} | {u.alike:.2f} |"
             for name, u in usual.items()
         ),
     ]

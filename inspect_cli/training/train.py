@@ -341,11 +341,11 @@ def _learn_usual(
     found = learn_usual(scorer, sources, name, order.budget, len(order.maps))
     if found is None:
         return None
-    says = f"{name:>10}  what good parts score at a place agrees with a reliability of {found.reliability:.2f}"
+    says = f"{name:>10}  places at which good parts score high agree with a rank correlation of {found.alike:.2f}"
     if found.usual is None:
-        teller.say(f"{says}: they do not lie alike, all places are measured alike")
+        teller.say(f"{says}: parts do not lie alike")
         return None
-    teller.say(f"{says} ({found.parts} parts): scores are divided by it")
+    teller.say(f"{says}: parts lie alike, scores are divided by what is usual at a place")
     return found
 
 
@@ -362,7 +362,7 @@ def _write_usual(folder: Path, name: str, found: FoundUsual) -> Usual | None:
         cell_px=usual.cell_px,
         height_px=usual.height_px,
         width_px=usual.width_px,
-        reliability=round(found.reliability, 4),
+        alike=round(found.alike, 4),
         parts=found.parts,
     )
 

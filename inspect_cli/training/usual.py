@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from scipy.stats import rankdata
 
 from inspect_cli.engines import Engine
 from inspect_cli.images import MapReader, Part, open_map
@@ -38,20 +39,23 @@ _MOST_CELLS: Final = 256
 _SMOOTH_CELLS: Final = 1.0
 #: How high good parts go at a place: the quantile over parts.
 _HIGH: Final = 0.9
-#: Where good parts score low, scores are raised to twice at most.
+#: Scores are raised to twice at most where good parts score low, and divided by three at most where they score high:
+#: a defect there must still be seen.
 _LEAST: Final = 0.5
-#: Least correlation of what two halves of the parts say (stepped up to all of them) that makes parts lie alike.
-LEAST_RELIABILITY: Final = 0.5
+_MOST: Final = 3.0
+#: Least rank correlation over places, on average between two parts, with which parts lie alike. Pictures of parts in
+#: a fixture have .7 and more, cloth with the same borders up to .4.
+LEAST_ALIKE: Final = 0.5
 
 Mask = NDArray[np.bool_]
 Cells = NDArray[np.float32]
 
 
 class Found(NamedTuple):
-    """What was learnt: None where parts do not lie alike, with how reliable it is and by how many parts."""
+    """What was learnt, None where parts do not lie alike; how alike they lie, and by how many that is known."""
 
     usual: UsualMap | None
-    reliability: float
+    alike: float
     parts: int
 
 
@@ -84,43 +88,33 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget: str, maps: 
     cell_px = max(_CELL_PX, -(-max(height, width) // _MOST_CELLS))
     some = [parts[i] for i in np.linspace(0, len(parts) - 1, count).round().astype(int)]
     scores = np.stack([_cells(scorer, part, rois[part.id], name, cell_px) for part in some])
-    reliability = reliability_of(scores)
-    if reliability < LEAST_RELIABILITY:
-        return Found(None, reliability, count)
-    return Found(UsualMap(usual_cells(scores, reliability), cell_px, height, width), reliability, count)
+    alike = alike_of(scores)
+    usual = UsualMap(usual_cells(scores), cell_px, height, width) if alike >= LEAST_ALIKE else None
+    return Found(usual, alike, count)
 
 
-def reliability_of(scores: Cells) -> float:
-    """Return how alike the scores (parts, rows, columns; NaN outside the ROI) of different parts lie, 0 to 1.
+def alike_of(scores: Cells) -> float:
+    """Return how alike the places lie at which parts (parts, rows, columns; NaN outside the ROI) score high.
 
-    The correlation over places of what every other part says on average with what the others say, on a logarithmic
-    scale, stepped up to all parts (Spearman-Brown).
+    The rank correlation over places, on average between two parts, of the scores at places that are in all parts'
+    ROI; 0 where there is none.
     """
-    first, second = (_smoothed(_log_mean(half)) for half in (scores[::2], scores[1::2]))
-    known = np.isfinite(first) & np.isfinite(second)
-    if known.sum() < LEAST_PARTS or not first[known].std() * second[known].std() > 0:
+    smooth = np.stack([_smoothed(part) for part in scores])
+    known = np.isfinite(smooth).all(axis=0)
+    values = smooth[:, known]
+    if values.shape[1] < LEAST_PARTS or not (np.ptp(values, axis=1) > 0).all():
         return 0.0
-    alike = max(0.0, float(np.corrcoef(first[known], second[known])[0, 1]))
-    return 2 * alike / (1 + alike)
+    between = np.corrcoef(rankdata(values, axis=1))
+    return float(between[np.triu_indices(len(between), 1)].mean())
 
 
-def usual_cells(scores: Cells, reliability: float) -> Cells:
-    """Return how high the scores (parts, rows, columns) go at each place over the median place, at least ``_LEAST``.
-
-    What is reliable to a part only counts to that part, on a logarithmic scale. 1 outside the ROI.
-    """
+def usual_cells(scores: Cells) -> Cells:
+    """Return how high the scores (parts, rows, columns) go at each place over the median place; 1 outside the ROI."""
     high = np.full(scores.shape[1:], np.nan, np.float32)
     known = np.isfinite(scores).any(axis=0)
     high[known] = np.nanquantile(scores[:, known], _HIGH, axis=0)
     level = _smoothed(np.log(np.maximum(high, LEAST_LIMIT)))
-    return np.asarray(np.exp(np.nan_to_num(reliability * (level - np.nanmedian(level)))).clip(_LEAST), np.float32)
-
-
-def _log_mean(scores: Cells) -> Cells:
-    known = np.isfinite(scores)
-    counts = known.sum(axis=0)
-    sums = np.where(known, scores, 0).sum(axis=0)
-    return np.where(counts > 0, np.log(np.maximum(sums / np.maximum(counts, 1), LEAST_LIMIT)), np.nan)
+    return np.asarray(np.exp(np.nan_to_num(level - np.nanmedian(level))).clip(_LEAST, _MOST), np.float32)
 
 
 def _smoothed(level: NDArray[Any]) -> NDArray[Any]:
