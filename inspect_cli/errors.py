@@ -84,6 +84,7 @@ class LockedError(InspectError):
 EXIT_DONE: Final = 0
 EXIT_DEFECTS: Final = 8
 EXIT_DOUBT: Final = 9
+EXIT_UNDECIDED: Final = 10
 EXIT_INTERNAL: Final = 70
 EXIT_SIGINT: Final = 130
 EXIT_SIGTERM: Final = 143
@@ -114,6 +115,10 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
     EXIT_DOUBT: (
         "trained, but the model hardly tells defects from good material (only `train`)",
         "read the warnings; train longer, on more parts, or with `--method auto`; until then no part passes",
+    ),
+    EXIT_UNDECIDED: (
+        "no defects found, but parts are undecided (only with `--fail-on-defect`)",
+        "look at the reasons in `parts.csv`: lamp, camera, ROI, or a model that is to be doubted",
     ),
     EXIT_INTERNAL: ("internal fault", "report it with the log"),
     LockedError.exit_code: ("another run holds the output folder", "wait for it, or choose another `--out`"),

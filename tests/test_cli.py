@@ -136,7 +136,7 @@ BAD_INPUTS = {
     "wrong type": (lambda p: _rewrite(p, (tifffile.imread(p) >> 8).astype(np.uint8)), "is uint8; uint16 is expected"),
     "wrong channels": (lambda p: _rewrite(p, np.stack([tifffile.imread(p)] * 3, -1)), "3 channel(s); 1 expected"),
     "truncated": (lambda p: _replace(p, p.read_bytes()[: p.stat().st_size // 2]), "truncated TIFF"),
-    "text": (lambda p: _replace(p, b"this is no image"), "no TIFF, PNG or JPEG"),
+    "text": (lambda p: _replace(p, b"this is no image"), "no TIFF, PNG, JPEG or BMP"),
     "empty file": (lambda p: _replace(p, b""), "an empty file"),
 }
 

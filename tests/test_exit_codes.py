@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from filelock import FileLock
 
 from inspect_cli.errors import EXIT_CODES
@@ -79,6 +81,12 @@ def defects(world: World) -> None:
     world.more = ["--fail-on-defect"]
 
 
+def black_pictures(world: World) -> None:
+    for path in world.folder.rglob("*_albedo.tif"):
+        tifffile.imwrite(path, np.zeros_like(tifffile.imread(path)))
+    world.more = ["--fail-on-defect"]
+
+
 def learns_nothing(world: World) -> None:
     world.command = ["train", "--data", str(world.batch / "train"), "--budget", "1steps"]
 
@@ -107,6 +115,7 @@ CASES = {
     7: (memory, "out of memory"),
     8: (defects, "fail"),
     9: (learns_nothing, "hardly tells defects"),
+    10: (black_pictures, "undecided"),
     70: (bug, "internal fault"),
     130: (interrupted, "run again"),
     143: (terminated, "run again"),

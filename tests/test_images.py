@@ -1,4 +1,4 @@
-"""PNG, JPEG, the common reader, masks, the contract of a file and the network's value range."""
+"""PNG, JPEG, BMP, the common reader, masks, the contract of a file and the network's value range."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError
+from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images import reader as reader_module
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.reader import ImageHeader, open_map, read_mask
@@ -63,10 +63,11 @@ def refusal(path: Path) -> str:
 def test_png_reads_bit_for_bit(tmp_path: Path, dtype: str, colour: int, channels: int) -> None:
     pixels = noise(dtype, 13, 7, channels)
     (tmp_path / "map.png").write_bytes(png(pixels, colour))
-    expected = pixels[..., 0] if channels == 1 else pixels
+    expected = pixels[..., 0] if channels == 1 else pixels[..., :3]  # alpha is no measurement
     with open_map(tmp_path / "map.png") as reader:
         header = reader.header
-        assert (header.format, header.width, header.height, header.channels) == ("PNG", 7, 13, channels)
+        assert (header.format, header.width, header.height) == ("PNG", 7, 13)
+        assert header.channels == min(channels, 3)
         assert header.dtype == np.dtype(dtype)
         assert header.shape == expected.shape
         np.testing.assert_array_equal(reader.read_rows(3, 9), expected[3:9])
@@ -77,12 +78,12 @@ def test_png_reads_bit_for_bit(tmp_path: Path, dtype: str, colour: int, channels
             reader.read_rows(9, 14)
 
 
-def test_png_gray_with_alpha_becomes_rgba(tmp_path: Path) -> None:
+def test_png_gray_with_alpha_is_gray(tmp_path: Path) -> None:
     pixels = noise("uint16", 5, 4, 2)
     (tmp_path / "map.png").write_bytes(png(pixels, GRAY_ALPHA))
     with open_map(tmp_path / "map.png") as reader:
-        assert reader.header.channels == 4
-        np.testing.assert_array_equal(reader.read(), pixels[..., [0, 0, 0, 1]])
+        assert reader.header.channels == 1
+        np.testing.assert_array_equal(reader.read(), pixels[..., 0])
 
 
 @pytest.mark.parametrize("transparent", [False, True])
@@ -94,9 +95,7 @@ def test_png_palette_becomes_its_colours(tmp_path: Path, transparent: bool) -> N
     with open_map(tmp_path / "map.png") as reader:
         found = reader.read()
         assert found.shape == reader.header.shape
-    np.testing.assert_array_equal(found[..., :3], colours[index[..., 0]])
-    if transparent:
-        np.testing.assert_array_equal(found[..., 3], index[..., 0])
+    np.testing.assert_array_equal(found, colours[index[..., 0]])
 
 
 def test_png_cut_at_any_byte_is_refused_by_name(tmp_path: Path) -> None:
@@ -189,7 +188,7 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "folder.tif").mkdir()
     (tmp_path / "broken.tif").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.tif")
-    assert "no TIFF, PNG or JPEG" in refusal(tmp_path / "text.tif")
+    assert "no TIFF, PNG, JPEG or BMP" in refusal(tmp_path / "text.tif")
     assert "empty" in refusal(tmp_path / "empty.tif")
     assert "not a regular file" in refusal(tmp_path / "folder.tif")
     assert "not a regular file" in refusal(tmp_path / "pipe.tif")
@@ -201,6 +200,91 @@ def test_too_many_megapixels_are_refused_and_the_file_closed(tmp_path: Path, mon
     tifffile.imwrite(tmp_path / "map.tif", np.zeros((1001, 1000), np.uint8))
     monkeypatch.setattr(reader_module, "MAX_MEGAPIXELS", 1)
     assert "1000x1001" in refusal(tmp_path / "map.tif")  # an open file would be a ResourceWarning, an error here
+
+
+# ---------------------------------------------------------------- orientation
+
+SHAPE = np.array([[10, 60, 200], [120, 240, 30]], np.uint8).repeat(8, 0).repeat(8, 1)  # two rows of three squares
+
+
+def exif(orientation: int, order: str = "<") -> bytes:
+    """An EXIF block with two tags, the second of which is the orientation."""
+    tags = struct.pack(f"{order}HHHII", 2, 0x010F, 2, 1, 0) + struct.pack(
+        f"{order}HHIHH", 0x0112, 3, 1, orientation, 0
+    )
+    return {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8) + tags
+
+
+#: What has to be done to the stored pixels (EXIF 2.3): where the 0th row and the 0th column lie when looked at.
+UPRIGHT = {
+    1: lambda p: p,
+    2: np.fliplr,
+    3: lambda p: np.rot90(p, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda p: np.rot90(p, -1),
+    7: lambda p: np.rot90(p, 2).T,
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_pictures_are_turned_upright(tmp_path: Path, orientation: int) -> None:
+    expected = UPRIGHT[orientation](SHAPE)
+    block = exif(orientation, "<>"[orientation % 2])
+    (tmp_path / "map.png").write_bytes(png(SHAPE[..., None], GRAY, chunk(b"eXIf", block)))
+    coded = cv2.imencode(".jpg", SHAPE, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    app1 = b"Exif\0\0" + block
+    (tmp_path / "map.jpg").write_bytes(coded[:2] + b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + coded[2:])
+    for name, most in (("map.png", 0), ("map.jpg", 3)):
+        with open_map(tmp_path / name) as reader:
+            assert reader.header.shape == expected.shape
+            assert np.abs(reader.read().astype(int) - expected).max() <= most
+            assert np.abs(reader.read_rows(3, 9).astype(int) - expected[3:9]).max() <= most
+
+
+@pytest.mark.parametrize("block", [b"", b"II", b"XX*\0", exif(6)[:14], exif(6)[:-5]])
+def test_a_damaged_orientation_leaves_the_picture_as_it_is(tmp_path: Path, block: bytes) -> None:
+    (tmp_path / "map.png").write_bytes(png(SHAPE[..., None], GRAY, chunk(b"eXIf", block)))
+    with open_map(tmp_path / "map.png") as reader:
+        np.testing.assert_array_equal(reader.read(), SHAPE)
+
+
+# ---------------------------------------------------------------- BMP
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_bmp_reads_bit_for_bit(tmp_path: Path, channels: int) -> None:
+    pixels = noise("uint8", 13, 7, channels)
+    assert cv2.imwrite(str(tmp_path / "map.bmp"), pixels)
+    expected = pixels[..., 0] if channels == 1 else pixels[..., 2::-1]
+    with open_map(tmp_path / "map.bmp") as reader:
+        assert (reader.header.format, reader.header.shape) == ("BMP", expected.shape)
+        np.testing.assert_array_equal(reader.read(), expected)
+
+
+def test_bmp_from_the_top_and_with_a_palette_of_colours(tmp_path: Path) -> None:
+    palette = noise("uint8", 4, 4)
+    index = np.array([[0, 1, 2, 3, 1], [3, 2, 1, 0, 0]], np.uint8)
+    header = struct.pack("<IiiHHIIiiII", 40, 5, -2, 1, 8, 0, 0, 0, 0, 4, 0)
+    rows = b"".join(row.tobytes() + bytes(3) for row in index)
+    (tmp_path / "map.bmp").write_bytes(
+        b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + 40 + 16) + header + palette.tobytes() + rows
+    )
+    with open_map(tmp_path / "map.bmp") as reader:
+        np.testing.assert_array_equal(reader.read(), palette[index][..., 2::-1])
+
+
+def test_a_bmp_that_is_cut_off_or_compressed_is_refused_by_name(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "map.bmp"), noise("uint8", 13, 7, 3))
+    whole = (tmp_path / "map.bmp").read_bytes()
+    for size in (9, 30, 60, len(whole) - 1):
+        (tmp_path / "map.bmp").write_bytes(whole[:size])
+        with pytest.raises(IncompleteError, match=r"map\.bmp: truncated BMP"):
+            open_map(tmp_path / "map.bmp")
+    (tmp_path / "map.bmp").write_bytes(whole[:30] + b"\x01" + whole[31:])
+    with pytest.raises(InputError, match="unsupported BMP"):
+        open_map(tmp_path / "map.bmp")
 
 
 # ---------------------------------------------------------------- masks

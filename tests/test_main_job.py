@@ -264,6 +264,12 @@ def test_fail_on_defect(batch, models):
     assert score(batch, models) == 0
 
 
+def test_images_of_formats_that_are_not_read_are_told(batch, models, capsys):
+    (batch / "test" / "good" / "g009_albedo.webp").write_bytes(b"RIFF")
+    assert score(batch, models) == 0
+    assert "1 image(s) of formats that are not read get no verdict: g009_albedo.webp" in capsys.readouterr().err
+
+
 def test_stride_and_batch_are_taken(batch, models):
     out = batch / "other"
     assert score(batch, models, "--stride", "32", "--batch", "3", "--out", str(out)) == 0
@@ -538,6 +544,24 @@ def test_good_part_with_a_dark_lamp_does_not_set_the_limit(batch, models, capsys
     captured = capsys.readouterr()
     assert "left out: good/g000: map albedo" in captured.err
     assert json.loads(captured.out)["parts"] == 2
+
+
+def test_a_good_part_that_stands_out_is_named_and_nothing_is_promised(batch, models, capsys):
+    """A bright square in one of the parts to set limits from."""
+    path = batch / "train/good/g000_albedo.tif"
+    pixels = tifffile.imread(path)
+    pixels[40:60, 40:60] = 65535
+    path.unlink()
+    tifffile.imwrite(path, pixels)
+    arguments = ["threshold", "-m", "foil", "--models", str(models), "--good", str(batch / "train"), "--json"]
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert "map albedo: highest peak: good/g000" in captured.err
+    assert "map albedo: the peak of good/g000 is" in captured.err
+    assert "if it is defective, take it out" in captured.err
+    told = json.loads(captured.out)
+    assert "of which good/g000 stand(s) out" in told["origin"]
+    assert told["false_alarm_rate"] is None
 
 
 def test_limits_can_be_set_again_after_the_smoothing_changed(batch, models, capsys):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images.infer import infer_maps, training_root, unmatched
-from inspect_cli.images.parts import Part, discover_parts
+from inspect_cli.images.parts import Part, discover_parts, unread_images
 from inspect_cli.recipe.schema import MapSpec
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=50)
@@ -76,8 +76,13 @@ def test_runs_hidden_files_and_masks_are_no_parts(tmp_path: Path) -> None:
         "masked_P3.png",
         "P4_masks.png",
         "P5.bmp",
+        "P6.webp",
+        "P5_label.bmp",
+        "P5_GT.png",
+        "bottle_label.png",
     )
-    assert ids(tmp_path, ANY) == ["P1", "P4_masks", "masked_P3"]
+    assert ids(tmp_path, ANY) == ["P1", "P4_masks", "P5", "bottle_label", "masked_P3"]
+    assert unread_images(tmp_path) == ["P6.webp"]
 
 
 def test_batch_folder_may_itself_be_called_like_a_run(tmp_path: Path) -> None:
@@ -248,6 +253,23 @@ def test_known_names_become_maps_with_their_channels(tmp_path: Path) -> None:
         "curvature": ("{part}_curvature.TIF", 1),
     }
     assert len(discover_parts(tmp_path, maps)) == 2
+
+
+def test_known_names_may_have_capitals(tmp_path: Path) -> None:
+    gray(tmp_path / "P1_Albedo.tif")
+    gray(tmp_path / "P1_NORMAL.tif", 8, 9, 3)
+    maps = infer_maps(tmp_path)
+    assert {name: (spec.files, spec.channels) for name, spec in maps.items()} == {
+        "albedo": ("{part}_Albedo.tif", 1),
+        "normal": ("{part}_NORMAL.tif", 3),
+    }
+    assert [part.missing for part in discover_parts(tmp_path, maps)] == [()]
+
+
+def test_a_folder_of_formats_that_are_not_read_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.webp").touch()
+    with pytest.raises(NoInputError, match=r"no image found .*, but 1 of a format that is not read, such as a\.webp"):
+        infer_maps(tmp_path)
 
 
 def test_other_names_become_one_map_of_any_format(tmp_path: Path) -> None:

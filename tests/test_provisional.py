@@ -10,10 +10,10 @@ import torch
 from inspect_cli.images import Part
 from inspect_cli.methods import build_detector
 from inspect_cli.recipe import parse_recipe
+from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
 from inspect_cli.store.manifest import MapLimit
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training import provisional
-from inspect_cli.training.outliers import LEAST_PARTS, outliers
 from inspect_cli.training.provisional import (
     MARGIN,
     WINDOWS,
@@ -130,10 +130,11 @@ def test_windows_beyond_the_first_ones_end_with_their_time(monkeypatch, tmp_path
     assert "in 30 windows" in calibrate(Extent(30, 60.0))
 
 
-def test_of_few_parts_none_is_left_out(monkeypatch, tmp_path):
-    found, warnings = calibrated(monkeypatch, tmp_path, [1.0] * (LEAST_PARTS - 2) + [9.0])
-    assert found.limits["image"].pixel == pytest.approx(9.0 * MARGIN)
-    assert warnings == []
+@pytest.mark.parametrize(("peaks", "limit"), [([1.0, 9.0], 9.0), ([1.0, 1.2, 3.9], 3.9), ([1.0, 1.0, 1.1, 4.4], 1.1)])
+def test_of_few_parts_one_is_left_out_only_if_it_lies_very_far_above(monkeypatch, tmp_path, peaks, limit):
+    found, warnings = calibrated(monkeypatch, tmp_path, peaks)
+    assert found.limits["image"].pixel == pytest.approx(limit * MARGIN)
+    assert len(warnings) == (limit < max(peaks))
 
 
 def test_parts_that_vary_have_no_outlier_and_equal_ones_none_either():

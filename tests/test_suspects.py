@@ -1,6 +1,7 @@
 """Parts that do not look like the others: found, named with their place, shown, and left out when asked."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,10 +9,14 @@ import pytest
 
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGINT, LockedError, UsageError
+from inspect_cli.images import Part
 from inspect_cli.store.lock import lock_folder
+from inspect_cli.store.manifest import Suspect
 from inspect_cli.training import suspects
 from inspect_cli.training.budget import Budget
 from inspect_cli.training.order import CHECKPOINTS
+from inspect_cli.training.prepare import Split, Survey
+from inspect_cli.training.sources import Sources
 from inspect_cli.training.suspects import (
     LEAST_PARTS,
     NOTE,
@@ -23,6 +28,7 @@ from inspect_cli.training.suspects import (
     tiles_in_time,
     training_seconds,
 )
+from inspect_cli.training.train import _held_out
 from tests.helpers import TRAINED, material_of
 
 
@@ -81,7 +87,8 @@ def test_as_many_tiles_of_each_part_as_time_allows():
 
 def test_tiles_are_spread_over_a_part_and_one_alone_lies_in_the_middle():
     corners = [(0, x) for x in range(9)]
-    assert spread(corners, 3) == [(0, 0), (0, 4), (0, 8)]
+    assert spread(corners, 3) == [(0, 1), (0, 4), (0, 7)]
+    assert spread(corners[:3], 2) == [(0, 0), (0, 2)]
     assert spread(corners, 1) == [(0, 4)]
     assert spread(corners, 99) == corners
     assert spread(corners[:1], 5) == corners[:1]
@@ -127,6 +134,38 @@ def test_a_defective_part_is_named_and_shown_and_left_out_with_robust(dirty, cap
     manifest = json.loads((folder / "cae" / "manifest.json").read_text())
     assert "p3" not in {file["part"] for file in manifest["training_set"]}
     assert manifest["suspects"][0]["left_out"]
+
+
+def test_a_part_that_stands_out_sets_no_limit(dirty, capsys, monkeypatch):
+    seen = []
+
+    def spy(recipe, tiling, parts, *_):
+        seen.extend(part.id for part in parts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inspect_cli.training.train.provisional_calibration", spy)
+    recipe = dirty / "models" / "stuff" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("training:\n", "training:\n  validation_share: 0.7\n"))
+    assert train(dirty) == EXIT_SIGINT
+    named = {"p3"}
+    assert seen
+    assert not named & set(seen)
+
+
+def test_held_out_parts_without_those_that_stand_out():
+    parts = [Part(name, {}, Path()) for name in ("a", "b", "c")]
+    sources = Sources(Survey(parts=parts), Split([], parts))
+
+    def odd(name: str, left_out: bool = False) -> Suspect:
+        return Suspect(part=name, map="image", x_px=0, y_px=0, times_usual=3, left_out=left_out)
+
+    assert _held_out(sources, []) == (parts, [])
+    left, told = _held_out(sources, [odd("b"), odd("b")])
+    assert [part.id for part in left] == ["a", "c"]
+    assert told == ["held-out part b stands out: it set no limit when the model was trained"]
+    every, told = _held_out(sources, [odd(name) for name in "abc"])
+    assert every == parts
+    assert told == ["limits come from held-out parts that all stand out (a, b, c): set them from good parts"]
 
 
 def test_too_few_parts_to_leave_any_out_is_told(dirty, capsys):

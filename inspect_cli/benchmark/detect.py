@@ -34,6 +34,9 @@ METRICS: Final = ("image_auroc", "pixel_auroc", "pixel_aupr", "au_pro", "f1_max"
 COLUMNS: Final = (
     "data", "roi", "method", "seed", "budget", "chosen", *METRICS, "train_s", "score_s_per_mpx", "steps",
 )  # fmt: skip
+_TEXTS: Final = ("data", "roi", "method", "seed", "budget", "chosen")
+#: What the others are compared with.
+BASELINE: Final = "patchcore"
 FOLDERS: Final = ("train", "test", "ground_truth")
 
 #: Rules that need no more than the images.
@@ -130,7 +133,7 @@ def as_line(row: Row) -> str:
 def _measure(folder: Path, method: str, seed: int, order: DetectOrder, teller: Teller) -> Row:
     with tempfile.TemporaryDirectory(prefix="inspect-detect-") as scratch:
         work = Path(scratch)
-        recipe = _recipe(folder, order.roi)
+        recipe = _recipe(folder, order.roi, method)
         write_text(work / "model" / RECIPE, commented_yaml(recipe))
         material = Material(recipe, work / "model")
         maps = dict(recipe.maps)
@@ -167,9 +170,11 @@ def _measure(folder: Path, method: str, seed: int, order: DetectOrder, teller: T
         }
 
 
-def _recipe(folder: Path, roi: str) -> Recipe:
+def _recipe(folder: Path, roi: str, method: str) -> Recipe:
+    """Return the recipe of a new material; the baseline goes without what others of its kind have not got."""
     recipe = new_recipe("bench", infer_maps(folder / "train"))
-    return recipe.model_copy(update={"roi": RoiSpec.model_validate({"rule": roi})})
+    training = recipe.training.model_copy(update={"usual_map": method != BASELINE})
+    return recipe.model_copy(update={"roi": RoiSpec.model_validate({"rule": roi}), "training": training})
 
 
 def _score_s_per_mpx(run: Path, maps: int) -> float:
@@ -193,7 +198,16 @@ def _read(path: Path) -> list[Row]:
             raise UsageError(
                 f"{path}: no column {', '.join(missing)}, as another version wrote it; choose another --out"
             )
-        return list(rows)
+        return [{name: _value(name, text) for name, text in row.items()} for row in rows]
+
+
+def _value(name: str, text: str) -> Any:
+    """Return a cell of the table as it was before it was written."""
+    if name in _TEXTS:
+        return text
+    if not text:
+        return None
+    return int(text) if name == "steps" else float(text)
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:

@@ -21,7 +21,7 @@ from inspect_cli.commands.options import (
     parse_batch,
     parse_names,
 )
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError, UsageError, nearest
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, nearest
 
 if TYPE_CHECKING:
     from inspect_cli.outputs.run import Outcome, RunSummary
@@ -92,7 +92,11 @@ def score(
     ] = "all",
     force: Annotated[bool, typer.Option("--force", help="Score again what is done already.")] = False,
     fail_on_defect: Annotated[
-        bool, typer.Option("--fail-on-defect", help="End with exit code 8 if a part fails (3 goes first).")
+        bool,
+        typer.Option(
+            "--fail-on-defect",
+            help="End with exit code 8 if a part fails, 10 if none does but one is undecided (3 goes first).",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -113,6 +117,7 @@ def score(
     share_freed_memory()
     from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
+    from inspect_cli.images.parts import unread_images
     from inspect_cli.outputs.finish import score_batch
     from inspect_cli.outputs.monitor import Monitor
     from inspect_cli.scoring.model import load_model
@@ -132,6 +137,8 @@ def score(
         parts = discover_parts(folder, model.maps, chosen.recipe.maps)
         run = out or folder / RUN_FOLDER / chosen.name
         _announce(len(parts), run, model)
+        if left := unread_images(folder):
+            console.warn(f"{len(left)} image(s) of formats that are not read get no verdict: {', '.join(left[:5])}")
         order = {part.id: number for number, part in enumerate(parts)}
 
         def tell(outcome: Outcome) -> None:
@@ -228,6 +235,6 @@ def _finish(summary: RunSummary, exit_code: int) -> None:
 
     counts = ", ".join(f"{number} {verdict}" for verdict, number in summary.counts().items() if number)
     console.say(f"{counts or 'nothing scored'} in {summary.seconds:.0f} s; next: inspect report {summary.run}")
-    if exit_code not in (EXIT_DONE, EXIT_DEFECTS, InputError.exit_code, NoInputError.exit_code):
+    if exit_code not in (EXIT_DONE, EXIT_DEFECTS, EXIT_UNDECIDED, InputError.exit_code, NoInputError.exit_code):
         console.say("interrupted: run again to go on with the rest")
     raise typer.Exit(exit_code)

@@ -1,8 +1,8 @@
 """What is known to be defective: a folder of masks, or a table of boxes.
 
-``<id>_mask.png`` (or, where no file has such a name, ``<id>.png``; TIFF and BMP too) marks defects with any value but
-zero; pictures of the parts themselves are none. A part without a mask may have rows in ``boxes.csv``, whose filled
-rectangles are then its mask. A part that has neither is good.
+``<id>_mask.png`` (``_label`` and ``_GT`` too; or, where no file has such a name, ``<id>.png``; TIFF and BMP as well)
+marks defects with any value but zero; pictures of the parts themselves are none. A part without a mask may have rows
+in ``boxes.csv``, whose filled rectangles are then its mask. A part that has neither is good.
 """
 
 from __future__ import annotations
@@ -12,26 +12,24 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.images import open_map
+from inspect_cli.images.parts import truth_of
 
 BOXES_FILE: Final = "boxes.csv"
 #: Pixels of a defect that a patch must show to count as defective.
 MIN_DEFECT_PX: Final = 16
 BOX_COLUMNS: Final = ("part", "x_px", "y_px", "width_px", "height_px")
 KIND_COLUMN: Final = "kind"
-MASK_ENDING: Final = "_mask"
 #: In order of preference where a part has several masks.
 MASK_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 #: So many names stand in a warning.
 NAMED: Final = 5
-_BMP: Final = ".bmp"
 KIND_DEFECT: Final = "defect"
 KIND_GOOD: Final = "good"
 
@@ -109,7 +107,7 @@ class Truth:
 
         Files without ``_mask`` in their names count only where there is nothing else: they may be pictures.
         """
-        named = {name for name, path in self.files.items() if path.stem.endswith(MASK_ENDING)} | self.boxes.keys()
+        named = {name for name, path in self.files.items() if truth_of(path.stem) is not None} | self.boxes.keys()
         return sorted((named or self.files.keys()) - set(part_ids))
 
     def passed_over(self, part_ids: Iterable[str]) -> list[str]:
@@ -173,41 +171,30 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _list_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the image files named ``_mask`` and the others, by part id; the preferred suffix wins."""
+    """Return the image files named like masks and the others, by part id; the preferred suffix wins."""
     found = [p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES and p.is_file()]
     found.sort(key=lambda p: (MASK_SUFFIXES.index(p.suffix.lower()), p), reverse=True)
     named: dict[str, Path] = {}
     others: dict[str, Path] = {}
     for path in found:
         name = path.relative_to(folder).with_suffix("").as_posix()
-        target = named if name.endswith(MASK_ENDING) else others
-        target[name.removesuffix(MASK_ENDING)] = path
+        part = truth_of(name)
+        if part is None:
+            others[name] = path
+        else:
+            named[part] = path
     return named, others
 
 
 def _read_mask(path: Path) -> NDArray[np.bool_]:
-    pixels = _read_bmp(path) if path.suffix.lower() == _BMP else _read_image(path)
+    with open_map(path) as reader:
+        if reader.header.format == "JPEG":
+            raise InputError(f"{path}: JPEG blurs the edges of a mask; save it as PNG")
+        pixels = reader.read()
     if pixels.ndim == 3:
         # A fourth channel is opacity, which is full everywhere.
         return np.asarray((pixels[:, :, :3] != 0).any(axis=2), dtype=np.bool_)
     return np.asarray(pixels != 0, dtype=np.bool_)
-
-
-def _read_image(path: Path) -> NDArray[Any]:
-    with open_map(path) as reader:
-        if reader.header.format == "JPEG":
-            raise InputError(f"{path}: JPEG blurs the edges of a mask; save it as PNG")
-        return reader.read()
-
-
-def _read_bmp(path: Path) -> NDArray[Any]:
-    try:
-        pixels: NDArray[Any] | None = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error):
-        pixels = None
-    if pixels is None:
-        raise InputError(f"{path}: mask cannot be read; save it as PNG")
-    return pixels
 
 
 def _read_boxes(path: Path) -> tuple[dict[str, list[Box]], dict[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from inspect_cli.errors import InputError, NoInputError
-from inspect_cli.images.parts import discover_parts, walk_files
+from inspect_cli.images.parts import discover_parts, unread_images, walk_files
 from inspect_cli.images.reader import SUFFIXES, ImageHeader, open_map
 from inspect_cli.recipe.schema import MAX_CHANNELS, MapSpec
 
@@ -36,11 +36,13 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
     patterns: dict[str, str] = {}
     count = 0
     for name in KNOWN_NAMES:
-        endings = Counter(Path(n).suffix for n in names if Path(n).stem.endswith(f"_{name}"))
-        count += endings.total()
-        if endings:
+        own = [Path(n) for n in names if Path(n).stem.lower().endswith(f"_{name}")]
+        count += len(own)
+        if own:
+            endings = Counter(path.suffix for path in own)
             same = len({_FORMATS.get(ending.lower(), ending.lower()) for ending in endings}) == 1
-            patterns[name] = f"{{part}}_{name}{endings.most_common(1)[0][0] if same else '.*'}"
+            written = Counter(path.stem[-len(name) :] for path in own).most_common(1)[0][0]
+            patterns[name] = f"{{part}}_{written}{endings.most_common(1)[0][0] if same else '.*'}"
     if count <= len(names) / 2:
         patterns = {"image": "{part}.*"}
     maps = {}
@@ -57,7 +59,9 @@ def _image_names(folder: Path) -> list[str]:
         raise NoInputError(f"{folder}: no such folder")
     names = [path.name for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES)]
     if not names:
-        raise NoInputError(f"{folder}: no image found ({', '.join(SUFFIXES)})")
+        left = unread_images(folder)
+        others = f", but {len(left)} of a format that is not read, such as {left[0]}" if left else ""
+        raise NoInputError(f"{folder}: no image found ({', '.join(SUFFIXES)}){others}")
     return names
 
 

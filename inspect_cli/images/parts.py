@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inspect_cli.errors import IncompleteError, InputError, NoInputError
-from inspect_cli.images.reader import SUFFIXES
+from inspect_cli.images.reader import SUFFIXES, UNREAD
 from inspect_cli.recipe.schema import PART, MapSpec
 from inspect_cli.store.layout import LOCK, PARTS_FOLDER, RUN_FOLDER, RUN_RECORD, SAMPLES_PICTURE, TILE_INDEX
 
 #: Files that lie beside the maps but are none.
 _NOT_A_MAP = re.compile(r"_(mask|roi)\.[^.]+$", re.IGNORECASE)
+#: How the masks of defects are named after their parts: here, and in the data sets of Kolektor.
+_TRUTH = re.compile(r"_(mask|label|gt)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ def beside(part: Part, pattern: str) -> Path:
     return expected
 
 
+def truth_of(stem: str) -> str | None:
+    """Return the part whose mask of defects has this name without ending, None if it is not named like one."""
+    part = _TRUTH.sub("", stem)
+    return None if part == stem else part
+
+
 def discover_parts(
     folder: Path, maps: Mapping[str, MapSpec], known: Mapping[str, MapSpec] | None = None
 ) -> list[Part]:
@@ -101,6 +109,11 @@ def discover_parts(
     return [_part(text, found.get(text, {}), folder, maps, faults) for text in sorted(found.keys() | faults.keys())]
 
 
+def unread_images(folder: Path) -> list[str]:
+    """Return the names of files below ``folder`` that are images of formats that are not read, sorted."""
+    return sorted(path.name for path in walk_files(folder, {}) if path.suffix.lower() in UNREAD)
+
+
 def any_file(folder: Path, maps: Mapping[str, MapSpec]) -> bool:
     """Whether there is a file of any of the maps below ``folder``."""
     try:
@@ -118,7 +131,8 @@ def _part(
 def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
     """Yield the files below ``folder`` that may be maps, sorted.
 
-    Hidden files and folders, masks, and what this program wrote are left out; links are followed once.
+    Hidden files and folders, masks, and what this program wrote are left out; links are followed once. Files named
+    like ``P1_label`` and ``P1_GT`` are masks where ``P1`` lies beside them.
     A folder that cannot be listed is noted in ``faults`` under its path below ``folder``.
     """
 
@@ -135,7 +149,10 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
+        stems = {Path(name).stem for name in names}
         for name in sorted(names):
+            if truth_of(Path(name).stem) in stems:
+                continue  # the mask of a part that lies beside it
             is_samples = below and name == SAMPLES_PICTURE and Path(root).name == RUN_FOLDER
             if not (name.startswith(".") or _NOT_A_MAP.search(name) or is_samples):
                 yield Path(root, name)

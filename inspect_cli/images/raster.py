@@ -1,4 +1,7 @@
-"""PNG and JPEG: the header is parsed and the file's wholeness checked before OpenCV decodes it."""
+"""PNG, JPEG and BMP: the header is parsed and the file's wholeness checked before OpenCV decodes it.
+
+Pictures are turned upright as their EXIF tag says. An alpha channel is left out: it is no measurement.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +22,34 @@ from inspect_cli.images.reader import ImageHeader, MapReader, register_format
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC = b"\xff\xd8\xff"
-#: PNG colour type -> channels after decoding (PNG specification, table 11.1); 3 is a palette of RGB.
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}
+_BMP_MAGIC = b"BM"
+#: PNG colour type -> channels without alpha (PNG specification, table 11.1); 3 is a palette of RGB.
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}
+#: BMP: bits a pixel that have a palette; compressions without any (plain, bit fields).
+_BMP_PALETTE_BITS, _BMP_PLAIN = (1, 4, 8), (0, 3)
 #: JPEG markers that start a frame (ITU T.81, table B.1): SOF0 to SOF15 without DHT, JPG and DAC.
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_STANDALONE = {0x01, *range(0xD0, 0xD9)}
-_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+_JPEG_SCAN, _JPEG_END, _JPEG_APP1 = 0xDA, 0xD9, 0xE1
+_EXIF = b"Exif\0\0"
+_ORIENTATION_TAG = 0x0112
+#: Orientations that exchange width and height (EXIF 2.3, tag Orientation).
+_LYING = (5, 6, 7, 8)
 #: The marker behind coded pixels; in those, 0xFF comes with 0 or as a restart (ITU T.81, section B.1.1.5).
 _JPEG_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 
 
 class RasterReader(MapReader):
-    """A PNG or JPEG file: decoded whole at the first read, since neither can be read in windows."""
+    """A file that cannot be read in windows: decoded whole at the first read.
 
-    def __init__(self, header: ImageHeader, content: bytes) -> None:
-        self.header = header
+    ``orientation`` is the EXIF tag's; the header given is of the pixels as they are stored.
+    """
+
+    def __init__(self, header: ImageHeader, content: bytes, orientation: int = 1) -> None:
+        lying = orientation in _LYING
+        self.header = replace(header, width=header.height, height=header.width) if lying else header
         self._content = content
+        self._orientation = orientation
         self._pixels: NDArray[Any] | None = None
 
     def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
@@ -54,11 +70,39 @@ class RasterReader(MapReader):
         if pixels is None:
             raise InputError(f"{self.header.path}: damaged {self.header.format}: pixels cannot be decoded")
         if pixels.ndim == 3:
-            order = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-            pixels = cv2.cvtColor(pixels, order)
+            pixels = pixels[..., 0] if self.header.channels == 1 else pixels[..., 2::-1]
+        pixels = _upright(pixels, self._orientation)
         if pixels.shape != self.header.shape or pixels.dtype != self.header.dtype:
             raise InputError(f"{self.header.path}: decoded as {pixels.shape} {pixels.dtype}, not {self.header}")
-        return np.asarray(pixels)
+        return np.ascontiguousarray(pixels)
+
+
+def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return pixels as they are to be looked at, by the EXIF tag Orientation."""
+    if orientation in _LYING:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _orientation(exif: bytes) -> int:
+    """Return the tag Orientation of an EXIF block (a TIFF header and its first directory); 1 if it has none."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    try:
+        if order is None:
+            return 1
+        (at,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, at)
+        for entry in range(count):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
+                return int(value)
+    except struct.error:
+        pass  # cut off: the picture itself may be whole
+    return 1
 
 
 def _content_of(path: Path) -> bytes:
@@ -80,10 +124,10 @@ def open_png(path: Path) -> RasterReader:
         raise InputError(f"{path}: damaged PNG header")
     if chunks[-1][0] != b"IEND":
         raise IncompleteError(f"{path}: truncated PNG: its end is missing; copy the file again")
-    transparent = any(kind == b"tRNS" for kind, _ in chunks)
-    channels = 4 if transparent and colour in (2, 3) else _PNG_CHANNELS[colour]
+    exif = next((bytes(data) for kind, data in chunks if kind == b"eXIf"), b"")
     dtype = np.dtype(np.uint16 if bits == 16 else np.uint8)
-    return RasterReader(ImageHeader(path, "PNG", width, height, channels, dtype), content)
+    header = ImageHeader(path, "PNG", width, height, _PNG_CHANNELS[colour], dtype)
+    return RasterReader(header, content, _orientation(exif))
 
 
 def _png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -109,11 +153,16 @@ def open_jpeg(path: Path) -> RasterReader:
     """Open a JPEG file; its frame header and its end marker must be there."""
     content = _content_of(path)
     header: ImageHeader | None = None
+    exif = b""
     for marker, at in _jpeg_markers(content):
         if marker == _JPEG_END and header is not None:
-            return RasterReader(header, content)
+            return RasterReader(header, content, _orientation(exif))
+        if marker == _JPEG_APP1 and content.startswith(_EXIF, at + 4):
+            exif = content[at + 4 + len(_EXIF) : at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")]
         if marker in _JPEG_FRAMES and header is None and at + 10 <= len(content):
             bits, height, width, channels = struct.unpack(">BHHB", content[at + 4 : at + 10])
+            if channels == 4:
+                raise InputError(f"{path}: a CMYK picture, for print; save it as gray or RGB")
             if bits != 8 or not width or not height or channels not in (1, 3):
                 break
             header = ImageHeader(path, "JPEG", width, height, channels, np.dtype(np.uint8))
@@ -138,3 +187,25 @@ def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
         if marker == _JPEG_SCAN:  # coded pixels follow, in which no marker but restarts can be
             found = _JPEG_AFTER_SCAN.search(content, at)
             at = len(content) if found is None else found.start()
+
+
+@register_format(_BMP_MAGIC)
+def open_bmp(path: Path) -> RasterReader:
+    """Open an uncompressed BMP file, gray, with a palette, or of colours; all its rows must be there."""
+    content = _content_of(path)
+    try:
+        at, size, width, height, _, bits, compression = struct.unpack_from("<10xIIiiHHI", content)
+        (used,) = struct.unpack_from("<I", content, 46)
+    except struct.error as error:
+        raise IncompleteError(f"{path}: truncated BMP; copy the file again") from error
+    if size < 40 or width <= 0 or not height or compression not in _BMP_PLAIN or bits not in (1, 4, 8, 24, 32):
+        raise InputError(f"{path}: damaged or unsupported BMP header; save it as PNG")
+    row_bytes = (width * bits + 31) // 32 * 4
+    if len(content) < at + row_bytes * abs(height):
+        raise IncompleteError(f"{path}: truncated BMP: rows are missing; copy the file again")
+    channels = 3
+    if bits in _BMP_PALETTE_BITS:
+        first = 14 + size
+        palette = np.frombuffer(content[first : first + 4 * (used or 2**bits)], np.uint8).reshape(-1, 4)
+        channels = 1 if (palette[:, :1] == palette[:, 1:3]).all() else 3
+    return RasterReader(ImageHeader(path, "BMP", width, abs(height), channels, np.dtype(np.uint8)), content)

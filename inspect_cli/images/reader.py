@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from inspect_cli.errors import IncompleteError, InputError
 
 #: File name endings that are looked at when a folder is searched for images.
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+#: Endings of images that are not read.
+UNREAD = (".webp", ".gif", ".jp2", ".j2k", ".heic", ".avif", ".tga", ".ppm", ".pgm", ".exr", ".dng")
 
 #: Images above this are refused from their header, before any memory is taken.
 MAX_MEGAPIXELS = 4096
@@ -123,7 +125,7 @@ def open_map(path: Path, max_mpixels: float | None = None) -> MapReader:
             raise IncompleteError(
                 f"{path}: {'an empty file' if not start else 'cut off in its first bytes'}; copy it again"
             )
-        raise InputError(f"{path}: no TIFF, PNG or JPEG image; check what wrote it")
+        raise InputError(f"{path}: no TIFF, PNG, JPEG or BMP image; check what wrote it")
     reader = opener(path)
     header = reader.header
     limit = MAX_MEGAPIXELS if max_mpixels is None else max_mpixels

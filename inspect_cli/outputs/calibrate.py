@@ -18,6 +18,7 @@ from inspect_cli.outputs.stored import part_folder
 from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.report.plots import save_threshold_histogram
 from inspect_cli.scoring.model import ScoringModel
+from inspect_cli.scoring.outliers import outliers
 from inspect_cli.store.layout import RUN_FOLDER
 from inspect_cli.store.manifest import Calibration, MapLimit
 from inspect_cli.store.timestamps import utc_now
@@ -79,8 +80,31 @@ def limits_from_good_folder(
     peaks = peaks_of(sound, tables, maps)
     sigma_px = model.recipe.scoring.smooth_sigma_px
     calibration = calibrate_good(peaks, sigma_px, model.tiles, rule, spec, len(sound), str(folder))
+    calibration = _without_promise_if_one_stands_out(calibration, sound, maps, folder, teller)
     _draw(model, calibration, sound, None, teller)
     return NewLimits(_without_promise_if_trained_on(model, calibration, sound, teller), _failed(summary))
+
+
+def _without_promise_if_one_stands_out(
+    calibration: Calibration, records: Sequence[Record], maps: Sequence[str], folder: Path, teller: Teller
+) -> Calibration:
+    """Say which part has the highest peak of each map; a part far above the others may be no good one."""
+    odd = set()
+    for name in maps:
+        known = [r for r in records if r["maps"][name]["raw_max"] is not None]
+        times, far = outliers([r["maps"][name]["raw_max"] for r in known])
+        top = int(times.argmax())
+        teller.say(f"map {name}: highest peak: {known[top]['part']}, {times[top]:.1f} times the median of all")
+        for i in far.nonzero()[0]:
+            odd.add(str(known[i]["part"]))
+            teller.warn(
+                f"map {name}: the peak of {known[i]['part']} is {times[i]:.1f} times the median of the good parts': "
+                f"if it is defective, take it out of {folder} and set the limits again"
+            )
+    if not odd:
+        return calibration
+    origin = f"{calibration.origin}, of which {', '.join(sorted(odd))} stand(s) out"
+    return calibration.model_copy(update={"false_alarm_rate": None, "origin": origin})
 
 
 def _without_promise_if_trained_on(

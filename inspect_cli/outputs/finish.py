@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, InputError, NoInputError, UsageError, is_full
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, is_full
 from inspect_cli.images import Part
 from inspect_cli.outputs.record import PartKey, read_record
 from inspect_cli.outputs.run import (
@@ -131,7 +131,9 @@ def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
     if counts["failed"]:
         alone = counts["failed"] == len(summary.outcomes)
         return NoInputError.exit_code if alone else InputError.exit_code
-    return EXIT_DEFECTS if fail_on_defect and counts["fail"] else EXIT_DONE
+    if not fail_on_defect:
+        return EXIT_DONE
+    return EXIT_DEFECTS if counts["fail"] else EXIT_UNDECIDED if counts["undecided"] else EXIT_DONE
 
 
 def check_applicable(run: Path, model: ScoringModel) -> None:

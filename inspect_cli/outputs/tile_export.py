@@ -215,6 +215,10 @@ def write_index(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_with(out / TILE_INDEX, lambda path: pq.write_table(table, path))
 
 
+#: Quantiles of the pixels that a picture of 16-bit or float maps shows as black and white.
+_SHOWN: Final = (0.01, 0.99)
+
+
 def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTiles) -> None:
     """Draw the tiles on a reduced picture of the part's first map."""
     scale = preview_scale(places.height, places.width)
@@ -223,9 +227,13 @@ def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTil
         limits = ValueRange.of_type(reader.header.dtype)
         for y in range(0, places.height, 512):
             reducer.push(limits.to_unit(reader.read_rows(y, min(y + 512, places.height))))
+        few_bits = reader.header.dtype.itemsize == 1
     unit = reducer.result()
     if unit.ndim == 3:
         unit = unit[..., :3] if unit.shape[2] >= 3 else unit[..., 0]
+    if not few_bits:  # few cameras use the whole range of 16 bits or more
+        low, high = np.nanquantile(unit, _SHOWN)
+        unit = (unit - low) / max(float(high - low), 1e-9)
     picture = np.clip(unit * 255, 0, 255).astype(np.uint8)
     save_tile_grid(path, picture, places.positions, order.size_px, scale)
 

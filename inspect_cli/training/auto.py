@@ -85,6 +85,11 @@ def choose_method(
     return replace(chosen, budget=_left(order.budget, choice.seconds)), choice.trials
 
 
+def check_choice(order: TrainingOrder) -> None:
+    """Raise UsageError if there is no choice of an interrupted training to take up."""
+    _read_choice(order.material.folder / CHOICE)
+
+
 def beside_others(order: TrainingOrder, teller: Teller) -> TrainingOrder:
     """Return the order; where ``auto`` is to train some maps of a model again, with the method of that model.
 

@@ -18,11 +18,11 @@ from inspect_cli.recipe import Recipe
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
-from inspect_cli.training.outliers import LEAST_PARTS, outliers
 
 #: Windows that are scored where there is room for them, in turn over the parts: so many at least; with a budget in
 #: time one for so many seconds, up to a number, as long as all of them take no more than a share of it.
@@ -136,8 +136,6 @@ def _far_above(peaks: Mapping[str, MapLimit]) -> dict[str, float]:
     None if they are more than a tenth: then they are a kind of good part, not exceptions.
     """
     found: dict[str, float] = {}
-    if len(peaks) < LEAST_PARTS:
-        return found
     for kind in ("pixel", "patch"):
         values = [getattr(peak, kind) for peak in peaks.values()]
         if np.median(values) <= LEAST_LIMIT:

@@ -28,6 +28,7 @@ from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.report.plots import save_patches
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.manifest import Suspect
 from inspect_cli.tiles.grid import Grid
@@ -35,7 +36,6 @@ from inspect_cli.tiles.tiling import Tiling, count_of_area
 from inspect_cli.training.batches import MapTraining, fit_tiles
 from inspect_cli.training.loop import Interrupted, train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
-from inspect_cli.training.outliers import LEAST_PARTS, outliers
 from inspect_cli.training.prepare import Mask, Split, Survey
 from inspect_cli.training.provisional import WindowReader
 from inspect_cli.training.sources import Sources
@@ -73,7 +73,10 @@ class Look(BaseModel):
 
 
 class _Place(NamedTuple):
-    """The worst place of a part: its score in units of what is usual, the patch around it, and where (x, y) in it."""
+    """The worst place of a part: its score in units of what is usual, the patch around it, and where (x, y) in it.
+
+    ``share`` is how much of the part was looked at.
+    """
 
     part: str
     map: str
@@ -82,6 +85,7 @@ class _Place(NamedTuple):
     y_px: int
     patch: NDArray[Any]
     at: tuple[int, int]
+    share: float = 1.0
 
 
 class Unusual(NamedTuple):
@@ -169,7 +173,9 @@ def _found(
     save_patches(picture, [(u.place.patch, _caption(u.place, u.times), u.place.at) for u in unusual[:_SHOWN]])
     places = [(u.place, u.times) for u in unusual if u.stands_out]
     if not places:
-        teller.say(f"no part stands out; the most unusual places: {picture}")
+        share = min(u.place.share for u in unusual)
+        all_of_it = "" if share == 1 else f" ({share:.0%} of each was looked at)"
+        teller.say(f"no part stands out{all_of_it}; the most unusual places: {picture}")
         return []
     for place, times in places:
         teller.warn(
@@ -251,7 +257,9 @@ def _worst_of(
         height, width = min(side, reader.header.height), min(side, reader.header.width)
         grid = Grid(reader.header.height, reader.header.width, side, side)
         corners = [(y, x) for y in grid.rows for x in grid.columns if _inside(roi, y, x, side)]
-        for y, x in spread(corners, tiles):
+        looked_at = spread(corners, tiles)
+        share = len(looked_at) / max(1, len(corners))
+        for y, x in looked_at:
             window = WindowReader(reader, y, x, height, width)
             stream = MapStream(
                 reader=window,
@@ -266,7 +274,7 @@ def _worst_of(
             top = np.unravel_index(int(np.nanargmax(scores)), scores.shape)
             if worst is None or scores[top] > worst.score:
                 at = int(top[1]), int(top[0])
-                worst = _Place(part.id, name, float(scores[top]), x + at[0], y + at[1], window.read(), at)
+                worst = _Place(part.id, name, float(scores[top]), x + at[0], y + at[1], window.read(), at, share)
     return worst
 
 
@@ -283,10 +291,9 @@ def tiles_in_time(most: int, parts: int, one_s: float, seconds: float | None) ->
 
 
 def spread(corners: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """Return ``count`` of the corners, spread over all of them, or all; one alone is that in the middle."""
-    if count == 1 or len(corners) < 2:
-        return list(corners[len(corners) // 2 :][:1])
-    return [corners[i] for i in np.unique(np.linspace(0, len(corners) - 1, min(count, len(corners))).astype(int))]
+    """Return ``count`` of the corners, each the middle one of as many stretches, or all."""
+    some = min(count, len(corners))
+    return [corners[int((number + 0.5) * len(corners) / some)] for number in range(some)]
 
 
 def training_seconds(budget: str, maps: int) -> float | None:

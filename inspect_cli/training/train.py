@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from inspect_cli import __version__
 from inspect_cli.engines import TorchEngine, choose_device
 from inspect_cli.errors import NoInputError, UsageError
+from inspect_cli.images import Part
 from inspect_cli.methods.base import Detector
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings
 from inspect_cli.report.pictures import save_reconstructions, save_usual
@@ -23,7 +24,7 @@ from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, writ
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial, Usual
 from inspect_cli.store.timestamps import utc_now
-from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, choose_method
+from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, check_choice, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
 from inspect_cli.training.budget import Budget, left_of
 from inspect_cli.training.card import write_card
@@ -131,6 +132,8 @@ def _check(order: TrainingOrder) -> None:
     if order.method == AUTO:  # the rest when the method is chosen
         if spec.name == AUTO:
             check_auto_settings(spec.settings)
+        if order.resume:
+            check_choice(order)
         return
     checked_settings(order.method, settings_of(order))
     folder = order.material.folder / order.method
@@ -163,10 +166,10 @@ def _train_locked(
     detectors = {name: found.detector for name, found in trained.items()}
     usual = {name: found.usual for name, found in trained.items() if found.usual is not None}
     device = choose_device(order.device)
-    validation, rois = sources.split.validation, sources.survey.rois
+    validation, named = _held_out(sources, suspects)
     extent = Extent.of_budget(order.budget, len(order.maps))
     calibration, unusual = provisional_calibration(
-        recipe, tiling, validation, rois, entries, detectors, device, order.seed, extent, usual
+        recipe, tiling, validation, sources.survey.rois, entries, detectors, device, order.seed, extent, usual
     )
     manifest = Manifest(
         tool=f"inspect {__version__}",
@@ -181,6 +184,7 @@ def _train_locked(
         training_set=files,
         warnings=[warning for found in trained.values() for warning in found.warnings]
         + copy_warnings(files)
+        + named
         + unusual,
         calibration=calibration,
         trials=trials,
@@ -197,6 +201,19 @@ def _train_locked(
     bundle = Bundle(folder, manifest)
     write_card(bundle)
     return bundle
+
+
+def _held_out(sources: Sources, suspects: Sequence[Suspect]) -> tuple[Sequence[Part], list[str]]:
+    """Return the held-out parts that set the first limits, without those that stand out, and warnings."""
+    odd = {suspect.part for suspect in suspects if not suspect.left_out}
+    named = [part.id for part in sources.split.validation if part.id in odd]
+    left = [part for part in sources.split.validation if part.id not in odd]
+    if not named:
+        return left, []
+    if not left:
+        told = "limits come from held-out parts that all stand out ({}): set them from good parts"
+        return sources.split.validation, [told.format(", ".join(named))]
+    return left, [f"held-out part {name} stands out: it set no limit when the model was trained" for name in named]
 
 
 def preview_corruptions(order: TrainingOrder, teller: Teller) -> list[Path]:

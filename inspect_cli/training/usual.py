@@ -28,7 +28,7 @@ from inspect_cli.training.sources import Sources
 MOST_PARTS: Final = 32
 LEAST_PARTS: Final = 6
 #: Seconds that this takes at most, as a share of a map's part of a budget in time; pixels by a budget in steps.
-_SHARE_OF_BUDGET: Final = 0.06
+_SHARE_OF_BUDGET: Final = 0.1
 _MOST_PX: Final = 16_000_000
 #: Side of the window by which the time of a pixel is found out.
 _TRIED_PX: Final = 512

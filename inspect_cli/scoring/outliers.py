@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
-#: Parts below this number say too little of what is usual.
+#: Parts below this number say too little of how much usual ones differ ...
 LEAST_PARTS: Final = 8
+#: ... so that one must lie above the median by this factor, and below this number none is known to stand out.
+_MUCH_WORSE: Final = 4.0
+_FEWEST: Final = 3
 #: A part stands out when its score lies so many robust standard deviations (of the logarithm) above the median; of
 #: few parts the deviation is known badly, so it must be more by ``_FAR_OF_FEW`` over their number ...
 FAR: Final = 2.5
@@ -34,5 +37,7 @@ def outliers(scores: Sequence[float]) -> Outliers:
     middle = float(np.median(values))
     spread = max(float(median_abs_deviation(values, scale="normal")), _LEAST_SPREAD)
     times = np.exp(values - middle)
+    if len(values) < LEAST_PARTS:
+        return Outliers(times, (times >= _MUCH_WORSE) & (len(values) >= _FEWEST))
     far = (FAR + _FAR_OF_FEW / len(values)) * spread
     return Outliers(times, (values - middle >= far) & (times >= WORSE))
