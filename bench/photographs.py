@@ -1,9 +1,14 @@
-"""Write five data sets in the MVTec layout, made of photographs that scikit-image ships: `photographs.py OUT`.
+"""Write data sets in the MVTec layout, made of photographs: `photographs.py OUT [LIGHTS]`.
+
+Five are of photographs that scikit-image ships.
 
 Three real textures (brick, grass, gravel): crops of the left part to learn from, of the right part to test on. Two
 scenes that always lie alike (coins, coffee): the whole picture, shifted, turned and scaled a little. Every image has
 its own light and noise. The defects are of kinds that no detector here is trained with or chosen by: a piece of
 another photograph, a scratch with a bright and a dark side, a stain that darkens, a bulge, a hole with its shadow.
+
+With a folder LIGHTS of photographs of one thing under several lights (`Coin_Italy` of the microgeometry_ps data: 14
+raw Bayer PNG of 3664x2748), a sixth set `lights` is written: each of its images is another mixture of them.
 
     pip install scikit-image
     python bench/photographs.py photographs
@@ -146,15 +151,29 @@ def crop(image: Picture, left: int, right: int, rng: np.random.Generator) -> Pic
     return lit(image[y : y + CROP_PX, x : x + CROP_PX], rng)
 
 
-def view(image: Picture, rng: np.random.Generator) -> Picture:
-    """Return the scene as a rig would see it that places parts to within some pixels."""
+def view(image: Picture, rng: np.random.Generator, away_px: int = 4) -> Picture:
+    """Return the scene as a rig would see it that places parts to within ``away_px``, turned a little."""
     height, width = image.shape[:2]
-    move = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-1, 1), rng.uniform(0.99, 1.01))
-    move[:, 2] += rng.uniform(-4, 4, 2)
+    turn = rng.uniform(-away_px, away_px) / 4
+    move = cv2.getRotationMatrix2D((width / 2, height / 2), turn, rng.uniform(0.99, 1.01))
+    move[:, 2] += rng.uniform(-away_px, away_px, 2)
     return lit(cv2.warpAffine(image, move, (width, height), borderMode=cv2.BORDER_REFLECT)[8:-8, 8:-8], rng)
 
 
-def main(out: Path) -> None:
+def lights(folder: Path) -> Picture:
+    """Return photographs under several lights (n, height, width) of 1000 px width, their mean mostly below 110."""
+    planes = []
+    for path in sorted(folder.glob("*.png")):
+        raw = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        assert raw is not None, f"{path}: cannot be read"
+        height, width = raw.shape[0] // 2, raw.shape[1] // 2  # the four colours of a raw pixel together
+        grey = raw[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean(axis=(1, 3))
+        planes.append(cv2.resize(grey, (1000, 1000 * height // width), interpolation=cv2.INTER_AREA))
+    stack = np.stack(planes)
+    return np.asarray(stack * 110 / np.percentile(stack.mean(axis=0), 90))
+
+
+def main(out: Path, photographed: Path | None) -> None:
     """Write the sets below ``out``."""
     rng = np.random.default_rng(5)
     for name in TEXTURES:
@@ -166,7 +185,15 @@ def main(out: Path) -> None:
     coffee = cv2.resize(photograph("coffee.png", colour=True), None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
     for name, image in {"coins": photograph("coins.png"), "coffee": coffee}.items():
         write_set(out / name, lambda i=image: view(i, rng), lambda i=image: view(i, rng), rng)
+    if photographed is not None:
+        stack = lights(photographed)
+
+        def mixed() -> Picture:
+            share = rng.dirichlet(np.full(len(stack), 4.0))
+            return view(np.tensordot(share, stack, 1), rng, away_px=8)
+
+        write_set(out / "lights", mixed, mixed, rng)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -346,6 +346,12 @@ def test_roi_holds_in_training_scores_patches_and_tables(batch, models):
     assert run(["threshold", *common, "--value", "albedo=1e-9", "--apply", str(batch / "test")]) == 0
     again = json.loads((folder / "part.json").read_text())
     assert (again["roi_px"], again["uncovered_px"], again["verdict"]) == (150 * 158, 0, "fail")
+    assert not any("the ROI covers" in reason for reason in again["reasons"])
+    recipe.write_text(text)
+    assert score(batch, models) == 0
+    for record in _records(batch / "test/inspection/foil").values():
+        assert record["verdict"] != "pass"
+        assert any("the ROI covers 100.0% of the image, in training 7" in reason for reason in record["reasons"])
 
 
 @pytest.mark.parametrize("name", ["cloth", "steel"])  # a recipe of another steel comes with the program

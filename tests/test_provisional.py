@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from inspect_cli.images import Part
 from inspect_cli.methods import build_detector
@@ -135,6 +136,18 @@ def test_of_few_parts_one_is_left_out_only_if_it_lies_very_far_above(monkeypatch
     found, warnings = calibrated(monkeypatch, tmp_path, peaks)
     assert found.limits["image"].pixel == pytest.approx(limit * MARGIN)
     assert len(warnings) == (limit < max(peaks))
+
+
+def test_several_parts_that_lie_above_together_are_found_where_one_alone_is_not():
+    usual = np.exp(0.55 * norm.ppf((np.arange(100) + 0.5) / 100))
+    high = np.exp(0.55 * 2.45)
+    alone = outliers([*usual, high])
+    together = outliers([*usual, high, high, high, 6.0, 7.0])
+    assert not alone.far.any()
+    named = set(together.far.nonzero()[0].tolist())
+    assert {100, 101, 102, 103, 104} <= named
+    assert len(named) <= 6, "a quarter of them may be good ones"
+    assert outliers([*usual[::4], 6.0, 7.0, high, high, high]).far.sum() <= 2, "of few parts less is known"
 
 
 def test_parts_that_vary_have_no_outlier_and_equal_ones_none_either():

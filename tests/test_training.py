@@ -16,6 +16,7 @@ from inspect_cli.images.values import Preprocess
 from inspect_cli.methods import build_detector
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec, TrainingSpec
+from inspect_cli.store.manifest import RoiShare
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training import loop
 from inspect_cli.training.batches import MapTraining, training_batch
@@ -27,6 +28,7 @@ from inspect_cli.training.prepare import (
     PackedMasks,
     learn_acquisition,
     learn_preprocess,
+    learn_roi_share,
     measure_image,
     split_parts,
     survey_parts,
@@ -316,3 +318,12 @@ def test_what_is_no_number_beside_the_part_is_left_out_by_these_rules(tmp_path, 
     survey = survey_parts([part], recipe, dict(recipe.maps), tmp_path)
     assert survey.rois["a"] is not None
     assert np.array_equal(survey.rois["a"], np.isfinite(pixels))
+
+
+def test_share_of_the_roi_has_a_hundredth_of_room_or_what_it_varies():
+    whole, half = np.ones((10, 20), bool), np.zeros((10, 20), bool)
+    half[:, :10] = True
+    assert learn_roi_share([None, whole]) == RoiShare(low=0.99, high=1.0)
+    found = learn_roi_share([half] * 5)
+    assert (found.low, found.high) == (pytest.approx(0.495), pytest.approx(0.505))
+    assert learn_roi_share([half, whole]) == RoiShare(low=0.0, high=1.0)

@@ -97,7 +97,7 @@ def _material(case: Case, plan: Plan, good: Path) -> Material:
     recipe = new_recipe(case.table, infer_maps(good)).model_copy(
         update={
             "tiles": plan.tiles,
-            "training": plan.training,
+            "training": plan.training.model_copy(update={"usual_map": False}),  # the papers have none
             "scoring": plan.scoring,
             "method": MethodSpec(name=plan.method, settings=dict(plan.settings)),
         }

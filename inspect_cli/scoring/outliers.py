@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import median_abs_deviation
+from scipy.stats import false_discovery_control, median_abs_deviation, norm
 
 #: Parts below this number say too little of how much usual ones differ ...
 LEAST_PARTS: Final = 8
@@ -22,6 +22,12 @@ _FAR_OF_FEW: Final = 16
 WORSE: Final = 2.0
 #: Least robust standard deviation: parts that are all alike must not make a harmless one stand out.
 _LEAST_SPREAD: Final = 0.06
+
+
+#: With so many parts, several that lie above together are found although each alone would not be: of those named,
+#: this share may be good ones (Benjamini and Hochberg 1995, for a normal distribution of the logarithm).
+_MANY: Final = 40
+_FALSE_SHARE: Final = 0.25
 
 
 class Outliers(NamedTuple):
@@ -39,5 +45,8 @@ def outliers(scores: Sequence[float]) -> Outliers:
     times = np.exp(values - middle)
     if len(values) < LEAST_PARTS:
         return Outliers(times, (times >= _MUCH_WORSE) & (len(values) >= _FEWEST))
-    far = (FAR + _FAR_OF_FEW / len(values)) * spread
-    return Outliers(times, (values - middle >= far) & (times >= WORSE))
+    above = (values - middle) / spread
+    far = above >= FAR + _FAR_OF_FEW / len(values)
+    if len(values) >= _MANY:
+        far |= false_discovery_control(norm.sf(above)) <= _FALSE_SHARE
+    return Outliers(times, far & (times >= WORSE))

@@ -103,9 +103,21 @@ class PartScan:
         return faults
 
     def gaps(self) -> list[str]:
-        """Return where values are no numbers, of which some engines make a score; call at the end."""
+        """Return what may have been left unseen; call at the end.
+
+        Values that are no numbers, of which some engines make a score, and an ROI that covers more or less of the
+        image than in training: damage at a part's rim may be taken for background.
+        """
         missing = {name: stream.moments.missing for name, stream in self.streams.items()}
-        return [f"map {name}: {n} values inside the ROI are no finite numbers" for name, n in missing.items() if n]
+        found = [f"map {name}: {n} values inside the ROI are no finite numbers" for name, n in missing.items() if n]
+        usual = self._model.bundle.manifest.roi_share
+        share = 1.0 if self.roi is None else float(self.roi.mean())
+        if usual is not None and not usual.low <= share <= usual.high:
+            found.append(
+                f"the ROI covers {share:.1%} of the image, in training {usual.low:.1%} to {usual.high:.1%} (a "
+                "damaged rim, another lamp, or was `roi` changed since?)"
+            )
+        return found
 
     def __enter__(self) -> Self:
         return self

@@ -81,6 +81,13 @@ class Acquisition(_Strict):
     spread_high: float
 
 
+class RoiShare(_Strict):
+    """Range of the share of the image that the ROI of the training images covers, with room, 0 to 1."""
+
+    low: float
+    high: float
+
+
 class Usual(_Strict):
     """Where is stored how high good parts score at each place of the image.
 
@@ -205,6 +212,8 @@ class Manifest(_Strict):
     #: What the trained network of each map makes of artificial defects.
     checks: dict[str, Trial] = Field(default_factory=dict)
     suspects: list[Suspect] = Field(default_factory=list)
+    #: None in models of before.
+    roi_share: RoiShare | None = None
 
     @property
     def cautions(self) -> list[str]:

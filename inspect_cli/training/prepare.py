@@ -19,7 +19,7 @@ from inspect_cli.images.reduced import BlockReducer, reduction
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.moments import PixelMoments
-from inspect_cli.store.manifest import Acquisition
+from inspect_cli.store.manifest import Acquisition, RoiShare
 from inspect_cli.tiles.sampler import PatchSampler, PatchSource
 from inspect_cli.tiles.tiling import count_of_area
 
@@ -27,6 +27,8 @@ from inspect_cli.tiles.tiling import count_of_area
 TRAIN_QUANTILES = (0.001, 0.999)
 #: Quantiles of the training pixels that previews show as black and white.
 PREVIEW_QUANTILES = (0.01, 0.99)
+#: Of the mean share of the image inside the ROI: how much it may differ at least.
+_LEAST_ROOM = 0.01
 _PROBE_PATCHES = 256
 _FEWEST_PROBED = 32
 _PROBE_STEP = 2**30
@@ -252,6 +254,16 @@ def learn_acquisition(moments: Sequence[PixelMoments], limits: ValueRange) -> li
     tilt = max(0.25 * scale * float(np.mean([m.spread for m in moments])), 1e-4)
     least = max(0.25 * float(spreads.mean(axis=0).max()), 1e-4)
     return [_range_of(mean, spread, tilt, least) for mean, spread in zip(means.T, spreads.T, strict=True)]
+
+
+def learn_roi_share(rois: Sequence[Mask | None]) -> RoiShare:
+    """Return the range of the share of the image that training ROIs cover.
+
+    The room is the larger of four standard deviations and a hundredth of the mean.
+    """
+    shares = np.array([1.0 if roi is None else roi.mean() for roi in rois])
+    room = max(4 * float(shares.std()), _LEAST_ROOM * float(shares.mean()))
+    return RoiShare(low=max(0.0, float(shares.min()) - room), high=min(1.0, float(shares.max()) + room))
 
 
 def _range_of(

@@ -55,6 +55,7 @@ from inspect_cli.training.order import (
 )
 from inspect_cli.training.prepare import (
     learn_acquisition,
+    learn_roi_share,
     preview_range,
 )
 from inspect_cli.training.preview import preview_corruption, preview_roi
@@ -190,6 +191,7 @@ def _train_locked(
         trials=trials,
         checks={name: found.check for name, found in trained.items() if found.check is not None},
         suspects=suspects,
+        roi_share=learn_roi_share([sources.survey.rois[part.id] for part in sources.survey.parts]),
     )
     if kept is not None:
         old, names = kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -87,10 +88,16 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget: str, maps: 
         return None
     cell_px = max(_CELL_PX, -(-max(height, width) // _MOST_CELLS))
     some = [parts[i] for i in np.linspace(0, len(parts) - 1, count).round().astype(int)]
-    scores = np.stack([_cells(scorer, part, rois[part.id], name, cell_px) for part in some])
+    until = _deadline(budget, maps)
+    found: list[Cells] = []
+    for part in some:
+        if len(found) >= LEAST_PARTS and time.monotonic() > until:
+            break  # the window that the time was found out by lay outside the ROI
+        found.append(_cells(scorer, part, rois[part.id], name, cell_px))
+    scores = np.stack(found)
     alike = alike_of(scores)
     usual = UsualMap(usual_cells(scores), cell_px, height, width) if alike >= LEAST_ALIKE else None
-    return Found(usual, alike, count)
+    return Found(usual, alike, len(found))
 
 
 def alike_of(scores: Cells) -> float:
@@ -132,6 +139,12 @@ def _cells(scorer: Scorer, part: Part, roi: Mask | None, name: str, cell_px: int
         for rows in scorer.rows(reader, roi).rows():
             reducer.push(rows)
     return reducer.result()
+
+
+def _deadline(budget: str, maps: int) -> float:
+    """Return until when parts are scored; for ever by a budget in steps."""
+    _, seconds = parse_budget(budget)
+    return math.inf if seconds is None else time.monotonic() + _SHARE_OF_BUDGET * seconds / maps
 
 
 def _affordable(
