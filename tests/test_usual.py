@@ -176,6 +176,7 @@ def test_without_it_the_same_network_scores_higher_there(alike, capsys):
     recipe.write_text(yaml.safe_dump(content))
     assert train(alike) in TRAINED
     assert "usual" not in manifest_of(alike)["maps"]["image"]
+    assert not list((alike / "models/stuff/cae").glob("*usual*")), "neither cells nor picture of the model before"
     without = manifest_of(alike)
     assert without["maps"]["image"]["sha256"] == with_it["maps"]["image"]["sha256"]
     assert (

@@ -22,8 +22,6 @@ _FAR_OF_FEW: Final = 16
 WORSE: Final = 2.0
 #: Least robust standard deviation: parts that are all alike must not make a harmless one stand out.
 _LEAST_SPREAD: Final = 0.06
-
-
 #: With so many parts, several that lie above together are found although each alone would not be: of those named,
 #: this share may be good ones (Benjamini and Hochberg 1995, for a normal distribution of the logarithm).
 _MANY: Final = 40

@@ -67,6 +67,8 @@ from inspect_cli.training.usual import Found as FoundUsual
 from inspect_cli.training.usual import Scorer, learn_usual
 
 _PICTURES = 4
+#: What good parts score at each place of a map.
+USUAL_PICTURE = "usual_{map}.png"
 
 
 def train_material(
@@ -311,6 +313,7 @@ def _described(
     write_pictures(folder, name, job.detector, batches[0].tiles, state.history)
     weights, digest = write_weights(folder, name, job.detector.state_dict(), order.half)
     shown_low, shown_high = preview_range(job.train, job.preprocess)
+    (folder / USUAL_PICTURE.format(map=name)).unlink(missing_ok=True)  # of the model before
     learnt = _learn_usual(order, name, job, sources, teller)
     entry = TrainedMap(
         channels=order.maps[name].channels,
@@ -374,7 +377,7 @@ def _write_usual(folder: Path, name: str, found: FoundUsual) -> Usual | None:
     if usual is None:
         return None
     cells, digest = write_usual_cells(folder, name, usual.cells)
-    save_usual(folder / f"usual_{name}.png", usual.cells)
+    save_usual(folder / USUAL_PICTURE.format(map=name), usual.cells)
     return Usual(
         cells=cells,
         sha256=digest,
