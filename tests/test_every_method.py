@@ -41,7 +41,7 @@ SMALL = {
 
 #: Share of the loss that 60 steps must take off, where it is not 20 %: `direct` begins by saying nothing at all, and
 #: `ni-cae` has four values for each 32x32 px to begin with.
-LEAST_FALL = {"direct": 0.03, "ni-cae": 0.1}
+LEAST_FALL = {"direct": 0.03, "ni-cae": 0.03}
 
 
 def build(name: str, channels: int = 1) -> Detector:
