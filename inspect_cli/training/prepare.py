@@ -115,8 +115,13 @@ class Survey:
     moments: dict[tuple[str, str], ImageMoments] = field(default_factory=dict)
     dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
-    #: Shorter side of the smallest image.
-    shortest_px: int = 0
+    #: Height and width of a part's images.
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def shortest_px(self) -> int:
+        """Shorter side of the smallest image; 0 without any."""
+        return min((min(size) for size in self.sizes.values()), default=0)
 
 
 def survey_parts(
@@ -138,7 +143,7 @@ def survey_parts(
     survey = Survey(dtypes=dict(_usual_dtypes(parts, maps) if known_dtypes is None else known_dtypes))
     for part in parts:
         try:
-            side, dtypes = _check_part(part, recipe, maps, survey.dtypes)
+            size, dtypes = _check_part(part, recipe, maps, survey.dtypes)
             roi = find_roi(recipe, part, recipe_folder)
             moments = {name: measure_image(part.files[name], roi) for name in maps}
         except InputError as error:
@@ -146,7 +151,7 @@ def survey_parts(
             continue
         survey.parts.append(part)
         survey.dtypes |= dtypes
-        survey.shortest_px = min(side, survey.shortest_px or side)
+        survey.sizes[part.id] = size
         survey.rois[part.id] = roi
         survey.moments |= {(part.id, name): found for name, found in moments.items()}
     if not survey.parts:
@@ -169,8 +174,8 @@ def _usual_dtypes(parts: Sequence[Part], maps: Iterable[str]) -> dict[str, np.dt
 
 def _check_part(
     part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]
-) -> tuple[int, dict[str, np.dtype[Any]]]:
-    """Check a part's headers, the pixel types of maps against ``dtypes``; return its shorter side and its types."""
+) -> tuple[tuple[int, int], dict[str, np.dtype[Any]]]:
+    """Check a part's headers, the pixel types of maps against ``dtypes``; return height and width, and its types."""
     part.require_complete(maps)
     headers = {}
     for name, spec in maps.items():
@@ -178,8 +183,8 @@ def _check_part(
             headers[name] = reader.header
         check_header(headers[name], spec, recipe.size_px, dtypes.get(name))
     check_registered(headers)
-    shortest = min(min(header.width, header.height) for header in headers.values())
-    return shortest, {name: header.dtype for name, header in headers.items()}
+    first = next(iter(headers.values()))
+    return (first.height, first.width), {name: header.dtype for name, header in headers.items()}
 
 
 def measure_image(path: Path, roi: Mask | None) -> ImageMoments:

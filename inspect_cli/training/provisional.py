@@ -15,7 +15,6 @@ from inspect_cli.engines import TorchEngine
 from inspect_cli.images import ImageHeader, MapReader, Part, open_map
 from inspect_cli.methods.base import Detector
 from inspect_cli.recipe import Recipe
-from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import outliers
@@ -23,6 +22,7 @@ from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
+from inspect_cli.training.budget import Budget
 
 #: Windows that are scored where there is room for them, in turn over the parts: so many at least; with a budget in
 #: time one for so many seconds, up to a number, as long as all of them take no more than a share of it.
@@ -64,8 +64,7 @@ class Extent(NamedTuple):
     @classmethod
     def of_budget(cls, budget: str, maps: int) -> Extent:
         """Return what a training with ``budget`` for all maps has time for."""
-        _, seconds = parse_budget(budget)
-        each_s = (seconds or 0.0) / maps
+        each_s = Budget.parse(budget, maps).seconds or 0.0
         count = min(max(WINDOWS, round(each_s / _SECONDS_A_WINDOW)), _MOST_WINDOWS)
         return cls(count, _SHARE_OF_BUDGET * each_s)
 

@@ -34,6 +34,7 @@ from inspect_cli.store.manifest import Suspect
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.tiling import Tiling, count_of_area
 from inspect_cli.training.batches import MapTraining, fit_tiles
+from inspect_cli.training.budget import Budget
 from inspect_cli.training.loop import Interrupted, train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
 from inspect_cli.training.prepare import Mask, Split, Survey
@@ -298,7 +299,7 @@ def spread(corners: Sequence[tuple[int, int]], count: int) -> list[tuple[int, in
 
 def training_seconds(budget: str, maps: int) -> float | None:
     """Return how long the detector that looks at a map is trained at most, in seconds; None by a budget in steps."""
-    seconds = _seconds_of(budget, maps)
+    seconds = Budget.parse(budget, maps).seconds
     if seconds is None:
         return None
     plenty = max(0.0, seconds - _PLENTY_S)
@@ -307,14 +308,8 @@ def training_seconds(budget: str, maps: int) -> float | None:
 
 def looking_seconds(budget: str, maps: int) -> float | None:
     """Return how long it then looks at the parts on one of ``maps`` maps; None by a budget in steps."""
-    seconds = _seconds_of(budget, maps)
+    seconds = Budget.parse(budget, maps).seconds
     return None if seconds is None else _SHARE_OF_LOOKING * seconds
-
-
-def _seconds_of(budget: str, maps: int) -> float | None:
-    """Return one map's part of a budget in time; None of one in steps."""
-    _, seconds = parse_budget(budget)
-    return None if seconds is None else seconds / maps
 
 
 def patches_of_budget(budget: str) -> int:

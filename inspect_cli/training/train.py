@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 
 from inspect_cli import __version__
-from inspect_cli.engines import TorchEngine, choose_device
+from inspect_cli.engines import choose_device
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.methods.base import Detector
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings
-from inspect_cli.report.pictures import save_reconstructions, save_usual
+from inspect_cli.report.pictures import save_reconstructions
 from inspect_cli.report.plots import save_loss_curve
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.atomic import sweep_leftovers_of
-from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, write_usual_cells, write_weights
+from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, write_weights
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial, Usual
+from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, check_choice, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
@@ -63,12 +63,9 @@ from inspect_cli.training.provisional import Extent, provisional_calibration
 from inspect_cli.training.sources import Sources
 from inspect_cli.training.suspects import PICTURE, note_of, without_suspects
 from inspect_cli.training.trial import measure_trial, trial_of
-from inspect_cli.training.usual import Found as FoundUsual
-from inspect_cli.training.usual import Scorer, learn_usual
+from inspect_cli.training.usual import usual_of
 
 _PICTURES = 4
-#: What good parts score at each place of a map.
-USUAL_PICTURE = "usual_{map}.png"
 
 
 def train_material(
@@ -313,8 +310,7 @@ def _described(
     write_pictures(folder, name, job.detector, batches[0].tiles, state.history)
     weights, digest = write_weights(folder, name, job.detector.state_dict(), order.half)
     shown_low, shown_high = preview_range(job.train, job.preprocess)
-    (folder / USUAL_PICTURE.format(map=name)).unlink(missing_ok=True)  # of the model before
-    learnt = _learn_usual(order, name, job, sources, teller)
+    usual, usual_entry = usual_of(order, name, job, sources, teller) or (None, None)
     entry = TrainedMap(
         channels=order.maps[name].channels,
         weights=weights,
@@ -333,7 +329,7 @@ def _described(
         validation_loss=state.best_loss,
         explained_variance=None if explained is None else round(explained, 4),
         stopped_early=state.stopped_early,
-        usual=None if learnt is None else _write_usual(folder, name, learnt),
+        usual=usual_entry,
     )
     teller.say(
         f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s{_enough(job, state.step, state.stopped_early)}, "
@@ -349,44 +345,7 @@ def _described(
     warnings += shifted_image_warnings(name, moments)
     warnings += overfit_warnings(name, state.history)
     warnings += separation_warnings(name, check)
-    return _Trained(entry, job.detector, warnings, check, None if learnt is None else learnt.usual)
-
-
-def _learn_usual(
-    order: TrainingOrder, name: str, job: MapTraining, sources: Sources, teller: Teller
-) -> FoundUsual | None:
-    """Learn what good parts score at each place; None where they do not lie alike, or that cannot be told."""
-    recipe = order.material.recipe
-    if not recipe.training.usual_map or job.detector.supervised:
-        return None
-    scorer = Scorer(job.preprocess, TorchEngine(job.detector, job.device), tiling_for(order, sources), recipe.scoring)
-    found = learn_usual(scorer, sources, name, order.budget, len(order.maps))
-    if found is None:
-        return None
-    says = f"{name:>10}  places at which good parts score high agree with a rank correlation of {found.alike:.2f}"
-    if found.usual is None:
-        teller.say(f"{says}: parts do not lie alike")
-        return None
-    teller.say(f"{says}: parts lie alike, scores are divided by what is usual at a place")
-    return found
-
-
-def _write_usual(folder: Path, name: str, found: FoundUsual) -> Usual | None:
-    """Write what good parts score at each place, and a picture of it; return its entry in the manifest."""
-    usual = found.usual
-    if usual is None:
-        return None
-    cells, digest = write_usual_cells(folder, name, usual.cells)
-    save_usual(folder / USUAL_PICTURE.format(map=name), usual.cells)
-    return Usual(
-        cells=cells,
-        sha256=digest,
-        cell_px=usual.cell_px,
-        height_px=usual.height_px,
-        width_px=usual.width_px,
-        alike=round(found.alike, 4),
-        parts=found.parts,
-    )
+    return _Trained(entry, job.detector, warnings, check, usual)
 
 
 def _checked(

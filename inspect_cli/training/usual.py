@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,19 +11,26 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
-from inspect_cli.engines import Engine
+from inspect_cli.engines import Engine, TorchEngine
 from inspect_cli.images import MapReader, Part, open_map
 from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import Preprocess
-from inspect_cli.recipe.schema import ScoringSpec, parse_budget
+from inspect_cli.recipe.schema import ScoringSpec
+from inspect_cli.report.pictures import save_usual
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.usual import UsualMap
-from inspect_cli.store.manifest import LEAST_LIMIT
+from inspect_cli.store.bundle import write_usual_cells
+from inspect_cli.store.manifest import LEAST_LIMIT, Usual
 from inspect_cli.tiles.tiling import Tiling
+from inspect_cli.training.batches import MapTraining
+from inspect_cli.training.order import Teller, TrainingOrder, tiling_for
+from inspect_cli.training.prepare import Survey
 from inspect_cli.training.provisional import WindowReader
 from inspect_cli.training.sources import Sources
 
+#: What good parts score at each place of a map, beside its weights.
+PICTURE: Final = "usual_{map}.png"
 #: Parts that are looked at: more change little, fewer say too little.
 MOST_PARTS: Final = 32
 LEAST_PARTS: Final = 6
@@ -73,27 +79,56 @@ class Scorer(NamedTuple):
         return MapStream(reader, self.preprocess, self.engine, self.tiles, self.scoring, roi, Clock())
 
 
-def learn_usual(scorer: Scorer, sources: Sources, name: str, budget: str, maps: int) -> Found | None:
+def usual_of(
+    order: TrainingOrder, name: str, job: MapTraining, sources: Sources, teller: Teller
+) -> tuple[UsualMap, Usual] | None:
+    """Learn what good parts score at each place of a trained map, tell it, and write it with a picture.
+
+    Returns it with its entry in the manifest; None where parts do not lie alike, that cannot be told, or the recipe
+    does not ask for it.
+    """
+    recipe, folder = order.material.recipe, order.material.folder / order.method
+    picture = folder / PICTURE.format(map=name)
+    picture.unlink(missing_ok=True)  # of the model before
+    if not recipe.training.usual_map or job.detector.supervised:
+        return None
+    scorer = Scorer(job.preprocess, TorchEngine(job.detector, job.device), tiling_for(order, sources), recipe.scoring)
+    found = learn_usual(scorer, sources, name, job.budget.seconds)
+    if found is None:
+        return None
+    says = f"{name:>10}  places at which good parts score high agree with a rank correlation of {found.alike:.2f}"
+    usual = found.usual
+    if usual is None:
+        teller.say(f"{says}: parts do not lie alike")
+        return None
+    teller.say(f"{says}: parts lie alike, scores are divided by what is usual at a place")
+    cells, digest = write_usual_cells(folder, name, usual.cells)
+    save_usual(picture, usual.cells)
+    size = {"cell_px": usual.cell_px, "height_px": usual.height_px, "width_px": usual.width_px}
+    return usual, Usual(cells=cells, sha256=digest, **size, alike=round(found.alike, 4), parts=found.parts)
+
+
+def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | None) -> Found | None:
     """Score the parts to train on and return how high they go at each place, if that is much the same for all.
 
-    None if that cannot be told: too few parts, parts of different sizes, or no time for as many as are needed.
+    ``budget_s`` is the map's budget, None for one in steps. None if that cannot be told: too few parts, parts of
+    different sizes, or no time for as many as are needed.
     """
-    parts, rois = sources.split.train, sources.survey.rois
-    sizes = {_size(part, name) for part in sources.survey.parts}
+    parts, survey = sources.split.train, sources.survey
+    sizes = {survey.sizes[part.id] for part in survey.parts}
     if len(parts) < LEAST_PARTS or len(sizes) != 1:
         return None
     height, width = sizes.pop()
-    count = min(MOST_PARTS, len(parts), _affordable(scorer, parts[0], rois, name, budget, maps))
+    until = math.inf if budget_s is None else time.monotonic() + _SHARE_OF_BUDGET * budget_s
+    count = min(MOST_PARTS, len(parts), _affordable(scorer, parts[0], survey, name, budget_s))
     if count < LEAST_PARTS:
         return None
     cell_px = max(_CELL_PX, -(-max(height, width) // _MOST_CELLS))
-    some = [parts[i] for i in np.linspace(0, len(parts) - 1, count).round().astype(int)]
-    until = _deadline(budget, maps)
     found: list[Cells] = []
-    for part in some:
+    for i in np.linspace(0, len(parts) - 1, count).round().astype(int):
         if len(found) >= LEAST_PARTS and time.monotonic() > until:
             break  # the window that the time was found out by lay outside the ROI
-        found.append(_cells(scorer, part, rois[part.id], name, cell_px))
+        found.append(_cells(scorer, parts[i], survey.rois[parts[i].id], name, cell_px))
     scores = np.stack(found)
     alike = alike_of(scores)
     usual = UsualMap(usual_cells(scores), cell_px, height, width) if alike >= LEAST_ALIKE else None
@@ -141,31 +176,17 @@ def _cells(scorer: Scorer, part: Part, roi: Mask | None, name: str, cell_px: int
     return reducer.result()
 
 
-def _deadline(budget: str, maps: int) -> float:
-    """Return until when parts are scored; for ever by a budget in steps."""
-    _, seconds = parse_budget(budget)
-    return math.inf if seconds is None else time.monotonic() + _SHARE_OF_BUDGET * seconds / maps
-
-
-def _affordable(
-    scorer: Scorer, part: Part, rois: Mapping[str, Mask | None], name: str, budget: str, maps: int
-) -> int:
+def _affordable(scorer: Scorer, part: Part, survey: Survey, name: str, budget_s: float | None) -> int:
     """Return how many parts the budget leaves time to score, as long as a window of one says that takes."""
-    _, seconds = parse_budget(budget)
-    height, width = _size(part, name)
-    if seconds is None:
+    height, width = survey.sizes[part.id]
+    if budget_s is None:
         return _MOST_PX // (height * width)
     tall, wide = min(_TRIED_PX, height), min(_TRIED_PX, width)
-    y, x, roi = (height - tall) // 2, (width - wide) // 2, rois[part.id]
+    y, x, roi = (height - tall) // 2, (width - wide) // 2, survey.rois[part.id]
     inside = None if roi is None else roi[y : y + tall, x : x + wide]
     started = time.monotonic()
     with open_map(part.files[name]) as reader:
         for _ in scorer.rows(WindowReader(reader, y, x, tall, wide), inside).rows():
             pass
     one_s = (time.monotonic() - started) * (height * width) / (tall * wide)
-    return int(_SHARE_OF_BUDGET * seconds / maps / max(one_s, 1e-6))
-
-
-def _size(part: Part, name: str) -> tuple[int, int]:
-    with open_map(part.files[name]) as reader:
-        return reader.header.height, reader.header.width
+    return int(_SHARE_OF_BUDGET * budget_s / max(one_s, 1e-6))
