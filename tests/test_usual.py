@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import yaml
 
 from inspect_cli.cli import run
@@ -147,7 +148,7 @@ def manifest_of(folder) -> dict:
 
 def test_training_learns_it_and_says_so_and_scores_are_measured_by_it(alike, capsys):
     assert train(alike) in TRAINED
-    assert "scores are divided by what is usual at a place" in capsys.readouterr().err
+    assert "scores are measured by what is usual at a place" in capsys.readouterr().err
     entry = manifest_of(alike)["maps"]["image"]["usual"]
     assert (entry["width_px"], entry["height_px"], entry["parts"]) == (128, 96, 10)
     assert entry["alike"] > 0.7
@@ -158,12 +159,13 @@ def test_training_learns_it_and_says_so_and_scores_are_measured_by_it(alike, cap
     assert picture.shape == (12 * cell, 16 * cell)
     assert picture[5 * cell : 8 * cell, 4 * cell : 7 * cell].mean() > 3 * picture[:, 11 * cell :].mean()
     bundle = find_bundle(alike / "models/stuff")
-    cells = bundle.usual_cells("image")
-    assert cells is not None
+    arrays = bundle.usual("image")
+    assert arrays is not None
+    cells = arrays["cells"]
     assert cells[5, 5] > 2  # inside the square
     assert cells[:, 10:].max() < 1.5
     prune_weights(bundle.folder, bundle.manifest)
-    assert bundle.usual_cells("image") is not None
+    assert bundle.usual("image") is not None
     assert score(alike) in TRAINED
 
 
@@ -206,6 +208,44 @@ def test_a_part_of_another_size_is_not_passed(alike, capsys):
     record = json.loads((alike / "second/parts/q/part.json").read_text())
     assert record["verdict"] in ("undecided", "fail")
     assert any("is of 128x95 px, the training images of 128x96 px" in reason for reason in record["reasons"])
+
+
+def test_a_soft_stain_scores_high_where_the_network_hardly_sees_it(alike, capsys):
+    assert train(alike) in TRAINED
+    bright = manifest_of(alike)["maps"]["image"]["usual"]["brightness"]
+    assert bright["parts"] == 10
+    assert bright["weight"] > 0
+    stained = alike / "stained"
+    stained.mkdir()
+    image = cv2.imread(str(alike / "good/p00.png"), cv2.IMREAD_UNCHANGED).astype(float)
+    shade = np.exp(-(((np.arange(128) - 100) / 12) ** 2 + ((np.arange(96)[:, None] - 48) / 12) ** 2))
+    cv2.imwrite(str(stained / "q.png"), (image - 12 * shade).clip(0, 255).astype(np.uint8))
+    capsys.readouterr()
+    assert score(alike) in TRAINED
+    assert score(alike, "stained", "second") in TRAINED
+    good = tifffile.imread(alike / "run/parts/p00/heatmap.tif")
+    bad = tifffile.imread(alike / "second/parts/q/heatmap.tif")
+    assert bad[44:52, 96:104].min() > 3 * good[44:52, 96:104].max()
+    assert bad[:, :60].max() < 1.5 * good[:, :60].max()
+    export = run(["export", "-m", "stuff", "--models", str(alike / "models"), "--out", str(alike / "export")])
+    assert export == 0
+    told = json.loads((alike / "export/export.json").read_text())["maps"]["image"]["usual"]
+    assert np.shape(told["mean"]) == np.shape(told["precision"]) == (12, 16, 1)
+    assert told["brightness"]["weight"] == bright["weight"]
+
+
+def test_a_model_of_before_without_brightness_scores_as_it_did(alike, capsys):
+    assert train(alike) in TRAINED
+    path = alike / "models/stuff/cae/manifest.json"
+    content = json.loads(path.read_text())
+    del content["maps"]["image"]["usual"]["brightness"]
+    path.write_text(json.dumps(content))
+    bundle = find_bundle(alike / "models/stuff")
+    arrays = bundle.usual("image")
+    assert arrays is not None
+    assert list(arrays) == ["cells"]
+    assert "brightness" not in bundle.manifest.model_dump()["maps"]["image"]["usual"]
+    assert score(alike) in TRAINED
 
 
 def test_changed_cells_are_refused(alike, capsys):

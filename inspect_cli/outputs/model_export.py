@@ -109,12 +109,18 @@ def _described(
 
 
 def _usual(bundle: Bundle, name: str) -> dict[str, Any] | None:
-    """Return what smoothed scores of whole images are divided by, where good parts always lie alike."""
-    usual, cells = bundle.manifest.maps[name].usual, bundle.usual_cells(name)
-    if usual is None or cells is None:
+    """Return by what smoothed scores of whole images are measured, where good parts always lie alike."""
+    usual, arrays = bundle.manifest.maps[name].usual, bundle.usual(name)
+    if usual is None or arrays is None:
         return None
-    size = {"cell_px": usual.cell_px, "height_px": usual.height_px, "width_px": usual.width_px}
-    return {**size, "cells": np.round(cells.astype(float), 5).tolist()}
+    told = usual.model_dump(include={"cell_px", "height_px", "width_px", "brightness"})
+    return {**told, **{key: _numbers(values) for key, values in arrays.items()}}
+
+
+def _numbers(values: NDArray[np.float32]) -> Any:
+    """Return an array as lists of numbers with five digits; None where it holds none."""
+    short = [float(f"{value:.5g}") if np.isfinite(value) else None for value in values.ravel()]
+    return np.array(short, object).reshape(values.shape).tolist()
 
 
 def _checked(tile_px: int) -> int:

@@ -71,8 +71,8 @@ class _Piece(NamedTuple):
 class MapStream:
     """Scores one map as a stream of rows; afterwards holds its patches and pixel moments.
 
-    ``on_pixels`` is handed every row of the image once, in the unit range, for a preview. Smoothed rows are divided
-    by ``usual``; the means of patches are not.
+    ``on_pixels`` is handed every row of the image once, in the unit range, for a preview. Smoothed rows are
+    measured by ``usual``; the means of patches are not.
     """
 
     reader: MapReader
@@ -101,7 +101,7 @@ class MapStream:
         done = 0
         for rows in self._smoothed(self._residual(grid), smoother):
             with self.clock.phase("smooth"):
-                measured = rows if self.usual is None else rows / self.usual.rows(done, done + len(rows))
+                measured = rows if self.usual is None else self.usual.measured(rows, done)
                 done += len(rows)
                 rounded = round_scores(measured)
             yield rounded

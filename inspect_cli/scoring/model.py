@@ -15,6 +15,7 @@ from inspect_cli.errors import ModelError, RecipeError, UsageError, nearest
 from inspect_cli.images.values import ValueRange
 from inspect_cli.methods.registry import check_whole_images
 from inspect_cli.recipe.schema import MapSpec, Recipe
+from inspect_cli.scoring.brightness import UsualBrightness
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.manifest import Calibration
@@ -141,12 +142,17 @@ def trained_maps(material: Material, bundle: Bundle) -> dict[str, MapSpec]:
 
 
 def _usual_maps(bundle: Bundle) -> dict[str, UsualMap]:
-    """Return what good parts score at each place, for the maps of which that is known."""
+    """Return what is usual at each place, for the maps of which that is known."""
     found = {}
     for name, trained in bundle.manifest.maps.items():
-        usual, cells = trained.usual, bundle.usual_cells(name)
-        if usual is not None and cells is not None:
-            found[name] = UsualMap(cells, usual.cell_px, usual.height_px, usual.width_px)
+        usual, arrays = trained.usual, bundle.usual(name)
+        if usual is None or arrays is None:
+            continue
+        brightness, told = None, usual.brightness
+        if told is not None:
+            learnt = arrays["mean"], arrays["precision"]
+            brightness = UsualBrightness(*learnt, usual.cell_px, told.smooth_cells, told.weight)
+        found[name] = UsualMap(arrays["cells"], usual.cell_px, usual.height_px, usual.width_px, brightness)
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError
-from inspect_cli.images import ImageHeader, Part, find_roi, open_map
+from inspect_cli.images import ImageHeader, MapReader, Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
@@ -59,6 +59,7 @@ class PartScan:
         self.height, self.width = first.height, first.width
         with clock.phase("read"):
             self.roi = find_roi(model.recipe, part, model.material.folder)
+            usual = {name: self._usual(name, reader) for name, reader in readers.items()}
         self.streams = {
             name: MapStream(
                 reader=readers[name],
@@ -68,16 +69,17 @@ class PartScan:
                 scoring=model.recipe.scoring,
                 roi=self.roi,
                 clock=clock,
-                usual=self._usual(name),
+                usual=usual[name],
             )
             for name in maps
         }
 
-    def _usual(self, name: str) -> UsualMap | None:
-        """Return what is usual at each place of a map; None where it is not known, or of another size."""
+    def _usual(self, name: str, reader: MapReader) -> UsualMap | None:
+        """Return the measure of each place of a map; None where it is not known, or of another size."""
         usual = self._model.usual.get(name)
-        fits = usual is not None and (usual.height_px, usual.width_px) == (self.height, self.width)
-        return usual if fits else None
+        if usual is None or (usual.height_px, usual.width_px) != (self.height, self.width):
+            return None
+        return usual.of_part(reader, self._model.bundle.manifest.maps[name].preprocess.range, self.roi)
 
     def blocks(self) -> Iterator[dict[str, Rows]]:
         """Yield blocks of raw rows, the same rows of every map, top to bottom."""

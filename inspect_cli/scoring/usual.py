@@ -1,16 +1,22 @@
-"""What good parts score at each place of the image: the measure of a score where parts always lie alike.
+"""What is usual at each place of the image: the measure of a score where parts always lie alike.
 
 Edges, holes and letters of a part that lies in the same place in every picture score high on good parts too. Where
-that holds, a residual is divided by how high good parts go at its place (the per-pixel noise model).
+that holds, a residual is divided by how high good parts go at its place (the per-pixel noise model), and how far the
+part's brightness there lies from that of good parts is added to it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.images.reader import MapReader
+from inspect_cli.images.values import ValueRange
+from inspect_cli.scoring.brightness import UsualBrightness, cell_means
+
+Mask = NDArray[np.bool_]
 Rows = NDArray[np.float32]
 
 
@@ -26,6 +32,10 @@ class UsualMap:
         Side of a cell in pixels of the image; the last ones along an axis may stand for fewer.
     height_px, width_px
         Size of the image or the window.
+    brightness
+        What brightness is usual, None where that is not known.
+    added
+        What the brightness of the part in hand adds to the score, like ``cells``; None before :meth:`of_part`.
     top_px, left_px
         Where the window lies in the image of the cells; 0 for the image itself.
     """
@@ -34,18 +44,43 @@ class UsualMap:
     cell_px: int
     height_px: int
     width_px: int
+    brightness: UsualBrightness | None = None
+    added: Rows | None = None
     top_px: int = 0
     left_px: int = 0
 
+    def of_part(self, reader: MapReader, values: ValueRange, roi: Mask | None) -> UsualMap:
+        """Return what holds for a part, of which the whole map is read once if its brightness counts."""
+        if self.brightness is None:
+            return self
+        cells = cell_means(reader, values, roi, self.cell_px)
+        return replace(self, added=self.brightness.weight * self.brightness.distance(cells))
+
     def window(self, top_px: int, left_px: int, height_px: int, width_px: int) -> UsualMap:
         """Return what holds in a window of the image."""
-        return UsualMap(self.cells, self.cell_px, height_px, width_px, self.top_px + top_px, self.left_px + left_px)
+        return replace(
+            self,
+            height_px=height_px,
+            width_px=width_px,
+            top_px=self.top_px + top_px,
+            left_px=self.left_px + left_px,
+        )
+
+    def measured(self, scores: Rows, first: int) -> Rows:
+        """Return rows of smoothed scores (n, width), the first of them ``first``, by the measure of their places."""
+        end = first + len(scores)
+        measured = scores / self.rows(first, end)
+        return measured if self.added is None else measured + self._pixels(self.added, first, end)
 
     def rows(self, first: int, end: int) -> Rows:
-        """Return the values of some rows, (end - first, width), linear between the middles of cells."""
+        """Return what some rows of scores are divided by, (end - first, width)."""
+        return self._pixels(self.cells, first, end)
+
+    def _pixels(self, cells: Rows, first: int, end: int) -> Rows:
+        """Return cells as pixels of some rows, linear between the middles of cells."""
         above, below, lower = self._between(self.top_px + first, self.top_px + end, axis=0)
         before, after, later = self._between(self.left_px, self.left_px + self.width_px, axis=1)
-        down = self.cells[above] * (1 - lower)[:, None] + self.cells[below] * lower[:, None]
+        down = cells[above] * (1 - lower)[:, None] + cells[below] * lower[:, None]
         return np.asarray(down[:, before] * (1 - later) + down[:, after] * later)
 
     def _between(self, first: int, end: int, axis: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Rows]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,6 @@ from inspect_cli.store.manifest import FORMAT, Calibration, Manifest
 
 MANIFEST: Final = "manifest.json"
 
-_CELLS: Final = "cells"
 _AGAIN: Final = "restore the file or train again"
 
 
@@ -61,26 +61,37 @@ class Bundle:
             raise ModelError(f"{path}: does not fit method {self.manifest.method!r} ({reason}); {_AGAIN}") from error
         return detector.eval()
 
-    def usual_cells(self, map_name: str) -> NDArray[np.float32] | None:
-        """Return how high good parts score at each place of a map, (rows, columns); None where that is not known.
+    def usual(self, map_name: str) -> dict[str, NDArray[np.float32]] | None:
+        """Return what is usual at each place of a map, by name; None where that is not known.
+
+        ``cells`` (rows, columns) is how high good parts score; ``mean`` and ``precision`` (rows, columns, channels),
+        where the manifest tells of brightness, are how bright they are and one over the variance of that.
 
         Raises
         ------
         ModelError
             If the file is missing, was changed, or holds something else.
         """
-        usual = self.manifest.maps[map_name].usual
+        trained = self.manifest.maps[map_name]
+        usual = trained.usual
         if usual is None:
             return None
+        size = tuple(-(-length // usual.cell_px) for length in (usual.height_px, usual.width_px))
+        shapes: dict[str, tuple[int, ...]] = {"cells": size}
+        if usual.brightness is not None:
+            shapes |= dict.fromkeys(("mean", "precision"), (*size, trained.channels))
         path = self.folder / usual.cells
         content = _read(path, usual.sha256)
         try:
-            cells = load(content)[_CELLS].numpy()
+            arrays = {name: np.asarray(load(content)[name].numpy(), np.float32) for name in shapes}
         except (SafetensorError, KeyError) as error:
-            raise ModelError(f"{path}: holds no cells of a usual map; {_AGAIN}") from error
-        if cells.shape != tuple(-(-length // usual.cell_px) for length in (usual.height_px, usual.width_px)):
-            raise ModelError(f"{path}: {cells.shape} cells do not cover the image that the manifest says; {_AGAIN}")
-        return np.asarray(cells, np.float32)
+            raise ModelError(f"{path}: does not hold what is usual at a place; {_AGAIN}") from error
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape:
+                raise ModelError(
+                    f"{path}: {name} of {arrays[name].shape} does not cover the image of the manifest; {_AGAIN}"
+                )
+        return arrays
 
     def with_calibration(self, calibration: Calibration) -> Bundle:
         """Store new limits in the bundle and return it.
@@ -117,9 +128,10 @@ def write_weights(folder: Path, map_name: str, state: dict[str, Tensor], half: b
     return _write(folder, map_name, plain)
 
 
-def write_usual_cells(folder: Path, map_name: str, cells: NDArray[np.float32]) -> tuple[str, str]:
-    """Write how high good parts score at each place of a map, (rows, columns); return file name and sha256."""
-    return _write(folder, f"{map_name}-usual", {_CELLS: torch.from_numpy(np.ascontiguousarray(cells))})
+def write_usual(folder: Path, map_name: str, arrays: Mapping[str, NDArray[np.float32]]) -> tuple[str, str]:
+    """Write what is usual at each place of a map, as :meth:`Bundle.usual` returns it; return file name and sha256."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return _write(folder, f"{map_name}-usual", tensors)
 
 
 def _write(folder: Path, name: str, tensors: dict[str, Tensor]) -> tuple[str, str]:

@@ -88,10 +88,19 @@ class RoiShare(_Strict):
     high: float
 
 
-class Usual(_Strict):
-    """Where is stored how high good parts score at each place of the image.
+class Brightness(_Strict):
+    """How far a part's brightness lies from what is usual at its place: smoothed over cells, weighed in a score."""
 
-    ``alike`` is the rank correlation over places, on average between two of ``parts`` parts.
+    smooth_cells: float = Field(gt=0)
+    weight: float = Field(ge=0)
+    parts: int = Field(ge=1)
+
+
+class Usual(_Strict):
+    """Where is stored how high good parts score, and how bright they are, at each place of the image.
+
+    ``alike`` is the rank correlation of scores over places, on average between two of ``parts`` parts.
+    ``brightness`` is None in models of before.
     """
 
     cells: str = Field(pattern=_WEIGHTS)
@@ -101,6 +110,14 @@ class Usual(_Strict):
     width_px: int = Field(ge=1)
     alike: float = Field(ge=-1, le=1)
     parts: int = Field(ge=1)
+    brightness: Brightness | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if self.brightness is None:
+            content.pop("brightness", None)  # the digest of a model stays what it was
+        return content
 
 
 def _in_a_tuple(value: object) -> object:

@@ -91,16 +91,18 @@ def provisional_calibration(
     for name, detector in detectors.items():
         engine = TorchEngine(detector, device)
         peaks: dict[str, MapLimit] = {}
+        measures: dict[str, UsualMap] = {}
         looked, started = 0, time.monotonic()
         for part, window in _windows(tiling, parts, rois, name, seed, extent.windows):
             if looked >= max(WINDOWS, len(parts)) and time.monotonic() - started > extent.most_s:
                 break
             looked += 1
-            measure = usual.get(name)
-            measured_by = None if measure is None else measure.window(*window)
-            pixel, patch = _peaks(
-                recipe, tiling, part, name, window, rois[part.id], trained[name], engine, measured_by
-            )
+            if name in usual and part.id not in measures:
+                with open_map(part.files[name]) as reader:
+                    values = trained[name].preprocess.range
+                    measures[part.id] = usual[name].of_part(reader, values, rois[part.id])
+            measure = measures.get(part.id)
+            pixel, patch = _peaks(recipe, tiling, part, name, window, rois[part.id], trained[name], engine, measure)
             known = peaks.get(part.id, MapLimit(pixel=LEAST_LIMIT, patch=LEAST_LIMIT))
             peaks[part.id] = MapLimit(pixel=max(pixel, known.pixel), patch=max(patch, known.patch))
         seen = max(seen, looked)
@@ -193,7 +195,7 @@ def _peaks(
             scoring=recipe.scoring,
             roi=None if roi is None else roi[y : y + height, x : x + width],
             clock=Clock(),
-            usual=usual,
+            usual=None if usual is None else usual.window(*window),
         )
         pixel = max(float(np.nanmax(np.append(rows, 0.0))) for rows in stream.rows())
         return pixel, float(stream.patches().residual_mean.max(initial=0.0))

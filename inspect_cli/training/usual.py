@@ -1,14 +1,14 @@
-"""Whether the good parts of a material always lie alike, and what they then score at each place of the image."""
+"""Whether the good parts of a material always lie alike, and what is then usual at each place of the image."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
 from inspect_cli.engines import Engine, TorchEngine
@@ -17,11 +17,12 @@ from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.report.pictures import save_usual
+from inspect_cli.scoring.brightness import UsualBrightness, cell_means, smoothed
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.usual import UsualMap
-from inspect_cli.store.bundle import write_usual_cells
-from inspect_cli.store.manifest import LEAST_LIMIT, Usual
+from inspect_cli.store.bundle import write_usual
+from inspect_cli.store.manifest import LEAST_LIMIT, Brightness, Usual
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.order import Teller, TrainingOrder, tiling_for
@@ -50,6 +51,12 @@ _HIGH: Final = 0.9
 #: a defect there must still be seen.
 _LEAST: Final = 0.5
 _MOST: Final = 3.0
+#: Standard deviation of the smoothing of brightness; a cell at least.
+_BRIGHTNESS_PX: Final = 20.0
+#: The highest place of an ordinary good part gains by its brightness this share of the part's highest score.
+_BRIGHTNESS_SHARE: Final = 0.35
+#: Groups of parts, of each of which the others say how bright it should be.
+_GROUPS: Final = 4
 #: Least rank correlation over places, on average between two parts, with which parts lie alike. Pictures of parts in
 #: a fixture have .7 and more, cloth with the same borders up to .4.
 LEAST_ALIKE: Final = 0.5
@@ -59,11 +66,12 @@ Cells = NDArray[np.float32]
 
 
 class Found(NamedTuple):
-    """What was learnt, None where parts do not lie alike; how alike they lie, and by how many that is known."""
+    """What was learnt, None where parts do not lie alike; how alike they lie, and by how many parts all is known."""
 
     usual: UsualMap | None
     alike: float
     parts: int
+    brightness_parts: int = 0
 
 
 class Scorer(NamedTuple):
@@ -101,15 +109,21 @@ def usual_of(
     if usual is None:
         teller.say(f"{says}: parts do not lie alike")
         return None
-    teller.say(f"{says}: parts lie alike, scores are divided by what is usual at a place")
-    cells, digest = write_usual_cells(folder, name, usual.cells)
+    teller.say(f"{says}: parts lie alike, scores are measured by what is usual at a place")
     save_usual(picture, usual.cells)
+    arrays, bright = {"cells": usual.cells}, usual.brightness
+    told = None
+    if bright is not None:
+        arrays |= {"mean": bright.mean, "precision": bright.precision}
+        told = Brightness(smooth_cells=bright.smooth_cells, weight=bright.weight, parts=found.brightness_parts)
+    cells, digest = write_usual(folder, name, arrays)
     size = {"cell_px": usual.cell_px, "height_px": usual.height_px, "width_px": usual.width_px}
-    return usual, Usual(cells=cells, sha256=digest, **size, alike=round(found.alike, 4), parts=found.parts)
+    entry = Usual(cells=cells, sha256=digest, **size, alike=round(found.alike, 4), parts=found.parts, brightness=told)
+    return usual, entry
 
 
 def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | None) -> Found | None:
-    """Score the parts to train on and return how high they go at each place, if that is much the same for all.
+    """Score the parts to train on and return what is usual at each place, if that is much the same for all.
 
     ``budget_s`` is the map's budget, None for one in steps. None if that cannot be told: too few parts, parts of
     different sizes, or no time for as many as are needed.
@@ -131,8 +145,34 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
         found.append(_cells(scorer, parts[i], survey.rois[parts[i].id], name, cell_px))
     scores = np.stack(found)
     alike = alike_of(scores)
-    usual = UsualMap(usual_cells(scores), cell_px, height, width) if alike >= LEAST_ALIKE else None
-    return Found(usual, alike, len(found))
+    if alike < LEAST_ALIKE:
+        return Found(None, alike, len(found))
+    cells = usual_cells(scores)
+    bright: list[Cells] = []
+    for i in np.linspace(0, len(parts) - 1, min(MOST_PARTS, len(parts))).round().astype(int):
+        if len(bright) >= LEAST_PARTS and time.monotonic() > until:
+            break
+        with open_map(parts[i].files[name]) as reader:
+            bright.append(cell_means(reader, scorer.preprocess.range, survey.rois[parts[i].id], cell_px))
+    peak = float(np.median(np.nanmax(scores / cells, axis=(1, 2))))
+    brightness = usual_brightness(np.stack(bright), cell_px, peak)
+    return Found(UsualMap(cells, cell_px, height, width, brightness), alike, len(found), len(bright))
+
+
+def usual_brightness(parts: Cells, cell_px: int, peak: float) -> UsualBrightness:
+    """Return how bright good parts (parts, rows, columns, channels) are at each place; NaN outside the ROI.
+
+    ``peak`` is the highest score of an ordinary good part, by which the weight of brightness in a score is found.
+    Of each group of parts the others say how bright it should be, as of a part that comes later.
+    """
+    smooth_cells = max(1.0, _BRIGHTNESS_PX / cell_px)
+    group = np.arange(len(parts)) % _GROUPS
+    peaks = []
+    for number in range(_GROUPS):
+        others = UsualBrightness.learnt(parts[group != number], cell_px, smooth_cells)
+        peaks += [float(others.distance(cells).max()) for cells in parts[group == number]]
+    weight = _BRIGHTNESS_SHARE * peak / max(1.0, float(np.median(peaks)))
+    return replace(UsualBrightness.learnt(parts, cell_px, smooth_cells), weight=weight)
 
 
 def alike_of(scores: Cells) -> float:
@@ -141,7 +181,7 @@ def alike_of(scores: Cells) -> float:
     The rank correlation over places, on average between two parts, of the scores at places that are in all parts'
     ROI; 0 where there is none.
     """
-    smooth = np.stack([_smoothed(part) for part in scores])
+    smooth = np.stack([smoothed(part, _SMOOTH_CELLS) for part in scores])
     known = np.isfinite(smooth).all(axis=0)
     values = smooth[:, known]
     if values.shape[1] < LEAST_PARTS or not (np.ptp(values, axis=1) > 0).all():
@@ -155,16 +195,8 @@ def usual_cells(scores: Cells) -> Cells:
     high = np.full(scores.shape[1:], np.nan, np.float32)
     known = np.isfinite(scores).any(axis=0)
     high[known] = np.nanquantile(scores[:, known], _HIGH, axis=0)
-    level = _smoothed(np.log(np.maximum(high, LEAST_LIMIT)))
+    level = smoothed(np.log(np.maximum(high, LEAST_LIMIT)), _SMOOTH_CELLS)
     return np.asarray(np.exp(np.nan_to_num(level - np.nanmedian(level))).clip(_LEAST, _MOST), np.float32)
-
-
-def _smoothed(level: NDArray[Any]) -> NDArray[Any]:
-    """Return cells smoothed by their known neighbours; unknown ones stay so."""
-    known = np.isfinite(level)
-    weight = gaussian_filter(known.astype(np.float64), _SMOOTH_CELLS, mode="constant")
-    total = gaussian_filter(np.where(known, level, 0.0).astype(np.float64), _SMOOTH_CELLS, mode="constant")
-    return np.where(known, total / np.maximum(weight, 1e-9), np.nan)
 
 
 def _cells(scorer: Scorer, part: Part, roi: Mask | None, name: str, cell_px: int) -> Cells:

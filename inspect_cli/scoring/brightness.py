@@ -1,0 +1,152 @@
+"""How bright a part is at each place against what is usual there: stains on parts that always lie alike.
+
+An image is reduced to the means of cells, smoothed, and compared with the average good part. Light that changes from
+part to part is taken out of the difference first: it multiplies what the part reflects, more on one side than on the
+other. What is left counts by how much good parts differ at that place, which is most at edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from inspect_cli.images.reader import MapReader
+from inspect_cli.images.reduced import BlockReducer
+from inspect_cli.images.values import ValueRange
+
+Mask = NDArray[np.bool_]
+Cells = NDArray[np.float32]
+
+#: Rounds of the fit of the light, in each of which what fits badly counts less, and rounds in which the spread of good
+#: parts is found.
+_ROUNDS: Final = 12
+_SPREAD_ROUNDS: Final = 2
+#: Median of absolute values to a standard deviation.
+_MEDIAN_TO_DEVIATION: Final = 1.4826
+#: Added to the variance of each place, in units of the mean one, and the least standard deviation, of the unit range.
+_LEAST_SHARE: Final = 0.25
+_LEAST_DEVIATION: Final = 0.002
+#: Rows of cells that are read at once.
+_ROWS_OF_CELLS: Final = 8
+#: Least share of a cell that must lie inside the ROI, and least share of the good parts that must know a place.
+_LEAST_INSIDE: Final = 0.5
+_LEAST_KNOWN: Final = 0.5
+
+
+@dataclass(frozen=True)
+class UsualBrightness:
+    """The average good part as smoothed means of cells, and how much good parts differ from it at each place.
+
+    Attributes
+    ----------
+    mean, precision
+        (rows, columns, channels), unit range and one over its variance; NaN and 0 where good parts are not known.
+    cell_px
+        Side of a cell in pixels.
+    smooth_cells
+        Standard deviation of the smoothing over cells.
+    weight
+        What a squared distance of one standard deviation adds to a score.
+    """
+
+    mean: Cells
+    precision: Cells
+    cell_px: int
+    smooth_cells: float
+    weight: float = 1.0
+
+    @classmethod
+    def learnt(cls, parts: NDArray[np.float32], cell_px: int, smooth_cells: float) -> Self:
+        """Learn from the cells of good parts (parts, rows, columns, channels); NaN outside a part's ROI."""
+        smooth = np.stack([smoothed(cells, smooth_cells) for cells in parts])
+        known = np.isfinite(smooth)
+        enough = known.mean(axis=0) >= _LEAST_KNOWN
+        count = np.maximum(known.sum(axis=0), 1)
+        mean = np.where(enough, np.where(known, smooth, 0).sum(axis=0) / count, np.nan).astype(np.float32)
+        precision = enough.astype(np.float32)
+        for _ in range(_SPREAD_ROUNDS):
+            rests = np.stack([_without_light(cells, mean, precision) for cells in smooth])
+            variance = (rests**2).sum(axis=0) / np.maximum(count - 1, 1)
+            least = _LEAST_SHARE * _mean_where(variance, enough) + _LEAST_DEVIATION**2
+            precision = np.where(enough, 1 / (variance + least), 0).astype(np.float32)
+        return cls(mean, precision, cell_px, smooth_cells)
+
+    def distance(self, cells: Cells) -> Cells:
+        """Return the squared distance of a part's cells from what is usual, (rows, columns), mean over channels.
+
+        1 on average for good parts, or less; 0 where the part or good ones are not known.
+        """
+        rest = _without_light(smoothed(cells, self.smooth_cells), self.mean, self.precision)
+        return np.asarray((rest**2 * self.precision).mean(axis=2), np.float32)
+
+
+def cell_means(reader: MapReader, values: ValueRange, roi: Mask | None, cell_px: int) -> Cells:
+    """Return the mean of each cell of an image inside the ROI, (rows, columns, channels), unit range.
+
+    NaN where more than half of a cell lies outside. The image is read once, a few rows at a time.
+    """
+    sums, inside = BlockReducer(cell_px, "mean"), BlockReducer(cell_px, "mean")
+    for unit, mask in _rows(reader, values, roi, _ROWS_OF_CELLS * cell_px):
+        sums.push(unit if mask is None else np.where(mask[..., None], unit, np.float32(0)))
+        if mask is not None:
+            inside.push(mask.astype(np.float32))
+    if roi is None:
+        return sums.result()
+    share = inside.result()[..., None]
+    return np.asarray(np.where(share >= _LEAST_INSIDE, sums.result() / np.maximum(share, 1e-6), np.nan), np.float32)
+
+
+def _rows(
+    reader: MapReader, values: ValueRange, roi: Mask | None, count: int
+) -> Iterator[tuple[NDArray[np.float32], Mask | None]]:
+    height = reader.header.height
+    for top in range(0, height, count):
+        end = min(top + count, height)
+        unit = values.to_unit(reader.read_rows(top, end))
+        yield unit if unit.ndim == 3 else unit[..., None], None if roi is None else roi[top:end]
+
+
+def smoothed(cells: NDArray[np.floating], sigma_cells: float) -> Cells:
+    """Return cells (rows, columns[, channels]) smoothed by their known neighbours; unknown ones (NaN) stay so."""
+    sigma = (sigma_cells, sigma_cells, 0)[: cells.ndim]
+    known = np.isfinite(cells)
+    weight = gaussian_filter(known.astype(np.float64), sigma, mode="constant")
+    total = gaussian_filter(np.where(known, cells, 0.0).astype(np.float64), sigma, mode="constant")
+    return np.where(known, total / np.maximum(weight, 1e-9), np.nan).astype(np.float32)
+
+
+def _mean_where(values: NDArray[np.floating], where: Mask) -> NDArray[np.float64]:
+    """Return the mean of each channel of (rows, columns, channels) where ``where`` holds."""
+    return np.asarray(np.where(where, values, 0).sum(axis=(0, 1)) / np.maximum(where.sum(axis=(0, 1)), 1))
+
+
+def _without_light(cells: Cells, mean: Cells, precision: Cells) -> NDArray[np.float64]:
+    """Return how far cells (rows, columns, channels) lie from the mean, less what other light explains.
+
+    That is an offset, and a factor of the mean that changes along both axes. A stain that does not fit such light
+    counts little in the fit (weights of the Cauchy distribution). 0 where the cell or the mean is not known.
+    """
+    rows, columns = np.meshgrid(*(np.linspace(-1, 1, length) for length in cells.shape[:2]), indexing="ij")
+    rest = np.zeros(cells.shape)
+    for channel in range(cells.shape[2]):
+        usual = mean[..., channel]
+        known = np.isfinite(cells[..., channel]) & np.isfinite(usual)
+        if not known.any():
+            continue
+        level = usual[known].astype(np.float64)
+        light = np.stack([np.ones_like(level), level, level * rows[known], level * columns[known]], axis=1)
+        away = cells[..., channel][known] - level
+        sharp = precision[..., channel][known].astype(np.float64)
+        weight = sharp
+        for _ in range(_ROUNDS):
+            weighed = light.T * weight
+            left = away - light @ np.linalg.lstsq(weighed @ light, weighed @ away, rcond=None)[0]
+            far = left**2 * sharp
+            weight = sharp / (1 + far / np.maximum(_MEDIAN_TO_DEVIATION**2 * np.median(far), 1e-12))
+        rest[..., channel][known] = left
+    return rest
