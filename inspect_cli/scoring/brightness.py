@@ -22,8 +22,8 @@ from inspect_cli.images.values import ValueRange
 Mask = NDArray[np.bool_]
 Cells = NDArray[np.float32]
 
-#: Rounds of the fit of the light, in each of which what fits badly counts less, and rounds in which the spread of good
-#: parts is found.
+#: Rounds of the fit of the light, in each of which what fits badly counts less, and rounds in which the spread of
+#: good parts is found.
 _ROUNDS: Final = 12
 _SPREAD_ROUNDS: Final = 2
 #: Median of absolute values to a standard deviation.
