@@ -36,7 +36,7 @@ def stripes(tmp_path):
 
 def test_rows_are_measured_kept_and_averaged(stripes, tmp_path, capsys, monkeypatch):
     command = ["bench", "detect", str(stripes), "--methods", "patchcore,cae", "--budget", "3steps", "--json"]
-    command += ["--out", str(tmp_path / "out")]
+    command += ["--out", str(tmp_path / "out"), "--keep", str(tmp_path / "kept")]
     assert run(command) == 0
     told = capsys.readouterr()
     rows = [json.loads(line) for line in told.out.splitlines()]
@@ -46,6 +46,9 @@ def test_rows_are_measured_kept_and_averaged(stripes, tmp_path, capsys, monkeypa
     assert rows[0]["pixel_auroc"] > 0.9
     assert rows[0]["image_auroc"] == 1.0
     assert "mean of 1: patchcore" in told.err
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["stripes-cae-0", "stripes-patchcore-0"]
+    assert (tmp_path / "kept/stripes-cae-0/model/cae/manifest.json").is_file()
+    assert (tmp_path / "kept/stripes-cae-0/run/parts.csv").is_file()
     table = list(csv.DictReader((tmp_path / "out" / "detect.csv").read_text().splitlines()))
     assert [float(row["pixel_auroc"]) for row in table] == [row["pixel_auroc"] for row in rows]
 

@@ -116,6 +116,15 @@ def test_random_patches_are_of_different_places_and_too_few_are_told(tmp_path, c
     assert len(rows) == len({row["file"] for row in rows}) == len(list(out.rglob("*.tif"))) == 18
 
 
+def test_parts_smaller_than_a_patch_are_told(tmp_path, capsys):
+    grey(tmp_path / "parts/a.png", side=34)
+    command = ["tile", str(tmp_path / "parts"), "--out", str(tmp_path / "patches"), "--plan"]
+    assert run([*command, "--size", "34"]) == 0
+    assert "smaller than a patch" not in capsys.readouterr().err
+    assert run([*command, "--size", "40"]) == 0
+    assert "1 part(s) are smaller than a patch of 40 px, which is filled up" in capsys.readouterr().err
+
+
 def test_a_box_without_a_part_is_named_by_its_line(batch, models, tmp_path, capsys):
     assert score(batch, models) == 0
     table = tmp_path / "truth/boxes.csv"

@@ -1,6 +1,7 @@
 """What good parts score at each place: learnt where parts always lie alike, and what scores are divided by."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -118,18 +119,36 @@ def test_smoothed_rows_are_divided_block_by_block(tmp_path, monkeypatch):
     assert np.array_equal(patches.residual_mean, same.residual_mean)
 
 
-@pytest.fixture
-def alike(tmp_path):
-    """Twelve parts with the same rough square in noise that differs, and a store with a small network's recipe."""
+def write_parts(folder):
+    """Write twelve parts with the same rough square in noise that differs, and a small network's recipe."""
     square = np.random.default_rng(1).normal(0, 60, (40, 40))
     for number in range(12):
         rng = np.random.default_rng(number)
         grey = 120 + rng.normal(0, 3, (96, 128))
         grey[30:70, 20:60] += square * rng.uniform(0.7, 1.3)
-        (tmp_path / "good").mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / "good" / f"p{number:02}.png"), grey.clip(0, 255).astype(np.uint8))
-    material_of(tmp_path / "models", "stuff", method="cae", hidden=16, latent=4)
-    return tmp_path
+        (folder / "good").mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / "good" / f"p{number:02}.png"), grey.clip(0, 255).astype(np.uint8))
+    material_of(folder / "models", "stuff", method="cae", hidden=16, latent=4)
+    return folder
+
+
+@pytest.fixture
+def alike(tmp_path):
+    """Parts that lie alike, not trained on yet."""
+    return write_parts(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    folder = write_parts(tmp_path_factory.mktemp("alike"))
+    assert train(folder) in TRAINED
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """Parts that lie alike, with a model of them."""
+    return shutil.copytree(trained_once, tmp_path / "copy")
 
 
 def train(folder, *more: str) -> int:
@@ -169,17 +188,16 @@ def test_training_learns_it_and_says_so_and_scores_are_measured_by_it(alike, cap
     assert score(alike) in TRAINED
 
 
-def test_without_it_the_same_network_scores_higher_there(alike, capsys):
-    assert train(alike) in TRAINED
-    with_it = manifest_of(alike)
-    recipe = alike / "models/stuff/recipe.yaml"
+def test_without_it_the_same_network_scores_higher_there(trained, capsys):
+    with_it = manifest_of(trained)
+    recipe = trained / "models/stuff/recipe.yaml"
     content = yaml.safe_load(recipe.read_text())
     content["training"]["usual_map"] = False
     recipe.write_text(yaml.safe_dump(content))
-    assert train(alike) in TRAINED
-    assert "usual" not in manifest_of(alike)["maps"]["image"]
-    assert not list((alike / "models/stuff/cae").glob("*usual*")), "neither cells nor picture of the model before"
-    without = manifest_of(alike)
+    assert train(trained) in TRAINED
+    assert "usual" not in manifest_of(trained)["maps"]["image"]
+    assert not list((trained / "models/stuff/cae").glob("*usual*")), "neither cells nor picture of the model before"
+    without = manifest_of(trained)
     assert without["maps"]["image"]["sha256"] == with_it["maps"]["image"]["sha256"]
     assert (
         without["calibration"]["limits"]["image"]["pixel"] > 1.5 * with_it["calibration"]["limits"]["image"]["pixel"]
@@ -197,64 +215,60 @@ def test_parts_that_differ_are_measured_alike_everywhere(alike, capsys):
     assert not list((alike / "models/stuff/cae").glob("*usual*"))
 
 
-def test_a_part_of_another_size_is_not_passed(alike, capsys):
-    assert train(alike) in TRAINED
-    other = alike / "other"
+def test_a_part_of_another_size_is_not_passed(trained, capsys):
+    other = trained / "other"
     other.mkdir()
-    image = cv2.imread(str(alike / "good/p00.png"), cv2.IMREAD_UNCHANGED)
+    image = cv2.imread(str(trained / "good/p00.png"), cv2.IMREAD_UNCHANGED)
     cv2.imwrite(str(other / "q.png"), image[:-1])
     capsys.readouterr()
-    score(alike, "other", "second")
-    record = json.loads((alike / "second/parts/q/part.json").read_text())
+    score(trained, "other", "second")
+    record = json.loads((trained / "second/parts/q/part.json").read_text())
     assert record["verdict"] in ("undecided", "fail")
     assert any("is of 128x95 px, the training images of 128x96 px" in reason for reason in record["reasons"])
 
 
-def test_a_soft_stain_scores_high_where_the_network_hardly_sees_it(alike, capsys):
-    assert train(alike) in TRAINED
-    bright = manifest_of(alike)["maps"]["image"]["usual"]["brightness"]
+def test_a_soft_stain_scores_high_where_the_network_hardly_sees_it(trained, capsys):
+    bright = manifest_of(trained)["maps"]["image"]["usual"]["brightness"]
     assert bright["parts"] == 10
     assert bright["weight"] > 0
-    stained = alike / "stained"
+    stained = trained / "stained"
     stained.mkdir()
-    image = cv2.imread(str(alike / "good/p00.png"), cv2.IMREAD_UNCHANGED).astype(float)
+    image = cv2.imread(str(trained / "good/p00.png"), cv2.IMREAD_UNCHANGED).astype(float)
     shade = np.exp(-(((np.arange(128) - 100) / 12) ** 2 + ((np.arange(96)[:, None] - 48) / 12) ** 2))
     cv2.imwrite(str(stained / "q.png"), (image - 12 * shade).clip(0, 255).astype(np.uint8))
     capsys.readouterr()
-    assert score(alike) in TRAINED
-    assert score(alike, "stained", "second") in TRAINED
-    good = tifffile.imread(alike / "run/parts/p00/heatmap.tif")
-    bad = tifffile.imread(alike / "second/parts/q/heatmap.tif")
+    assert score(trained) in TRAINED
+    assert score(trained, "stained", "second") in TRAINED
+    good = tifffile.imread(trained / "run/parts/p00/heatmap.tif")
+    bad = tifffile.imread(trained / "second/parts/q/heatmap.tif")
     assert bad[44:52, 96:104].min() > 3 * good[44:52, 96:104].max()
     assert bad[:, :60].max() < 1.5 * good[:, :60].max()
-    export = run(["export", "-m", "stuff", "--models", str(alike / "models"), "--out", str(alike / "export")])
+    export = run(["export", "-m", "stuff", "--models", str(trained / "models"), "--out", str(trained / "export")])
     assert export == 0
-    told = json.loads((alike / "export/export.json").read_text())["maps"]["image"]["usual"]
+    told = json.loads((trained / "export/export.json").read_text())["maps"]["image"]["usual"]
     assert np.shape(told["mean"]) == np.shape(told["precision"]) == (12, 16, 1)
     assert told["brightness"]["weight"] == bright["weight"]
 
 
-def test_a_model_of_before_without_brightness_scores_as_it_did(alike, capsys):
-    assert train(alike) in TRAINED
-    path = alike / "models/stuff/cae/manifest.json"
+def test_a_model_of_before_without_brightness_scores_as_it_did(trained, capsys):
+    path = trained / "models/stuff/cae/manifest.json"
     content = json.loads(path.read_text())
     del content["maps"]["image"]["usual"]["brightness"]
     path.write_text(json.dumps(content))
-    bundle = find_bundle(alike / "models/stuff")
+    bundle = find_bundle(trained / "models/stuff")
     arrays = bundle.usual("image")
     assert arrays is not None
     assert list(arrays) == ["cells"]
     assert "brightness" not in bundle.manifest.model_dump()["maps"]["image"]["usual"]
-    assert score(alike) in TRAINED
+    assert score(trained) in TRAINED
 
 
-def test_changed_cells_are_refused(alike, capsys):
-    assert train(alike) in TRAINED
-    (file,) = (alike / "models/stuff/cae").glob("image-usual-*.safetensors")
+def test_changed_cells_are_refused(trained, capsys):
+    (file,) = (trained / "models/stuff/cae").glob("image-usual-*.safetensors")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert score(alike) == ModelError.exit_code
+    assert score(trained) == ModelError.exit_code
     assert "is not the file that was trained" in capsys.readouterr().err
 
 

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +48,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class DetectOrder:
-    """What to train on what, for how long; ``out`` holds the table and keeps rows that are measured."""
+    """What to train on what, for how long; ``out`` holds the table and keeps rows that are measured.
+
+    ``keep`` is where models and runs are left, None if they are only measured.
+    """
 
     folders: Sequence[Path]
     methods: Sequence[str]
@@ -55,6 +59,7 @@ class DetectOrder:
     budget: str
     roi: str
     out: Path
+    keep: Path | None = None
 
 
 def check_order(order: DetectOrder) -> None:
@@ -98,7 +103,8 @@ def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row]
                 row = next((old for old in kept if all(old[name] == value for name, value in key.items())), None)
                 if row is None:
                     teller.say(f"{key['data']}, {method}, seed {seed}")
-                    row = {**key, **_measure(folder, method, seed, order, teller)}
+                    with _workplace(order.keep, f"{key['data']}-{method}-{seed}") as work:
+                        row = {**key, **_measure(work, folder, method, seed, order, teller)}
                     kept.append(row)
                     _write(path, kept)
                 rows.append(row)
@@ -130,44 +136,52 @@ def as_line(row: Row) -> str:
     return "  ".join([*labels, *values, f"{row['train_s']} s training", f"{row['score_s_per_mpx']} s/Mpx"])
 
 
-def _measure(folder: Path, method: str, seed: int, order: DetectOrder, teller: Teller) -> Row:
+@contextmanager
+def _workplace(keep: Path | None, name: str) -> Iterator[Path]:
+    """Give a folder for a model and its run: one that stays below ``keep``, or one that is removed afterwards."""
+    if keep is not None:
+        yield keep / name
+        return
     with tempfile.TemporaryDirectory(prefix="inspect-detect-") as scratch:
-        work = Path(scratch)
-        recipe = _recipe(folder, order.roi, method)
-        write_text(work / "model" / RECIPE, commented_yaml(recipe))
-        material = Material(recipe, work / "model")
-        maps = dict(recipe.maps)
-        training = TrainingOrder(
-            material=material,
-            parts=discover_parts(folder / "train", maps),
-            method=method,
-            maps=maps,
-            budget=order.budget,
-            seed=seed,
-            device="auto",
-        )
-        bundle = train_material(training, teller)
-        parts = discover_parts(folder / "test", maps)
-        with teller.progress("scoring") as update:
-            done: list[str] = []
+        yield Path(scratch)
 
-            def tell(outcome: Any) -> None:
-                done.append(outcome.part)
-                update(len(done) / len(parts), outcome.part)
 
-            run = work / "run"
-            summary, code = score_batch(run, folder / "test", parts, load_model(material, bundle), tell)
-        if summary.interrupted:
-            raise Stopped(code)
-        found = evaluate_run(run, folder / "ground_truth")
-        trained, tried = bundle.manifest.maps.values(), bundle.manifest.trials
-        return {
-            "chosen": bundle.manifest.method,
-            **{name: None if found[name] is None else round(found[name], 4) for name in METRICS},
-            "train_s": round(sum(m.seconds for m in trained) + sum(trial.seconds for trial in tried), 1),
-            "score_s_per_mpx": round(_score_s_per_mpx(run, len(maps)), 3),
-            "steps": sum(m.steps for m in trained),
-        }
+def _measure(work: Path, folder: Path, method: str, seed: int, order: DetectOrder, teller: Teller) -> Row:
+    recipe = _recipe(folder, order.roi, method)
+    write_text(work / "model" / RECIPE, commented_yaml(recipe))
+    material = Material(recipe, work / "model")
+    maps = dict(recipe.maps)
+    training = TrainingOrder(
+        material=material,
+        parts=discover_parts(folder / "train", maps),
+        method=method,
+        maps=maps,
+        budget=order.budget,
+        seed=seed,
+        device="auto",
+    )
+    bundle = train_material(training, teller)
+    parts = discover_parts(folder / "test", maps)
+    with teller.progress("scoring") as update:
+        done: list[str] = []
+
+        def tell(outcome: Any) -> None:
+            done.append(outcome.part)
+            update(len(done) / len(parts), outcome.part)
+
+        run = work / "run"
+        summary, code = score_batch(run, folder / "test", parts, load_model(material, bundle), tell)
+    if summary.interrupted:
+        raise Stopped(code)
+    found = evaluate_run(run, folder / "ground_truth")
+    trained, tried = bundle.manifest.maps.values(), bundle.manifest.trials
+    return {
+        "chosen": bundle.manifest.method,
+        **{name: None if found[name] is None else round(found[name], 4) for name in METRICS},
+        "train_s": round(sum(m.seconds for m in trained) + sum(trial.seconds for trial in tried), 1),
+        "score_s_per_mpx": round(_score_s_per_mpx(run, len(maps)), 3),
+        "steps": sum(m.steps for m in trained),
+    }
 
 
 def _recipe(folder: Path, roi: str, method: str) -> Recipe:

@@ -111,6 +111,14 @@ def detect(
     out: Annotated[
         Path, typer.Option("--out", help="Folder for detect.csv; rows in it are kept, by the data folder's name.")
     ] = Path("detect"),
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep",
+            help="Folder in which each model, with the pictures of its training, and its run stay.",
+            show_default="they are removed",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train and measure methods on data sets in the MVTec layout (train/good, test/KIND, ground_truth/KIND).
@@ -122,12 +130,13 @@ def detect(
     Examples:
       inspect bench detect mvtec/carpet mvtec/grid --budget 2m
       inspect bench detect fabric --methods auto,patchcore --seeds 3 --roi saturated --json
+      inspect bench detect casting --methods auto --budget 5m --keep kept
     """  # noqa: D301
     from inspect_cli.benchmark.detect import DetectOrder, as_line, check_order, means, measure_detection
     from inspect_cli.outputs.calibrate import Stopped
 
     names = parse_names(methods) or []
-    order = DetectOrder(folders, names, range(seed, seed + seeds), budget, roi, out)
+    order = DetectOrder(folders, names, range(seed, seed + seeds), budget, roi, out, keep)
     check_order(order)
     try:
         rows = measure_detection(

@@ -71,6 +71,11 @@ def tile(
     placed, failed = _place(parts, order, place_tiles)
     if few := [part.id for part, places in placed if random and len(places.positions) < random]:
         console.warn(f"{len(few)} part(s) have fewer than {random} places for a patch: {', '.join(few[:3])}")
+    if small := [part.id for part, places in placed if min(places.height, places.width) < order.size_px]:
+        console.warn(
+            f"{len(small)} part(s) are smaller than a patch of {order.size_px} px, which is filled up with their "
+            f"mirror image: {', '.join(small[:3])}; give a smaller --size to avoid that"
+        )
     cut = placed
     spent: dict[str, Any] = {}
     if not plan:
