@@ -1,4 +1,4 @@
-"""How bright good parts are at each place: cells, what changing light explains, and what a stain adds to a score."""
+"""How bright good parts are at each place: cells, what changing light and position explain, and what a stain adds."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from inspect_cli.images import open_map
 from inspect_cli.images.values import ValueRange
-from inspect_cli.scoring.brightness import UsualBrightness, cell_means, smoothed
+from inspect_cli.scoring.brightness import SMOOTH_CELLS, UsualBrightness, cell_means, laid_alike, smoothed
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.training.usual import usual_brightness
 
@@ -28,7 +28,7 @@ def good():
 
 
 def test_other_light_explains_a_difference_and_a_stain_does_not(good):
-    usual = UsualBrightness.learnt(good, cell_px=8, smooth_cells=0.5)
+    usual = UsualBrightness.learnt(good)
     rng = np.random.default_rng(100)
     later = usual.distance(lit(PART, rng))
     assert later.mean() < 2
@@ -40,7 +40,7 @@ def test_other_light_explains_a_difference_and_a_stain_does_not(good):
 
 
 def test_a_large_stain_does_not_pass_for_light(good):
-    usual = UsualBrightness.learnt(good, cell_px=8, smooth_cells=0.5)
+    usual = UsualBrightness.learnt(good)
     stained = lit(PART, np.random.default_rng(101))
     stained[:, :8] *= 0.8  # a fifth of the part, all on one side
     found = usual.distance(stained)
@@ -52,13 +52,13 @@ def test_a_place_where_good_parts_differ_counts_less():
     rng = np.random.default_rng(7)
     parts = np.stack([PART + rng.normal(0, 0.01, PART.shape) for _ in range(12)]).astype(np.float32)
     parts[:, :, :20] += rng.normal(0, 0.05, parts[:, :, :20].shape)
-    usual = UsualBrightness.learnt(parts, cell_px=8, smooth_cells=0.3)
+    usual = UsualBrightness.learnt(parts)
     assert usual.precision[:, 25:].mean() > 3 * usual.precision[:, :15].mean()
 
 
 def test_what_lies_outside_the_roi_adds_nothing_and_does_not_disturb(good):
     good[:, :, :3] = np.nan
-    usual = UsualBrightness.learnt(good, cell_px=8, smooth_cells=0.5)
+    usual = UsualBrightness.learnt(good)
     assert np.isnan(usual.mean[:, :3]).all()
     assert not usual.precision[:, :3].any()
     part = lit(PART, np.random.default_rng(102))
@@ -100,15 +100,15 @@ def test_cells_are_means_inside_the_roi(tmp_path, channels):
 
 
 def test_the_weight_makes_an_ordinary_part_gain_a_share_of_its_highest_score(good):
-    usual = usual_brightness(good, 8, peak=40.0)
+    usual = usual_brightness(good, peak=40.0)
     peaks = [usual.distance(cells).max() for cells in good]
     assert 0.1 * 40 < usual.weight * np.median(peaks) < 0.5 * 40
-    assert usual.weight == pytest.approx(2 * usual_brightness(good, 8, peak=20.0).weight)
+    assert usual.weight == pytest.approx(2 * usual_brightness(good, peak=20.0).weight)
 
 
 def test_parts_that_are_all_the_same_do_not_make_a_hair_stand_out():
     same = np.repeat(PART[None], 8, axis=0)
-    usual = usual_brightness(same, 8, peak=3.0)
+    usual = usual_brightness(same, peak=3.0)
     assert np.isfinite(usual.weight)
     assert usual.weight * usual.distance(PART + np.float32(1e-4)).max() < 0.1
 
@@ -117,12 +117,14 @@ def test_a_part_is_read_once_and_a_window_of_it_is_measured_alike(tmp_path):
     image = RNG.integers(60, 90, (96, 128), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), image)
     mean = np.full((12, 16, 1), 75 / 255, np.float32)
-    bright = UsualBrightness(mean, np.full_like(mean, 1e4), 8, 1.0, weight=0.5)
+    bright = UsualBrightness(mean, np.full_like(mean, 1e4), weight=0.5)
     usual = UsualMap(RNG.uniform(0.5, 2, (12, 16)).astype(np.float32), 8, 96, 128, bright)
     with open_map(tmp_path / "a.png") as reader:
         part = usual.of_part(reader, ValueRange(0, 255), None)
         cells = cell_means(reader, ValueRange(0, 255), None, 8)
-    assert part.added == pytest.approx(0.5 * bright.distance(cells))
+    assert part.added == pytest.approx(
+        0.5 * bright.distance(smoothed(cells, SMOOTH_CELLS))
+    )  # even: it cannot be laid
     scores = RNG.uniform(1, 3, (96, 128)).astype(np.float32)
     whole = part.measured(scores, 0)
     assert (whole >= scores / usual.rows(0, 96)).all()
@@ -132,7 +134,35 @@ def test_a_part_is_read_once_and_a_window_of_it_is_measured_alike(tmp_path):
 
 def test_a_stain_in_one_channel_of_three_stands_out(good):
     colour = np.concatenate([good, good[..., ::-1] * 0.5, good * 0.8], axis=3)
-    usual = UsualBrightness.learnt(colour, 8, 0.5)
+    usual = UsualBrightness.learnt(colour)
     stained = colour[0].copy()
     stained[5:10, 5:10, 1] -= 0.05  # one of three channels
     assert usual.distance(stained)[6:9, 6:9].min() > 5 > 2 * usual.distance(colour[1]).mean()
+
+
+def test_good_parts_are_laid_onto_each_other_and_a_later_one_onto_them():
+    """A scene seen from places that differ by a cell or two: at its edges nothing stands out, and a stain does."""
+    scene = smoothed(np.random.default_rng(1).uniform(0.2, 0.8, (60, 70, 1)).astype(np.float32), 2.0) * 3 - 1
+
+    def seen(number):
+        rng = np.random.default_rng(number)
+        turn = cv2.getRotationMatrix2D((35, 30), rng.uniform(-2, 2), 1)
+        turn[:, 2] += rng.uniform(-1.5, 1.5, 2)
+        return cv2.warpAffine(scene, turn, (70, 60), flags=cv2.INTER_CUBIC)[6:-6, 6:-6, None].astype(np.float32)
+
+    parts = np.stack([seen(number) for number in range(10)])
+    laid, motions = laid_alike(parts)
+    at_rest = np.stack([smoothed(part, SMOOTH_CELLS) for part in parts])
+    assert np.nanstd(laid, axis=0).mean() < 0.3 * at_rest.std(axis=0).mean()
+    usual, plain = UsualBrightness.learnt(laid), UsualBrightness.learnt(at_rest)
+    assert len(motions) == 10
+    stained = seen(100)
+    stained[20:26, 30:36] -= 0.05
+    found, motion = usual.found(stained)
+    peak = np.unravel_index(np.argmax(usual.distance(found)), found.shape[:2])
+    at = motion @ [peak[1], peak[0], 1]
+    assert 29 <= at[0] <= 36
+    assert 19 <= at[1] <= 26
+    assert usual.distance(found).max() > 3 * plain.distance(smoothed(stained, SMOOTH_CELLS)).max()
+    good, _ = usual.found(seen(101))
+    assert usual.distance(good).max() < 0.3 * usual.distance(found).max()

@@ -1,8 +1,8 @@
 """How bright a part is at each place against what is usual there: stains on parts that always lie alike.
 
-An image is reduced to the means of cells, smoothed, and compared with the average good part. Light that changes from
-part to part is taken out of the difference first: it multiplies what the part reflects, more on one side than on the
-other. What is left counts by how much good parts differ at that place, which is most at edges.
+An image is reduced to the means of cells, smoothed, laid onto the average good part and compared with it. Light that
+changes from part to part is taken out of the difference first: it multiplies what the part reflects, more on one side
+than on the other. What is left counts by how much good parts differ at that place, which is most at edges.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import ValueRange
+from inspect_cli.scoring.registration import AT_REST, Motion, motion_of, onto_usual
 
 Mask = NDArray[np.bool_]
 Cells = NDArray[np.float32]
@@ -31,6 +32,9 @@ _MEDIAN_TO_DEVIATION: Final = 1.4826
 #: Added to the variance of each place, in units of the mean one, and the least standard deviation, of the unit range.
 _LEAST_SHARE: Final = 0.25
 _LEAST_DEVIATION: Final = 0.002
+#: Standard deviation of the smoothing over cells, and rounds in which the average part is found.
+SMOOTH_CELLS: Final = 1.0
+_LAID_ROUNDS: Final = 2
 #: Rows of cells that are read at once.
 _ROWS_OF_CELLS: Final = 8
 #: Least share of a cell that must lie inside the ROI, and least share of the good parts that must know a place.
@@ -46,43 +50,64 @@ class UsualBrightness:
     ----------
     mean, precision
         (rows, columns, channels), unit range and one over its variance; NaN and 0 where good parts are not known.
-    cell_px
-        Side of a cell in pixels.
-    smooth_cells
-        Standard deviation of the smoothing over cells.
     weight
         What a squared distance of one standard deviation adds to a score.
     """
 
     mean: Cells
     precision: Cells
-    cell_px: int
-    smooth_cells: float
     weight: float = 1.0
 
     @classmethod
-    def learnt(cls, parts: NDArray[np.float32], cell_px: int, smooth_cells: float) -> Self:
-        """Learn from the cells of good parts (parts, rows, columns, channels); NaN outside a part's ROI."""
-        smooth = np.stack([smoothed(cells, smooth_cells) for cells in parts])
-        known = np.isfinite(smooth)
+    def learnt(cls, parts: NDArray[np.float32]) -> Self:
+        """Learn from good parts as :func:`laid_alike` returns them."""
+        known = np.isfinite(parts)
         enough = known.mean(axis=0) >= _LEAST_KNOWN
-        count = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(enough, np.where(known, smooth, 0).sum(axis=0) / count, np.nan).astype(np.float32)
+        count = known.sum(axis=0)
+        mean = _average(parts)
         precision = enough.astype(np.float32)
         for _ in range(_SPREAD_ROUNDS):
-            rests = np.stack([_without_light(cells, mean, precision) for cells in smooth])
+            rests = np.stack([_without_light(cells, mean, precision) for cells in parts])
             variance = (rests**2).sum(axis=0) / np.maximum(count - 1, 1)
             least = _LEAST_SHARE * _mean_where(variance, enough) + _LEAST_DEVIATION**2
             precision = np.where(enough, 1 / (variance + least), 0).astype(np.float32)
-        return cls(mean, precision, cell_px, smooth_cells)
+        return cls(mean, precision)
 
-    def distance(self, cells: Cells) -> Cells:
+    def found(self, cells: Cells) -> tuple[Cells, Motion]:
+        """Return a part's cells (rows, columns, channels) smoothed and laid onto the average part, and how it lay."""
+        smooth = smoothed(cells, SMOOTH_CELLS)
+        motion = motion_of(smooth, self.mean)
+        return onto_usual(smooth, motion), motion
+
+    def distance(self, laid: Cells) -> Cells:
         """Return the squared distance of a part's cells from what is usual, (rows, columns), mean over channels.
 
-        1 on average for good parts, or less; 0 where the part or good ones are not known.
+        1 on average for good parts, or less; 0 where the part or good ones are not known. ``laid`` are cells as
+        :meth:`found` returns them.
         """
-        rest = _without_light(smoothed(cells, self.smooth_cells), self.mean, self.precision)
+        rest = _without_light(laid, self.mean, self.precision)
         return np.asarray((rest**2 * self.precision).mean(axis=2), np.float32)
+
+
+def laid_alike(parts: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Motion]]:
+    """Return the cells of good parts (parts, rows, columns, channels) smoothed and laid onto their average.
+
+    With how each lay; NaN outside a part's ROI and beyond its picture.
+    """
+    smooth = np.stack([smoothed(cells, SMOOTH_CELLS) for cells in parts])
+    laid, motions = smooth, [AT_REST] * len(smooth)
+    for _ in range(_LAID_ROUNDS):
+        mean = _average(laid)
+        motions = [motion_of(cells, mean) for cells in smooth]
+        laid = np.stack([onto_usual(cells, motion) for cells, motion in zip(smooth, motions, strict=True)])
+    return laid, motions
+
+
+def _average(parts: NDArray[np.float32]) -> Cells:
+    """Return the mean of parts (parts, rows, columns, channels), NaN where less than half of them are known."""
+    known = np.isfinite(parts)
+    total = np.where(known, parts, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return np.where(known.mean(axis=0) >= _LEAST_KNOWN, total, np.nan).astype(np.float32)
 
 
 def cell_means(reader: MapReader, values: ValueRange, roi: Mask | None, cell_px: int) -> Cells:

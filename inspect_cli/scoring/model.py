@@ -148,10 +148,9 @@ def _usual_maps(bundle: Bundle) -> dict[str, UsualMap]:
         usual, arrays = trained.usual, bundle.usual(name)
         if usual is None or arrays is None:
             continue
-        brightness, told = None, usual.brightness
-        if told is not None:
-            learnt = arrays["mean"], arrays["precision"]
-            brightness = UsualBrightness(*learnt, usual.cell_px, told.smooth_cells, told.weight)
+        brightness = None
+        if usual.brightness_weight is not None:
+            brightness = UsualBrightness(arrays["mean"], arrays["precision"], usual.brightness_weight)
         found[name] = UsualMap(arrays["cells"], usual.cell_px, usual.height_px, usual.width_px, brightness)
     return found
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import ValueRange
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means
+from inspect_cli.scoring.registration import onto_part
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.float32]
@@ -50,11 +51,15 @@ class UsualMap:
     left_px: int = 0
 
     def of_part(self, reader: MapReader, values: ValueRange, roi: Mask | None) -> UsualMap:
-        """Return what holds for a part, of which the whole map is read once if its brightness counts."""
+        """Return what holds for a part, of which the whole map is read once if its brightness is known.
+
+        A part that was moved or turned a little is found, and measured by the places as they lie in it.
+        """
         if self.brightness is None:
             return self
-        cells = cell_means(reader, values, roi, self.cell_px)
-        return replace(self, added=self.brightness.weight * self.brightness.distance(cells))
+        laid, motion = self.brightness.found(cell_means(reader, values, roi, self.cell_px))
+        added = self.brightness.weight * self.brightness.distance(laid)
+        return replace(self, cells=onto_part(self.cells, motion), added=onto_part(added, motion))
 
     def window(self, top_px: int, left_px: int, height_px: int, width_px: int) -> UsualMap:
         """Return what holds in a window of the image."""

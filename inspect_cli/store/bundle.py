@@ -78,7 +78,7 @@ class Bundle:
             return None
         size = tuple(-(-length // usual.cell_px) for length in (usual.height_px, usual.width_px))
         shapes: dict[str, tuple[int, ...]] = {"cells": size}
-        if usual.brightness is not None:
+        if usual.brightness_weight is not None:
             shapes |= dict.fromkeys(("mean", "precision"), (*size, trained.channels))
         path = self.folder / usual.cells
         content = _read(path, usual.sha256)

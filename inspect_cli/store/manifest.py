@@ -88,19 +88,12 @@ class RoiShare(_Strict):
     high: float
 
 
-class Brightness(_Strict):
-    """How far a part's brightness lies from what is usual at its place: smoothed over cells, weighed in a score."""
-
-    smooth_cells: float = Field(gt=0)
-    weight: float = Field(ge=0)
-    parts: int = Field(ge=1)
-
-
 class Usual(_Strict):
     """Where is stored how high good parts score, and how bright they are, at each place of the image.
 
     ``alike`` is the rank correlation of scores over places, on average between two of ``parts`` parts.
-    ``brightness`` is None in models of before.
+    ``brightness_weight`` is what a squared standard deviation of brightness adds to a score; None in models of
+    before.
     """
 
     cells: str = Field(pattern=_WEIGHTS)
@@ -110,13 +103,13 @@ class Usual(_Strict):
     width_px: int = Field(ge=1)
     alike: float = Field(ge=-1, le=1)
     parts: int = Field(ge=1)
-    brightness: Brightness | None = None
+    brightness_weight: float | None = Field(None, ge=0)
 
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
-        if self.brightness is None:
-            content.pop("brightness", None)  # the digest of a model stays what it was
+        if self.brightness_weight is None:
+            content.pop("brightness_weight", None)  # the digest of a model stays what it was
         return content
 
 

@@ -97,7 +97,7 @@ def _usual(usual: Mapping[str, Usual]) -> list[str]:
         "| --- | --- | ---: | ---: | ---: | ---: |",
         *(
             f"| {name} | {u.width_px}x{u.height_px} | {u.cell_px} | {u.parts} | {u.alike:.2f} | "
-            + ("-" if u.brightness is None else f"{u.brightness.weight:.3g}")
+            + ("-" if u.brightness_weight is None else f"{u.brightness_weight:.3g}")
             + " |"
             for name, u in usual.items()
         ),

@@ -17,12 +17,13 @@ from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.report.pictures import save_usual
-from inspect_cli.scoring.brightness import UsualBrightness, cell_means, smoothed
+from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike, smoothed
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
+from inspect_cli.scoring.registration import onto_usual
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.bundle import write_usual
-from inspect_cli.store.manifest import LEAST_LIMIT, Brightness, Usual
+from inspect_cli.store.manifest import LEAST_LIMIT, Usual
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.order import Teller, TrainingOrder, tiling_for
@@ -51,8 +52,6 @@ _HIGH: Final = 0.9
 #: a defect there must still be seen.
 _LEAST: Final = 0.5
 _MOST: Final = 3.0
-#: Standard deviation of the smoothing of brightness; a cell at least.
-_BRIGHTNESS_PX: Final = 20.0
 #: The highest place of an ordinary good part gains by its brightness this share of the part's highest score.
 _BRIGHTNESS_SHARE: Final = 0.35
 #: Groups of parts, of each of which the others say how bright it should be.
@@ -66,12 +65,11 @@ Cells = NDArray[np.float32]
 
 
 class Found(NamedTuple):
-    """What was learnt, None where parts do not lie alike; how alike they lie, and by how many parts all is known."""
+    """What was learnt, None where parts do not lie alike; how alike they lie, and by how many that is known."""
 
     usual: UsualMap | None
     alike: float
     parts: int
-    brightness_parts: int = 0
 
 
 class Scorer(NamedTuple):
@@ -90,7 +88,7 @@ class Scorer(NamedTuple):
 def usual_of(
     order: TrainingOrder, name: str, job: MapTraining, sources: Sources, teller: Teller
 ) -> tuple[UsualMap, Usual] | None:
-    """Learn what good parts score at each place of a trained map, tell it, and write it with a picture.
+    """Learn what is usual at each place of a trained map, tell it, and write it with a picture.
 
     Returns it with its entry in the manifest; None where parts do not lie alike, that cannot be told, or the recipe
     does not ask for it.
@@ -112,14 +110,13 @@ def usual_of(
     teller.say(f"{says}: parts lie alike, scores are measured by what is usual at a place")
     save_usual(picture, usual.cells)
     arrays, bright = {"cells": usual.cells}, usual.brightness
-    told = None
     if bright is not None:
         arrays |= {"mean": bright.mean, "precision": bright.precision}
-        told = Brightness(smooth_cells=bright.smooth_cells, weight=bright.weight, parts=found.brightness_parts)
     cells, digest = write_usual(folder, name, arrays)
     size = {"cell_px": usual.cell_px, "height_px": usual.height_px, "width_px": usual.width_px}
-    entry = Usual(cells=cells, sha256=digest, **size, alike=round(found.alike, 4), parts=found.parts, brightness=told)
-    return usual, entry
+    weight = None if bright is None else bright.weight
+    known = {"alike": round(found.alike, 4), "parts": found.parts, "brightness_weight": weight}
+    return usual, Usual(cells=cells, sha256=digest, **size, **known)
 
 
 def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | None) -> Found | None:
@@ -138,41 +135,38 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     if count < LEAST_PARTS:
         return None
     cell_px = max(_CELL_PX, -(-max(height, width) // _MOST_CELLS))
-    found: list[Cells] = []
-    for i in np.linspace(0, len(parts) - 1, count).round().astype(int):
-        if len(found) >= LEAST_PARTS and time.monotonic() > until:
-            break  # the window that the time was found out by lay outside the ROI
-        found.append(_cells(scorer, parts[i], survey.rois[parts[i].id], name, cell_px))
-    scores = np.stack(found)
-    alike = alike_of(scores)
-    if alike < LEAST_ALIKE:
-        return Found(None, alike, len(found))
-    cells = usual_cells(scores)
+    scores: list[Cells] = []
     bright: list[Cells] = []
-    for i in np.linspace(0, len(parts) - 1, min(MOST_PARTS, len(parts))).round().astype(int):
-        if len(bright) >= LEAST_PARTS and time.monotonic() > until:
-            break
+    for i in np.linspace(0, len(parts) - 1, count).round().astype(int):
+        if len(scores) >= LEAST_PARTS and time.monotonic() > until:
+            break  # the window that the time was found out by lay outside the ROI
+        roi = survey.rois[parts[i].id]
+        scores.append(_cells(scorer, parts[i], roi, name, cell_px))
         with open_map(parts[i].files[name]) as reader:
-            bright.append(cell_means(reader, scorer.preprocess.range, survey.rois[parts[i].id], cell_px))
-    peak = float(np.median(np.nanmax(scores / cells, axis=(1, 2))))
-    brightness = usual_brightness(np.stack(bright), cell_px, peak)
-    return Found(UsualMap(cells, cell_px, height, width, brightness), alike, len(found), len(bright))
+            bright.append(cell_means(reader, scorer.preprocess.range, roi, cell_px))
+    laid, motions = laid_alike(np.stack(bright))
+    at_place = np.stack([onto_usual(cells, motion) for cells, motion in zip(scores, motions, strict=True)])
+    alike = alike_of(at_place)
+    if alike < LEAST_ALIKE:
+        return Found(None, alike, len(scores))
+    cells = usual_cells(at_place)
+    brightness = usual_brightness(laid, float(np.median(np.nanmax(at_place / cells, axis=(1, 2)))))
+    return Found(UsualMap(cells, cell_px, height, width, brightness), alike, len(scores))
 
 
-def usual_brightness(parts: Cells, cell_px: int, peak: float) -> UsualBrightness:
-    """Return how bright good parts (parts, rows, columns, channels) are at each place; NaN outside the ROI.
+def usual_brightness(laid: Cells, peak: float) -> UsualBrightness:
+    """Return how bright good parts are at each place, from their cells as ``laid_alike`` returns them.
 
     ``peak`` is the highest score of an ordinary good part, by which the weight of brightness in a score is found.
     Of each group of parts the others say how bright it should be, as of a part that comes later.
     """
-    smooth_cells = max(1.0, _BRIGHTNESS_PX / cell_px)
-    group = np.arange(len(parts)) % _GROUPS
+    group = np.arange(len(laid)) % _GROUPS
     peaks = []
     for number in range(_GROUPS):
-        others = UsualBrightness.learnt(parts[group != number], cell_px, smooth_cells)
-        peaks += [float(others.distance(cells).max()) for cells in parts[group == number]]
+        others = UsualBrightness.learnt(laid[group != number])
+        peaks += [float(others.distance(cells).max()) for cells in laid[group == number]]
     weight = _BRIGHTNESS_SHARE * peak / max(1.0, float(np.median(peaks)))
-    return replace(UsualBrightness.learnt(parts, cell_px, smooth_cells), weight=weight)
+    return replace(UsualBrightness.learnt(laid), weight=weight)
 
 
 def alike_of(scores: Cells) -> float:
