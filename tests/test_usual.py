@@ -181,8 +181,8 @@ def test_training_learns_it_and_says_so_and_scores_are_measured_by_it(alike, cap
     arrays = bundle.usual("image")
     assert arrays is not None
     cells = arrays["cells"]
-    assert cells[5, 5] > 2  # inside the square
-    assert cells[:, 10:].max() < 1.5
+    assert cells[11, 10] > 2  # inside the square
+    assert cells[:, 20:].max() < 1.5
     prune_weights(bundle.folder, bundle.manifest)
     assert bundle.usual("image") is not None
     assert score(alike) in TRAINED
@@ -245,7 +245,7 @@ def test_a_soft_stain_scores_high_where_the_network_hardly_sees_it(trained, caps
     export = run(["export", "-m", "stuff", "--models", str(trained / "models"), "--out", str(trained / "export")])
     assert export == 0
     told = json.loads((trained / "export/export.json").read_text())["maps"]["image"]["usual"]
-    assert np.shape(told["mean"]) == np.shape(told["precision"]) == (12, 16, 1)
+    assert np.shape(told["mean"]) == np.shape(told["precision"]) == (24, 32, 1)
     assert told["brightness_weight"] == weight
 
 

@@ -91,7 +91,8 @@ def _usual(usual: Mapping[str, Usual]) -> list[str]:
         "Good parts score high at the same places, such as edges and holes. Scores of images of this size are "
         "divided by how high good parts go at each place. `usual_MAP.png` shows that: black as in most places or "
         "lower, the brightest colour three times as high. How far a part's brightness lies from that of good parts "
-        "at the same place is added, by the weight below for each squared standard deviation.",
+        "at the same place, onto which it is laid first, is added, by the weight below for each squared standard "
+        "deviation.",
         "",
         "| map | image px | cell px | parts | rank correlation between two | weight of brightness |",
         "| --- | --- | ---: | ---: | ---: | ---: |",

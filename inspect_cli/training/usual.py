@@ -42,7 +42,7 @@ _MOST_PX: Final = 16_000_000
 #: Side of the window by which the time of a pixel is found out.
 _TRIED_PX: Final = 512
 #: Least side of a cell, and cells along the longer side at most.
-_CELL_PX: Final = 8
+_CELL_PX: Final = 4
 _MOST_CELLS: Final = 256
 #: Standard deviation of the smoothing over cells.
 _SMOOTH_CELLS: Final = 1.0
