@@ -151,7 +151,8 @@ def _usual_maps(bundle: Bundle) -> dict[str, UsualMap]:
         brightness = None
         if usual.brightness_weight is not None:
             brightness = UsualBrightness(arrays["mean"], arrays["precision"], usual.brightness_weight)
-        found[name] = UsualMap(arrays["cells"], usual.cell_px, usual.height_px, usual.width_px, brightness)
+        size = usual.cell_px, usual.height_px, usual.width_px
+        found[name] = UsualMap(arrays["cells"], *size, brightness, slack_px=usual.slack_px)
     return found
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 #: A 2x3 matrix that takes a place (x, y) of the average part to that of the part in hand, in cells.
 Motion = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 AT_REST: Final[Motion] = np.eye(2, 3, dtype=np.float32)
 #: A part is found as long as no corner lies farther off than this share of the longer side.
@@ -27,6 +26,8 @@ def motion_of(cells: NDArray[np.float32], usual: NDArray[np.float32]) -> Motion:
     The channel that differs most from place to place tells it, by the enhanced correlation coefficient (Evangelidis
     and Psarakis 2008), which does not depend on light. A part that is not found so lies at rest.
     """
+    if not np.isfinite(usual).any():
+        return AT_REST
     channel = int(np.argmax(np.nanstd(usual, axis=(0, 1))))
     template, picture = (_filled(values[..., channel]) for values in (usual, cells))
     known = np.isfinite(cells[..., channel]).astype(np.uint8)
@@ -65,6 +66,18 @@ def onto_usual(values: NDArray[np.float32], motion: Motion) -> NDArray[np.float3
 def onto_part(values: NDArray[np.float32], motion: Motion) -> NDArray[np.float32]:
     """Return values (rows, columns) of the average part as a part lies; the nearest ones where it does not reach."""
     return _moved(values, motion, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+
+
+def of_shape(values: NDArray[np.float32], shape: tuple[int, ...], mode: str) -> NDArray[np.float32]:
+    """Return values (rows, columns[, channels]) of a picture a little smaller or larger, cut or filled up at its end.
+
+    ``mode`` is `nan`, or `edge` for the nearest values.
+    """
+    cut = values[: shape[0], : shape[1]]
+    beyond = [(0, shape[0] - cut.shape[0]), (0, shape[1] - cut.shape[1]), (0, 0)][: values.ndim]
+    if not np.any(beyond):
+        return cut
+    return np.pad(cut, beyond, constant_values=np.nan) if mode == "nan" else np.pad(cut, beyond, mode="edge")
 
 
 def _moved(values: NDArray[Any], motion: Motion, flags: int, border: int) -> NDArray[np.float32]:

@@ -77,7 +77,7 @@ class PartScan:
     def _usual(self, name: str, reader: MapReader) -> UsualMap | None:
         """Return the measure of each place of a map; None where it is not known, or of another size."""
         usual = self._model.usual.get(name)
-        if usual is None or (usual.height_px, usual.width_px) != (self.height, self.width):
+        if usual is None or not usual.fits(self.height, self.width):
             return None
         return usual.of_part(reader, self._model.bundle.manifest.maps[name].preprocess.range, self.roi)
 
@@ -98,9 +98,10 @@ class PartScan:
             faults += [f"map {name}: {text}" for text in _faults(stream.moments, limits)]
             usual = self._model.usual.get(name)
             if usual is not None and stream.usual is None:
+                less = f" and up to {usual.slack_px} px less" if usual.slack_px else ""
                 faults.append(
                     f"map {name}: is of {self.width}x{self.height} px, the training images of "
-                    f"{usual.width_px}x{usual.height_px} px, where good parts always lie alike"
+                    f"{usual.width_px}x{usual.height_px} px{less}, where good parts always lie alike"
                 )
         return faults
 

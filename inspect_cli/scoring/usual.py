@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import ValueRange
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means
-from inspect_cli.scoring.registration import onto_part
+from inspect_cli.scoring.registration import of_shape, onto_part
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.float32]
@@ -32,11 +32,13 @@ class UsualMap:
     cell_px
         Side of a cell in pixels of the image; the last ones along an axis may stand for fewer.
     height_px, width_px
-        Size of the image or the window.
+        Size of the image or the window; of the largest image that was learnt from before :meth:`of_part`.
     brightness
         What brightness is usual, None where that is not known.
     added
         What the brightness of the part in hand adds to the score, like ``cells``; None before :meth:`of_part`.
+    slack_px
+        By how much images that were learnt from differ in size. They are laid onto each other from the first pixel.
     top_px, left_px
         Where the window lies in the image of the cells; 0 for the image itself.
     """
@@ -47,6 +49,7 @@ class UsualMap:
     width_px: int
     brightness: UsualBrightness | None = None
     added: Rows | None = None
+    slack_px: int = 0
     top_px: int = 0
     left_px: int = 0
 
@@ -57,9 +60,17 @@ class UsualMap:
         """
         if self.brightness is None:
             return self
-        laid, motion = self.brightness.found(cell_means(reader, values, roi, self.cell_px))
+        own = cell_means(reader, values, roi, self.cell_px)
+        laid, motion = self.brightness.found(of_shape(own, self.cells.shape, "nan"))
         added = self.brightness.weight * self.brightness.distance(laid)
-        return replace(self, cells=onto_part(self.cells, motion), added=onto_part(added, motion))
+        cells, added = (of_shape(onto_part(level, motion), own.shape[:2], "edge") for level in (self.cells, added))
+        header = reader.header
+        return replace(self, cells=cells, added=added, height_px=header.height, width_px=header.width)
+
+    def fits(self, height_px: int, width_px: int) -> bool:
+        """Whether an image has a size like those that were learnt from."""
+        pairs = (height_px, self.height_px), (width_px, self.width_px)
+        return all(most - 2 * self.slack_px <= length <= most + self.slack_px for length, most in pairs)
 
     def window(self, top_px: int, left_px: int, height_px: int, width_px: int) -> UsualMap:
         """Return what holds in a window of the image."""

@@ -104,12 +104,16 @@ class Usual(_Strict):
     alike: float = Field(ge=-1, le=1)
     parts: int = Field(ge=1)
     brightness_weight: float | None = Field(None, ge=0)
+    #: By how much the images that were learnt from differ in size; the largest is given.
+    slack_px: int = Field(0, ge=0)
 
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
         if self.brightness_weight is None:
-            content.pop("brightness_weight", None)  # the digest of a model stays what it was
+            content.pop("brightness_weight", None)
+        if not self.slack_px:
+            content.pop("slack_px", None)  # the digest of a model stays what it was
         return content
 
 

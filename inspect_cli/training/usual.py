@@ -20,7 +20,7 @@ from inspect_cli.report.pictures import save_usual
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike, smoothed
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
-from inspect_cli.scoring.registration import onto_usual
+from inspect_cli.scoring.registration import of_shape, onto_usual
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.bundle import write_usual
 from inspect_cli.store.manifest import LEAST_LIMIT, Usual
@@ -44,6 +44,8 @@ _TRIED_PX: Final = 512
 #: Least side of a cell, and cells along the longer side at most.
 _CELL_PX: Final = 4
 _MOST_CELLS: Final = 256
+#: By how much images may differ in size, as a share of the longer side.
+_MOST_SLACK: Final = 0.05
 #: Standard deviation of the smoothing over cells.
 _SMOOTH_CELLS: Final = 1.0
 #: How high good parts go at a place: the quantile over parts.
@@ -113,7 +115,7 @@ def usual_of(
     if bright is not None:
         arrays |= {"mean": bright.mean, "precision": bright.precision}
     cells, digest = write_usual(folder, name, arrays)
-    size = {"cell_px": usual.cell_px, "height_px": usual.height_px, "width_px": usual.width_px}
+    size = {name: getattr(usual, name) for name in ("cell_px", "height_px", "width_px", "slack_px")}
     weight = None if bright is None else bright.weight
     known = {"alike": round(found.alike, 4), "parts": found.parts, "brightness_weight": weight}
     return usual, Usual(cells=cells, sha256=digest, **size, **known)
@@ -123,27 +125,29 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     """Score the parts to train on and return what is usual at each place, if that is much the same for all.
 
     ``budget_s`` is the map's budget, None for one in steps. None if that cannot be told: too few parts, parts of
-    different sizes, or no time for as many as are needed.
+    sizes that differ by more than a little, or no time for as many as are needed.
     """
     parts, survey = sources.split.train, sources.survey
-    sizes = {survey.sizes[part.id] for part in survey.parts}
-    if len(parts) < LEAST_PARTS or len(sizes) != 1:
+    sizes = np.array([survey.sizes[part.id] for part in survey.parts])
+    height, width = (int(length) for length in sizes.max(axis=0))
+    slack_px = int(np.ptp(sizes, axis=0).max())
+    if len(parts) < LEAST_PARTS or slack_px > _MOST_SLACK * max(height, width):
         return None
-    height, width = sizes.pop()
     until = math.inf if budget_s is None else time.monotonic() + _SHARE_OF_BUDGET * budget_s
     count = min(MOST_PARTS, len(parts), _affordable(scorer, parts[0], survey, name, budget_s))
     if count < LEAST_PARTS:
         return None
     cell_px = max(_CELL_PX, -(-max(height, width) // _MOST_CELLS))
+    shape = -(-height // cell_px), -(-width // cell_px)
     scores: list[Cells] = []
     bright: list[Cells] = []
     for i in np.linspace(0, len(parts) - 1, count).round().astype(int):
         if len(scores) >= LEAST_PARTS and time.monotonic() > until:
             break  # the window that the time was found out by lay outside the ROI
         roi = survey.rois[parts[i].id]
-        scores.append(_cells(scorer, parts[i], roi, name, cell_px))
+        scores.append(of_shape(_cells(scorer, parts[i], roi, name, cell_px), shape, "nan"))
         with open_map(parts[i].files[name]) as reader:
-            bright.append(cell_means(reader, scorer.preprocess.range, roi, cell_px))
+            bright.append(of_shape(cell_means(reader, scorer.preprocess.range, roi, cell_px), shape, "nan"))
     laid, motions = laid_alike(np.stack(bright))
     at_place = np.stack([onto_usual(cells, motion) for cells, motion in zip(scores, motions, strict=True)])
     alike = alike_of(at_place)
@@ -151,7 +155,8 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
         return Found(None, alike, len(scores))
     cells = usual_cells(at_place)
     brightness = usual_brightness(laid, float(np.median(np.nanmax(at_place / cells, axis=(1, 2)))))
-    return Found(UsualMap(cells, cell_px, height, width, brightness), alike, len(scores))
+    usual = UsualMap(cells, cell_px, height, width, brightness, slack_px=slack_px)
+    return Found(usual, alike, len(scores))
 
 
 def usual_brightness(laid: Cells, peak: float) -> UsualBrightness:
