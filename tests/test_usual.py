@@ -15,6 +15,7 @@ from inspect_cli.errors import ModelError
 from inspect_cli.images import open_map
 from inspect_cli.images.values import Preprocess, ValueRange
 from inspect_cli.recipe.schema import ScoringSpec
+from inspect_cli.scoring.brightness import laid_alike
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.usual import UsualMap
@@ -283,6 +284,17 @@ def test_of_few_parts_or_of_several_sizes_nothing_is_learnt(alike, capsys, left)
     assert "lie alike" not in capsys.readouterr().err
 
 
+def test_in_little_time_three_parts_are_scored_and_of_all_the_brightness_is_taken(alike, monkeypatch, capsys):
+    monkeypatch.setattr(learning, "_SHARE_OF_BUDGET", 1e-6)
+    monkeypatch.setattr(learning, "_MOST_OF_BUDGET", 1e6)
+    taken = []
+    monkeypatch.setattr(learning, "laid_alike", lambda cells: taken.append(len(cells)) or laid_alike(cells))
+    assert train(alike, "--budget", "2s") in TRAINED
+    assert "parts lie alike" in capsys.readouterr().err
+    assert manifest_of(alike)["maps"]["image"]["usual"]["parts"] == 3
+    assert taken == [10]
+
+
 def test_images_may_differ_in_size_by_a_little(alike, capsys):
     """Cut out by hand or by another program: the first pixels are of the same place, the last ones are not."""
     for number, path in enumerate(sorted((alike / "good").iterdir())):
@@ -315,5 +327,6 @@ def test_images_may_differ_in_size_by_a_little(alike, capsys):
 
 def test_a_budget_in_time_leaves_no_time_for_large_images(alike, monkeypatch, capsys):
     monkeypatch.setattr(learning, "_SHARE_OF_BUDGET", 1e-6)
+    monkeypatch.setattr(learning, "_MOST_OF_BUDGET", 1e-6)
     assert train(alike, "--budget", "2s") in TRAINED
     assert "lie alike" not in capsys.readouterr().err

@@ -33,11 +33,14 @@ from inspect_cli.training.sources import Sources
 
 #: What good parts score at each place of a map, beside its weights.
 PICTURE: Final = "usual_{map}.png"
-#: Parts that are looked at: more change little, fewer say too little.
+#: Parts that are looked at: more change little, fewer say too little. Of some only the brightness is taken.
 MOST_PARTS: Final = 32
 LEAST_PARTS: Final = 6
-#: Seconds that this takes at most, as a share of a map's part of a budget in time; pixels by a budget in steps.
+LEAST_SCORED: Final = 3
+#: Seconds that this takes at most, as a share of a map's part of a budget in time, or for the fewest parts; pixels by
+#: a budget in steps.
 _SHARE_OF_BUDGET: Final = 0.1
+_MOST_OF_BUDGET: Final = 0.25
 _MOST_PX: Final = 16_000_000
 #: Side of the window by which the time of a pixel is found out.
 _TRIED_PX: Final = 512
@@ -134,22 +137,25 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     if len(parts) < LEAST_PARTS or slack_px > _MOST_SLACK * max(height, width):
         return None
     until = math.inf if budget_s is None else time.monotonic() + _SHARE_OF_BUDGET * budget_s
-    count = min(MOST_PARTS, len(parts), _affordable(scorer, parts[0], survey, name, budget_s))
-    if count < LEAST_PARTS:
+    count = _affordable(scorer, parts[0], survey, name, budget_s)
+    if count < LEAST_SCORED:
         return None
     cell_px = max(_CELL_PX, -(-max(height, width) // _MOST_CELLS))
     shape = -(-height // cell_px), -(-width // cell_px)
-    scores: list[Cells] = []
+    chosen = [parts[i] for i in _evenly(len(parts), MOST_PARTS)]
     bright: list[Cells] = []
-    for i in np.linspace(0, len(parts) - 1, count).round().astype(int):
-        if len(scores) >= LEAST_PARTS and time.monotonic() > until:
-            break  # the window that the time was found out by lay outside the ROI
-        roi = survey.rois[parts[i].id]
-        scores.append(of_shape(_cells(scorer, parts[i], roi, name, cell_px), shape, "nan"))
-        with open_map(parts[i].files[name]) as reader:
-            bright.append(of_shape(cell_means(reader, scorer.preprocess.range, roi, cell_px), shape, "nan"))
+    for part in chosen:
+        with open_map(part.files[name]) as reader:
+            own = cell_means(reader, scorer.preprocess.range, survey.rois[part.id], cell_px)
+        bright.append(of_shape(own, shape, "nan"))
     laid, motions = laid_alike(np.stack(bright))
-    at_place = np.stack([onto_usual(cells, motion) for cells, motion in zip(scores, motions, strict=True)])
+    scores: list[Cells] = []
+    for i in _evenly(len(chosen), count):
+        if len(scores) >= LEAST_SCORED and time.monotonic() > until:
+            break  # the window that the time was found out by lay outside the ROI
+        own = _cells(scorer, chosen[i], survey.rois[chosen[i].id], name, cell_px)
+        scores.append(onto_usual(of_shape(own, shape, "nan"), motions[i]))
+    at_place = np.stack(scores)
     alike = alike_of(at_place)
     if alike < LEAST_ALIKE:
         return Found(None, alike, len(scores))
@@ -157,6 +163,11 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     brightness = usual_brightness(laid, float(np.median(np.nanmax(at_place / cells, axis=(1, 2)))))
     usual = UsualMap(cells, cell_px, height, width, brightness, slack_px=slack_px)
     return Found(usual, alike, len(scores))
+
+
+def _evenly(length: int, most: int) -> list[int]:
+    """Return at most so many places of a list of ``length``, evenly spaced."""
+    return [int(i) for i in np.linspace(0, length - 1, min(most, length)).round()]
 
 
 def usual_brightness(laid: Cells, peak: float) -> UsualBrightness:
@@ -208,7 +219,10 @@ def _cells(scorer: Scorer, part: Part, roi: Mask | None, name: str, cell_px: int
 
 
 def _affordable(scorer: Scorer, part: Part, survey: Survey, name: str, budget_s: float | None) -> int:
-    """Return how many parts the budget leaves time to score, as long as a window of one says that takes."""
+    """Return how many parts the budget leaves time to score, as long as a window of one says that takes.
+
+    The fewest that are needed may take a larger share of it.
+    """
     height, width = survey.sizes[part.id]
     if budget_s is None:
         return _MOST_PX // (height * width)
@@ -220,4 +234,5 @@ def _affordable(scorer: Scorer, part: Part, survey: Survey, name: str, budget_s:
         for _ in scorer.rows(WindowReader(reader, y, x, tall, wide), inside).rows():
             pass
     one_s = (time.monotonic() - started) * (height * width) / (tall * wide)
-    return int(_SHARE_OF_BUDGET * budget_s / max(one_s, 1e-6))
+    least = LEAST_SCORED if LEAST_SCORED * one_s <= _MOST_OF_BUDGET * budget_s else 0
+    return max(least, int(_SHARE_OF_BUDGET * budget_s / max(one_s, 1e-6)))
