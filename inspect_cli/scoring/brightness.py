@@ -35,6 +35,8 @@ _LEAST_DEVIATION: Final = 0.002
 #: Standard deviation of the smoothing over cells, and rounds in which the average part is found.
 SMOOTH_CELLS: Final = 1.0
 _LAID_ROUNDS: Final = 2
+#: Standard deviations from which on a distance counts as it is, not squared.
+_FAR: Final = 4.0
 #: Rows of cells that are read at once.
 _ROWS_OF_CELLS: Final = 8
 #: Least share of a cell that must lie inside the ROI, and least share of the good parts that must know a place.
@@ -82,11 +84,13 @@ class UsualBrightness:
     def distance(self, laid: Cells) -> Cells:
         """Return the squared distance of a part's cells from what is usual, (rows, columns), mean over channels.
 
-        1 on average for good parts, or less; 0 where the part or good ones are not known. ``laid`` are cells as
-        :meth:`found` returns them.
+        1 on average for good parts, or less; 0 where the part or good ones are not known. Beyond four standard
+        deviations it grows with the distance itself: the soft edge of a stain is no halo of its middle. ``laid`` are
+        cells as :meth:`found` returns them.
         """
         rest = _without_light(laid, self.mean, self.precision)
-        return np.asarray((rest**2 * self.precision).mean(axis=2), np.float32)
+        square = (rest**2 * self.precision).mean(axis=2)
+        return np.asarray(np.where(square <= _FAR**2, square, _FAR * np.sqrt(square)), np.float32)
 
 
 def laid_alike(parts: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Motion]]:
