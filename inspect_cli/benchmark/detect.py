@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -103,8 +103,12 @@ def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row]
                 row = next((old for old in kept if all(old[name] == value for name, value in key.items())), None)
                 if row is None:
                     teller.say(f"{key['data']}, {method}, seed {seed}")
-                    with _workplace(order.keep, f"{key['data']}-{method}-{seed}") as work:
-                        row = {**key, **_measure(work, folder, method, seed, order, teller)}
+                    with (
+                        tempfile.TemporaryDirectory(prefix="inspect-detect-")
+                        if order.keep is None
+                        else nullcontext(order.keep / f"{key['data']}-{method}-{seed}")
+                    ) as work:
+                        row = {**key, **_measure(Path(work), folder, method, seed, order, teller)}
                     kept.append(row)
                     _write(path, kept)
                 rows.append(row)
@@ -134,16 +138,6 @@ def as_line(row: Row) -> str:
         labels.append(f"seed {row['seed']}")
     values = [f"{name} {float(row[name]):.3f}" for name in METRICS if row[name] not in ("", None)]
     return "  ".join([*labels, *values, f"{row['train_s']} s training", f"{row['score_s_per_mpx']} s/Mpx"])
-
-
-@contextmanager
-def _workplace(keep: Path | None, name: str) -> Iterator[Path]:
-    """Give a folder for a model and its run: one that stays below ``keep``, or one that is removed afterwards."""
-    if keep is not None:
-        yield keep / name
-        return
-    with tempfile.TemporaryDirectory(prefix="inspect-detect-") as scratch:
-        yield Path(scratch)
 
 
 def _measure(work: Path, folder: Path, method: str, seed: int, order: DetectOrder, teller: Teller) -> Row:

@@ -7,7 +7,6 @@ than on the other. What is left counts by how much good parts differ at that pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -63,10 +62,8 @@ class UsualBrightness:
     @classmethod
     def learnt(cls, parts: NDArray[np.float32]) -> Self:
         """Learn from good parts as :func:`laid_alike` returns them."""
-        known = np.isfinite(parts)
-        enough = known.mean(axis=0) >= _LEAST_KNOWN
-        count = known.sum(axis=0)
-        mean = _average(parts)
+        mean, count = _average(parts), np.isfinite(parts).sum(axis=0)
+        enough = np.isfinite(mean)
         precision = enough.astype(np.float32)
         for _ in range(_SPREAD_ROUNDS):
             rests = np.stack([_without_light(cells, mean, precision) for cells in parts])
@@ -120,24 +117,19 @@ def cell_means(reader: MapReader, values: ValueRange, roi: Mask | None, cell_px:
     NaN where more than half of a cell lies outside. The image is read once, a few rows at a time.
     """
     sums, inside = BlockReducer(cell_px, "mean"), BlockReducer(cell_px, "mean")
-    for unit, mask in _rows(reader, values, roi, _ROWS_OF_CELLS * cell_px):
-        sums.push(unit if mask is None else np.where(mask[..., None], unit, np.float32(0)))
-        if mask is not None:
-            inside.push(mask.astype(np.float32))
+    height, count = reader.header.height, _ROWS_OF_CELLS * cell_px
+    for top in range(0, height, count):
+        end = min(top + count, height)
+        unit = values.to_unit(reader.read_rows(top, end))
+        unit = unit if unit.ndim == 3 else unit[..., None]
+        if roi is not None:
+            unit = np.where(roi[top:end, :, None], unit, np.float32(0))
+            inside.push(roi[top:end].astype(np.float32))
+        sums.push(unit)
     if roi is None:
         return sums.result()
     share = inside.result()[..., None]
     return np.asarray(np.where(share >= _LEAST_INSIDE, sums.result() / np.maximum(share, 1e-6), np.nan), np.float32)
-
-
-def _rows(
-    reader: MapReader, values: ValueRange, roi: Mask | None, count: int
-) -> Iterator[tuple[NDArray[np.float32], Mask | None]]:
-    height = reader.header.height
-    for top in range(0, height, count):
-        end = min(top + count, height)
-        unit = values.to_unit(reader.read_rows(top, end))
-        yield unit if unit.ndim == 3 else unit[..., None], None if roi is None else roi[top:end]
 
 
 def smoothed(cells: NDArray[np.floating], sigma_cells: float) -> Cells:
