@@ -177,3 +177,19 @@ def test_good_parts_are_laid_onto_each_other_and_a_later_one_onto_them():
     assert usual.distance(found).max() > 3 * plain.distance(smoothed(stained, SMOOTH_CELLS)).max()
     good, _ = usual.found(seen(101))
     assert usual.distance(good).max() < 0.3 * usual.distance(found).max()
+
+
+def test_parts_at_any_angle_are_laid_onto_an_ordinary_one_of_them():
+    """The first part is another thing: the others are laid onto each other all the same."""
+    part = smoothed(np.random.default_rng(2).uniform(0, 1, (64, 64)).astype(np.float32), 3.0) * 4 - 1
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    part *= np.hypot(rows, columns) < 26
+    turns = [cv2.getRotationMatrix2D((31.5, 31.5), degrees, 1) for degrees in range(0, 360, 50)]
+    parts = np.stack([np.full_like(part, 3.0), *(cv2.warpAffine(part, turn, (64, 64)) for turn in turns)])[..., None]
+    at_rest, _ = laid_alike(parts)
+    laid, motions = laid_alike(parts, turned=True)
+    inside = (slice(1, None), slice(16, 48), slice(16, 48))
+    assert laid[inside].std(axis=0).mean() < 0.15 * at_rest[inside].std(axis=0).mean()
+    angles = [np.degrees(np.arctan2(motion[0, 1], motion[0, 0])) for motion in motions[1:]]
+    steps = np.diff(angles) % 360
+    assert steps == pytest.approx(np.full(7, 50.0), abs=2)

@@ -29,6 +29,41 @@ def test_a_part_that_was_moved_and_turned_is_found_in_any_light(x, y, turn):
     assert laid[inside] == pytest.approx(0.5 + 0.7 * PICTURE[inside], abs=0.03)
 
 
+def at_an_angle(degrees, x=0.0, y=0.0):
+    """Return a round part (64, 64, 1) on a dark ground, turned and moved; and by what motion."""
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    inside = np.clip(26 - np.hypot(rows, columns), 0, 1)
+    part = (inside * (3 + cv2.resize(PICTURE[..., 0], (64, 64)))).astype(np.float32)
+    turn = cv2.getRotationMatrix2D((31.5, 31.5), degrees, 1)
+    turn[:, 2] += x, y
+    return cv2.warpAffine(part, turn, (64, 64))[..., None], turn
+
+
+@pytest.mark.parametrize(("degrees", "x", "y"), [(0, 0, 0), (42, 2, -1), (97.5, 0, 3), (180, -3, 0), (-61, 1, 1)])
+def test_a_part_at_any_angle_is_found_if_parts_may_lie_so(degrees, x, y):
+    usual, _ = at_an_angle(0)
+    part, turn = at_an_angle(degrees, x, y)
+    motion = motion_of(0.2 + 0.6 * part, usual, turned=True)
+    marks = np.array([(20, 20, 1), (44, 40, 1), (32, 12, 1)]).T
+    assert motion @ marks == pytest.approx(turn @ marks, abs=0.4)
+    assert np.abs(onto_usual(part, motion) - usual)[20:44, 20:44].max() < 0.05
+    if abs(degrees) > 40:
+        assert motion_of(part, usual) @ marks != pytest.approx(turn @ marks, abs=4)
+
+
+def test_places_outside_the_roi_of_a_part_at_any_angle_do_not_lead_astray():
+    usual, _ = at_an_angle(0)
+    part, turn = at_an_angle(140)
+    for picture in (usual, part):
+        picture[picture < 1] = np.nan  # as by the rule `foreground`
+    part[36:44, 20:28] = np.nan
+    marks = np.array([(20, 20, 1), (44, 40, 1), (32, 12, 1)]).T
+    assert motion_of(part, usual, turned=True) @ marks == pytest.approx(turn @ marks, abs=0.4)
+    narrow = np.ones((2, 200, 1), np.float32)
+    narrow[:, ::3] = 2
+    assert motion_of(narrow, narrow, turned=True).shape == (2, 3), "too narrow to be turned"
+
+
 def test_what_holds_at_a_place_of_the_average_part_is_brought_to_that_of_the_part():
     part = moved(PICTURE, 2, -1, 0).astype(np.float32)
     motion = motion_of(part, PICTURE)

@@ -216,6 +216,39 @@ def test_parts_that_differ_are_measured_alike_everywhere(alike, capsys):
     assert not list((alike / "models/stuff/cae").glob("*usual*"))
 
 
+def test_parts_at_any_angle_are_turned_back(alike, capsys):
+    """As castings on a belt: a part's light and dark places, and those that score high, turn with it."""
+    rows, columns = np.mgrid[:96, :96] - 47.5
+    inside = np.hypot(rows, columns) < 44
+    rough = np.random.default_rng(1).normal(0, 60, (30, 30))
+
+    def part(number, stain=0.0):
+        rng = np.random.default_rng(number)
+        grey = np.where(inside, 120.0, 20.0)
+        grey[30:66, 12:20] = 180
+        grey[20:50, 48:78] += rough * rng.uniform(0.8, 1.2)
+        grey[60:76, 40:56] -= stain
+        turn = cv2.getRotationMatrix2D((47.5 + rng.uniform(-1, 1), 47.5), 73 * number, 1)
+        return (cv2.warpAffine(grey, turn, (96, 96), borderValue=20) + rng.normal(0, 2, grey.shape)).clip(
+            0, 255
+        ), turn
+
+    for number, path in enumerate(sorted((alike / "good").iterdir())):
+        cv2.imwrite(str(path), part(number)[0].astype(np.uint8))
+    assert train(alike) in TRAINED
+    assert "parts lie at any angle" in capsys.readouterr().err
+    entry = manifest_of(alike)["maps"]["image"]["usual"]
+    assert entry["turned"] is True
+    assert "at any angle" in (alike / "models/stuff/cae/model_card.md").read_text()
+    (alike / "stained").mkdir()
+    stained, turn = part(20, stain=25)
+    cv2.imwrite(str(alike / "stained/q.png"), stained.astype(np.uint8))
+    assert score(alike, "stained") in TRAINED
+    heatmap = tifffile.imread(alike / "run/parts/q/heatmap.tif")
+    y, x = np.unravel_index(np.argmax(heatmap), heatmap.shape)
+    assert np.hypot(*(turn @ (48, 68, 1) - (x, y))) < 10
+
+
 def test_a_part_of_another_size_is_not_passed(trained, capsys):
     other = trained / "other"
     other.mkdir()
@@ -288,11 +321,13 @@ def test_in_little_time_three_parts_are_scored_and_of_all_the_brightness_is_take
     monkeypatch.setattr(learning, "_SHARE_OF_BUDGET", 1e-6)
     monkeypatch.setattr(learning, "_MOST_OF_BUDGET", 1e6)
     taken = []
-    monkeypatch.setattr(learning, "laid_alike", lambda cells: taken.append(len(cells)) or laid_alike(cells))
+    monkeypatch.setattr(
+        learning, "laid_alike", lambda cells, *turned: taken.append(len(cells)) or laid_alike(cells, *turned)
+    )
     assert train(alike, "--budget", "2s") in TRAINED
     assert "parts lie alike" in capsys.readouterr().err
     assert manifest_of(alike)["maps"]["image"]["usual"]["parts"] == 3
-    assert taken == [10]
+    assert taken == [10, 10], "as they lie, and at any angle"
 
 
 def test_images_may_differ_in_size_by_a_little(alike, capsys):

@@ -113,7 +113,7 @@ def _usual(bundle: Bundle, name: str) -> dict[str, Any] | None:
     usual, arrays = bundle.manifest.maps[name].usual, bundle.usual(name)
     if usual is None or arrays is None:
         return None
-    told = usual.model_dump(include={"cell_px", "height_px", "width_px", "slack_px", "brightness_weight"})
+    told = usual.model_dump(include={"cell_px", "height_px", "width_px", "slack_px", "brightness_weight", "turned"})
     return {**told, **{key: _numbers(values) for key, values in arrays.items()}}
 
 

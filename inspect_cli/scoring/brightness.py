@@ -34,6 +34,8 @@ _LEAST_DEVIATION: Final = 0.002
 #: Standard deviation of the smoothing over cells, and rounds in which the average part is found.
 SMOOTH_CELLS: Final = 1.0
 _LAID_ROUNDS: Final = 2
+#: Quantiles of brightness by which parts are compared before it is known how they lie.
+_LEVELS: Final = np.linspace(0.05, 0.95, 10)
 #: Standard deviations from which on a distance counts as it is, not squared.
 _FAR: Final = 4.0
 #: Rows of cells that are read at once.
@@ -53,11 +55,14 @@ class UsualBrightness:
         (rows, columns, channels), unit range and one over its variance; NaN and 0 where good parts are not known.
     weight
         What a squared distance of one standard deviation adds to a score.
+    turned
+        Whether parts lie at any angle.
     """
 
     mean: Cells
     precision: Cells
     weight: float = 1.0
+    turned: bool = False
 
     @classmethod
     def learnt(cls, parts: NDArray[np.float32]) -> Self:
@@ -75,7 +80,7 @@ class UsualBrightness:
     def found(self, cells: Cells) -> tuple[Cells, Motion]:
         """Return a part's cells (rows, columns, channels) smoothed and laid onto the average part, and how it lay."""
         smooth = smoothed(cells, SMOOTH_CELLS)
-        motion = motion_of(smooth, self.mean)
+        motion = motion_of(smooth, self.mean, self.turned)
         return onto_usual(smooth, motion), motion
 
     def distance(self, laid: Cells) -> Cells:
@@ -90,18 +95,26 @@ class UsualBrightness:
         return np.asarray(np.where(square <= _FAR**2, square, _FAR * np.sqrt(square)), np.float32)
 
 
-def laid_alike(parts: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Motion]]:
+def laid_alike(parts: NDArray[np.float32], turned: bool = False) -> tuple[NDArray[np.float32], list[Motion]]:
     """Return the cells of good parts (parts, rows, columns, channels) smoothed and laid onto their average.
 
-    With how each lay; NaN outside a part's ROI and beyond its picture.
+    With how each lay; NaN outside a part's ROI and beyond its picture. ``turned`` parts may lie at any angle: they
+    are laid onto one of them first.
     """
     smooth = np.stack([smoothed(cells, SMOOTH_CELLS) for cells in parts])
     laid, motions = smooth, [AT_REST] * len(smooth)
+    mean = smooth[_ordinary(smooth)] if turned else _average(smooth)
     for _ in range(_LAID_ROUNDS):
-        mean = _average(laid)
-        motions = [motion_of(cells, mean) for cells in smooth]
+        motions = [motion_of(cells, mean, turned) for cells in smooth]
         laid = np.stack([onto_usual(cells, motion) for cells, motion in zip(smooth, motions, strict=True)])
+        mean = _average(laid)
     return laid, motions
+
+
+def _ordinary(parts: NDArray[np.float32]) -> int:
+    """Return which of parts (parts, rows, columns, channels) has brightness most like the others, at any place."""
+    levels = np.quantile(np.nan_to_num(parts), _LEVELS, axis=(1, 2, 3))
+    return int(np.abs(levels - np.median(levels, axis=1, keepdims=True)).sum(axis=0).argmin())
 
 
 def _average(parts: NDArray[np.float32]) -> Cells:

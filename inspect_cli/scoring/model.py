@@ -150,7 +150,7 @@ def _usual_maps(bundle: Bundle) -> dict[str, UsualMap]:
             continue
         brightness = None
         if usual.brightness_weight is not None:
-            brightness = UsualBrightness(arrays["mean"], arrays["precision"], usual.brightness_weight)
+            brightness = UsualBrightness(arrays["mean"], arrays["precision"], usual.brightness_weight, usual.turned)
         size = usual.cell_px, usual.height_px, usual.width_px
         found[name] = UsualMap(arrays["cells"], *size, brightness, slack_px=usual.slack_px)
     return found

@@ -1,4 +1,4 @@
-"""How a part lies against the average good part, told by pictures of few cells: moved and turned a little."""
+"""How a part lies against the average good part, told by pictures of few cells: moved a little, and turned."""
 
 from __future__ import annotations
 
@@ -12,42 +12,102 @@ from numpy.typing import NDArray
 Motion = NDArray[np.float32]
 
 AT_REST: Final[Motion] = np.eye(2, 3, dtype=np.float32)
-#: A part is found as long as no corner lies farther off than this share of the longer side.
+#: A part is found as long as no corner lies farther off than this share of the longer side; no corner but for a
+#: turn, if parts lie at any angle.
 _FARTHEST: Final = 0.1
 _ROUNDS: Final = 50
 _PRECISION: Final = 1e-5
 #: Side of the Gaussian that smooths both pictures first, in cells.
 _SMOOTH_CELLS: Final = 3
+#: Cells along the longer side, and step, with which any angle is tried.
+_COARSE_CELLS: Final = 48
+_STEP_DEGREES: Final = 5.0
+#: Standard deviation of the Gaussian that makes surroundings, as a share of the longer side: one over this.
+_SURROUNDINGS: Final = 16
+_LEAST_SPREAD: Final = 0.25
+#: Diameter of the circle in which all angles are compared, as a share of the shorter side.
+_CIRCLE: Final = 0.8
+#: Share of a coarse cell that must be known.
+_INSIDE: Final = 0.9
 
 
-def motion_of(cells: NDArray[np.float32], usual: NDArray[np.float32]) -> Motion:
+def motion_of(cells: NDArray[np.float32], usual: NDArray[np.float32], turned: bool = False) -> Motion:
     """Return how a part lies against the average one, both (rows, columns, channels), NaN where not known.
 
     The channel that differs most from place to place tells it, by the enhanced correlation coefficient (Evangelidis
-    and Psarakis 2008), which does not depend on light. A part that is not found so lies at rest.
+    and Psarakis 2008), which does not depend on light. ``turned`` parts may lie at any angle, others are turned by
+    little. A part that is not found lies at rest, or as its turn alone says.
     """
     if not np.isfinite(usual).any():
         return AT_REST
     channel = int(np.argmax(np.nanstd(usual, axis=(0, 1))))
-    template, picture = (_filled(values[..., channel]) for values in (usual, cells))
-    known = np.isfinite(cells[..., channel]).astype(np.uint8)
-    if not template.std() > 0 or not picture.std() > 0:
+    template, picture = usual[..., channel], cells[..., channel]
+    if not np.nanstd(template) > 0 or not np.isfinite(picture).any() or not np.nanstd(picture) > 0:
         return AT_REST
+    if not turned:
+        motion = _little(picture, template, np.isfinite(picture))
+        return motion if _alike(onto_usual(picture, motion), template) > _alike(picture, template) else AT_REST
+    template, picture = _contrast(template), _contrast(picture)
+    inside = _in_circle(template.shape)
+    start = _turn(picture, np.where(inside, template, np.float32(np.nan)))
+    straight = onto_usual(picture, start)
+    return _after(start, _little(straight, template, inside & np.isfinite(straight)))
+
+
+def _little(picture: NDArray[np.float32], usual: NDArray[np.float32], known: NDArray[np.bool_]) -> Motion:
+    """Return how a picture (rows, columns) lies against the usual one, moved and turned by little, or at rest.
+
+    Of the picture only what is ``known`` counts.
+    """
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ROUNDS, _PRECISION)
     try:
         _, found = cv2.findTransformECC(
-            template, picture, AT_REST.copy(), cv2.MOTION_EUCLIDEAN, criteria, known, _SMOOTH_CELLS
+            _filled(usual),
+            _filled(picture),
+            AT_REST.copy(),
+            cv2.MOTION_EUCLIDEAN,
+            criteria,
+            known.astype(np.uint8),
+            _SMOOTH_CELLS,
         )
     except cv2.error:  # it does not converge
         return AT_REST
     motion = np.asarray(found, np.float32)
-    height, width = picture.shape
-    corners = np.array([(x, y, 1.0) for x in (0, width) for y in (0, height)]).T
+    corners = np.array([(x, y, 1.0) for x in (0, picture.shape[1]) for y in (0, picture.shape[0])]).T
     far = float(np.abs(motion @ corners - corners[:2]).max())
-    if far > _FARTHEST * max(height, width):
-        return AT_REST
-    at_rest, moved = cells[..., channel], onto_usual(cells[..., channel], motion)
-    return motion if _alike(moved, usual[..., channel]) > _alike(at_rest, usual[..., channel]) else AT_REST
+    return motion if far <= _FARTHEST * max(picture.shape) else AT_REST
+
+
+def _after(second: Motion, first: Motion) -> Motion:
+    """Return two motions, one after the other, as one."""
+    return np.asarray(second @ np.vstack([first, (0, 0, 1)]), np.float32)
+
+
+def _turn(picture: NDArray[np.float32], usual: NDArray[np.float32]) -> Motion:
+    """Return by which turn about its middle, and small move, the usual picture is most like that of a part.
+
+    Both (rows, columns), NaN where not known. All angles are tried, on few cells.
+    """
+    scale = max(1.0, max(usual.shape) / _COARSE_CELLS)
+    width, height = (max(1, round(length / scale)) for length in usual.shape[::-1])
+    known, template, seen = (
+        cv2.resize(np.asarray(values, np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        for values in (np.isfinite(usual), _filled(usual), _filled(picture))
+    )
+    around = round(_FARTHEST * max(width, height))
+    room = cv2.copyMakeBorder(seen, around, around, around, around, cv2.BORDER_REPLICATE)
+    best, found = -1.0, (0.0, around, around)
+    for degrees in np.arange(0.0, 360.0, _STEP_DEGREES):
+        turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+        shown, inside = (cv2.warpAffine(values, turn, (width, height)) for values in (template, known))
+        fits = cv2.matchTemplate(room, shown, cv2.TM_CCOEFF_NORMED, mask=(inside > _INSIDE).astype(np.float32))
+        _, fit, _, (x, y) = cv2.minMaxLoc(np.where(np.isfinite(fits), fits, -1.0))
+        if fit > best:
+            best, found = fit, (degrees, x, y)
+    degrees, x, y = found
+    motion = cv2.getRotationMatrix2D(((usual.shape[1] - 1) / 2, (usual.shape[0] - 1) / 2), degrees, 1.0)
+    motion[:, 2] += scale * (x - around), scale * (y - around)
+    return np.asarray(motion, np.float32)
 
 
 def _alike(values: NDArray[np.float32], usual: NDArray[np.float32]) -> float:
@@ -84,14 +144,32 @@ def _moved(values: NDArray[Any], motion: Motion, flags: int, border: int) -> NDA
     if np.array_equal(motion, AT_REST):
         return np.asarray(values, np.float32)
     size = values.shape[1], values.shape[0]
-    planes = values.reshape(*values.shape[:2], -1)
-    moved = [
-        cv2.warpAffine(
-            np.ascontiguousarray(planes[..., i]), motion, size, flags=flags, borderMode=border, borderValue=np.nan
-        )
-        for i in range(planes.shape[2])
-    ]
+    planes = np.moveaxis(values.reshape(*values.shape[:2], -1), 2, 0)
+    how: dict[str, Any] = {"flags": flags, "borderMode": border, "borderValue": np.nan}
+    moved = [cv2.warpAffine(np.ascontiguousarray(plane), motion, size, **how) for plane in planes]
     return np.stack(moved, axis=2).reshape(values.shape)
+
+
+def _in_circle(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return what of a picture (rows, columns) lies in the circle in which all angles are compared.
+
+    It leaves out the outline of most parts, which says little of how they are turned.
+    """
+    rows, columns = (np.arange(length) - (length - 1) / 2 for length in shape)
+    return np.asarray(np.hypot(rows[:, None], columns) <= _CIRCLE * min(shape) / 2)
+
+
+def _contrast(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a picture (rows, columns) less its surroundings, over how much they differ; NaN where not known."""
+    sigma, known = max(values.shape) / _SURROUNDINGS, np.isfinite(values)
+    share = np.maximum(cv2.GaussianBlur(known.astype(np.float32), (0, 0), sigma), 1e-6)
+
+    def around(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.GaussianBlur(np.where(known, picture, np.float32(0)), (0, 0), sigma) / share)
+
+    away = values - around(values)
+    spread = np.sqrt(around(away**2))
+    return np.asarray(away / (spread + _LEAST_SPREAD * np.nanstd(away) + 1e-9), np.float32)
 
 
 def _filled(values: NDArray[np.float32]) -> NDArray[np.float32]:

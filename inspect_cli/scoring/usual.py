@@ -56,7 +56,7 @@ class UsualMap:
     def of_part(self, reader: MapReader, values: ValueRange, roi: Mask | None) -> UsualMap:
         """Return what holds for a part, of which the whole map is read once if its brightness is known.
 
-        A part that was moved or turned a little is found, and measured by the places as they lie in it.
+        A part that was moved a little, or turned, is found, and measured by the places as they lie in it.
         """
         if self.brightness is None:
             return self

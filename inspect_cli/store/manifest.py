@@ -104,6 +104,8 @@ class Usual(_Strict):
     alike: float = Field(ge=-1, le=1)
     parts: int = Field(ge=1)
     brightness_weight: float | None = Field(None, ge=0)
+    #: Whether parts lie at any angle.
+    turned: bool = False
     #: By how much the images that were learnt from differ in size; the largest is given.
     slack_px: int = Field(0, ge=0)
 
@@ -112,8 +114,9 @@ class Usual(_Strict):
         content: dict[str, Any] = handler(self)
         if self.brightness_weight is None:
             content.pop("brightness_weight", None)
-        if not self.slack_px:
-            content.pop("slack_px", None)  # the digest of a model stays what it was
+        for name in ("slack_px", "turned"):
+            if not content.get(name):
+                content.pop(name, None)  # the digest of a model stays what it was
         return content
 
 

@@ -87,22 +87,23 @@ def _checks(checks: dict[str, Trial]) -> list[str]:
 
 
 def _usual(usual: Mapping[str, Usual]) -> list[str]:
-    return [
+    lines = [
         "Good parts score high at the same places, such as edges and holes. Scores of images of this size are "
         "divided by how high good parts go at each place. `usual_MAP.png` shows that: black as in most places or "
         "lower, the brightest colour three times as high. How far a part's brightness lies from that of good parts "
         "at the same place, onto which it is laid first, is added, by the weight below for each squared standard "
         "deviation.",
         "",
-        "| map | image px | cell px | parts | rank correlation between two | weight of brightness |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {name} | {u.width_px}x{u.height_px} | {u.cell_px} | {u.parts} | {u.alike:.2f} | "
-            + ("-" if u.brightness_weight is None else f"{u.brightness_weight:.3g}")
-            + " |"
-            for name, u in usual.items()
-        ),
+        "| map | image px | parts lie | cell px | parts | rank correlation between two | weight of brightness |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
+    for name, u in usual.items():
+        how = "at any angle" if u.turned else "alike"
+        weight = "-" if u.brightness_weight is None else f"{u.brightness_weight:.3g}"
+        lines.append(
+            f"| {name} | {u.width_px}x{u.height_px} | {how} | {u.cell_px} | {u.parts} | {u.alike:.2f} | {weight} |"
+        )
+    return lines
 
 
 def _suspects(suspects: list[Suspect]) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,8 @@ _GROUPS: Final = 4
 #: Least rank correlation over places, on average between two parts, with which parts lie alike. Pictures of parts in
 #: a fixture have .7 and more, cloth with the same borders up to .4.
 LEAST_ALIKE: Final = 0.5
+#: Parts lie at any angle if that makes them more alike by so much.
+_TURNED_GAINS: Final = 0.1
 
 Mask = NDArray[np.bool_]
 Cells = NDArray[np.float32]
@@ -75,6 +78,14 @@ class Found(NamedTuple):
     usual: UsualMap | None
     alike: float
     parts: int
+
+
+class _Laid(NamedTuple):
+    """Brightness (parts, rows, columns, channels) and scores (parts, rows, columns) as the average part lies."""
+
+    bright: Cells
+    scores: Cells
+    alike: float
 
 
 class Scorer(NamedTuple):
@@ -112,15 +123,17 @@ def usual_of(
     if usual is None:
         teller.say(f"{says}: parts do not lie alike")
         return None
-    teller.say(f"{says}: parts lie alike, scores are measured by what is usual at a place")
-    save_usual(picture, usual.cells)
     arrays, bright = {"cells": usual.cells}, usual.brightness
+    how = "at any angle" if bright is not None and bright.turned else "alike"
+    teller.say(f"{says}: parts lie {how}, scores are measured by what is usual at a place")
+    save_usual(picture, usual.cells)
     if bright is not None:
         arrays |= {"mean": bright.mean, "precision": bright.precision}
     cells, digest = write_usual(folder, name, arrays)
     size = {name: getattr(usual, name) for name in ("cell_px", "height_px", "width_px", "slack_px")}
-    weight = None if bright is None else bright.weight
-    known = {"alike": round(found.alike, 4), "parts": found.parts, "brightness_weight": weight}
+    known: dict[str, Any] = {"alike": round(found.alike, 4), "parts": found.parts}
+    if bright is not None:
+        known |= {"brightness_weight": bright.weight, "turned": bright.turned}
     return usual, Usual(cells=cells, sha256=digest, **size, **known)
 
 
@@ -148,21 +161,28 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
         with open_map(part.files[name]) as reader:
             own = cell_means(reader, scorer.preprocess.range, survey.rois[part.id], cell_px)
         bright.append(of_shape(own, shape, "nan"))
-    laid, motions = laid_alike(np.stack(bright))
-    scores: list[Cells] = []
+    scores: dict[int, Cells] = {}
     for i in _evenly(len(chosen), count):
         if len(scores) >= LEAST_SCORED and time.monotonic() > until:
             break  # the window that the time was found out by lay outside the ROI
         own = _cells(scorer, chosen[i], survey.rois[chosen[i].id], name, cell_px)
-        scores.append(onto_usual(of_shape(own, shape, "nan"), motions[i]))
-    at_place = np.stack(scores)
-    alike = alike_of(at_place)
-    if alike < LEAST_ALIKE:
-        return Found(None, alike, len(scores))
-    cells = usual_cells(at_place)
-    brightness = usual_brightness(laid, float(np.median(np.nanmax(at_place / cells, axis=(1, 2)))))
+        scores[i] = of_shape(own, shape, "nan")
+    as_they_lie, turned = (_laid(np.stack(bright), scores, at_any_angle) for at_any_angle in (False, True))
+    best = turned if turned.alike > as_they_lie.alike + _TURNED_GAINS else as_they_lie
+    if best.alike < LEAST_ALIKE:
+        return Found(None, best.alike, len(scores))
+    cells = usual_cells(best.scores)
+    peak = float(np.median(np.nanmax(best.scores / cells, axis=(1, 2))))
+    brightness = replace(usual_brightness(best.bright, peak), turned=best is turned)
     usual = UsualMap(cells, cell_px, height, width, brightness, slack_px=slack_px)
-    return Found(usual, alike, len(scores))
+    return Found(usual, best.alike, len(scores))
+
+
+def _laid(bright: Cells, scores: Mapping[int, Cells], turned: bool) -> _Laid:
+    """Lay parts (parts, rows, columns, channels), and the scores of some of them by number, onto their average."""
+    laid, motions = laid_alike(bright, turned)
+    at_place = np.stack([onto_usual(own, motions[i]) for i, own in scores.items()])
+    return _Laid(laid, at_place, alike_of(at_place))
 
 
 def _evenly(length: int, most: int) -> list[int]:
