@@ -29,6 +29,8 @@ SMALL = {
     "cae": {"hidden": 64, "latent": 16},
     "cnn": {"hidden": 16},
     "direct": {"width": 16},
+    "feature-ae": {"memory": 50},
+    "feature-direct": {"memory": 50},
     "kd-cae": {"components": 4},
     "ni-cae": {"width": 32},
     "patchcore": {"memory": 50, "patches": 8},

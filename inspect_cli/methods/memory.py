@@ -20,12 +20,16 @@ def farthest_points(rows: Tensor, count: int, order: torch.Generator) -> Tensor:
     if rows.shape[1] > _PROJECTION:
         matrix = torch.randn(rows.shape[1], _PROJECTION, generator=order).to(rows.device)
         rows = rows @ matrix
-    first = int(torch.randint(len(rows), (1,), generator=order))
-    chosen = [first]
-    nearest = (rows - rows[first]).square().sum(1)
+    rows = rows - rows.mean(dim=0)  # short vectors: their squares lose little where they are subtracted
+    squares = rows.square().sum(dim=1)
+    nearest = torch.full_like(squares, torch.inf)
+    chosen = [int(torch.randint(len(rows), (1,), generator=order))]
     for _ in range(min(count, len(rows)) - 1):
+        last = chosen[-1]
+        squared = torch.addmv(squares, rows, rows[last], alpha=-2) + squares[last]  # read once, nothing in between
+        nearest = torch.minimum(nearest, squared)
+        nearest[last] = -torch.inf  # as little as it may be by rounding
         chosen.append(int(nearest.argmax()))
-        nearest = torch.minimum(nearest, (rows - rows[chosen[-1]]).square().sum(1))
     return torch.tensor(chosen)
 
 

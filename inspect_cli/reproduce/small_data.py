@@ -45,6 +45,11 @@ class Source:
         """Side of an image."""
         return int(self._images.shape[1])
 
+    @property
+    def side_by_side(self) -> float:
+        """How many images there are."""
+        return float(len(self._images))
+
     def batch(self, step: int, size: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Return ``size`` images (size, height, width[, 3]); they have no ROI."""
         chosen = np.random.default_rng([self._seed, step]).integers(len(self._images), size=size)

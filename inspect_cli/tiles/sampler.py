@@ -51,6 +51,11 @@ class PatchSource(Protocol):
         """Side of a patch."""
         ...
 
+    @property
+    def side_by_side(self) -> float:
+        """How many patches the material makes if they do not overlap."""
+        ...
+
     def batch(self, step: int, size: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Return stored patches (size, side, side[, channels]) and ROI masks (size, side, side) or None."""
         ...
@@ -125,6 +130,11 @@ class PatchSampler:
     def tile_px(self) -> int:
         """Side of a patch."""
         return self._tile
+
+    @property
+    def side_by_side(self) -> float:
+        """How many patches the images make if they do not overlap; what lies outside the ROI counts too."""
+        return sum(max(1.0, header.height * header.width / self._tile**2) for header in self._headers)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ FEWEST_VALIDATION_PATCHES = 16
 BEGIN_PATCHES = 32
 FEWEST_BEGIN_PATCHES = 16
 FEWEST_FIT_PATCHES = 64
+#: More patches than so many times those that lie side by side show the same material over and over.
+FIT_OVERLAP: Final = 8
 _SMALLEST_BATCH = 2
 #: Seed offset that keeps validation patches apart from training patches.
 VALIDATION_STEP = 2**31
@@ -84,8 +87,9 @@ def good_tiles(job: MapTraining, first_step: int, count: int) -> Tensor:
 
 
 def fit_tiles(job: MapTraining) -> Tensor:
-    """Return the good training patches that :meth:`Detector.fit` looks at."""
-    return good_tiles(job, FIT_STEP, job.patches(job.detector.fit_patches, FEWEST_FIT_PATCHES))
+    """Return the good training patches that :meth:`Detector.fit` looks at: of little material fewer."""
+    different = max(FEWEST_FIT_PATCHES, round(FIT_OVERLAP * job.train.side_by_side))
+    return good_tiles(job, FIT_STEP, min(job.patches(job.detector.fit_patches, FEWEST_FIT_PATCHES), different))
 
 
 def plain_batches(job: MapTraining, source: PatchSource, first_step: int, patches: int) -> list[Batch]:

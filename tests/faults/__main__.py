@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import os
 import shutil
 import tempfile
@@ -25,6 +26,17 @@ COLUMNS = ("promise", "how it was broken", "tried", "lost or wrong", "seed", "wh
 CAMPAIGNS = ("kills", "full", "damage", "soak")
 #: Steps of each command that are killed; its other steps are drawn with another seed.
 STEPS = {"train": 6, "score": 20, "threshold": 6}
+#: What the commands import when they need it: once here, not in each forked child.
+LATE = (
+    "torch._dynamo",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "pyarrow.parquet",
+    "inspect_cli.training.train",
+    "inspect_cli.outputs.run",
+    "inspect_cli.outputs.calibrate",
+    "inspect_cli.sample.batch",
+)
 #: How each command is broken off: the promise, and the words for it.
 BREAKS = {
     "kills": ("every visible file is whole, and the rerun leaves what an undisturbed run leaves", "SIGKILL"),
@@ -130,6 +142,8 @@ def main() -> int:
         parser.error(f"unknown: {', '.join(unknown)}")
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    for module in LATE:
+        importlib.import_module(module)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="inspect-faults-") as temporary:
         scratch = Path(temporary)
