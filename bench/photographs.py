@@ -1,14 +1,15 @@
 """Write data sets in the MVTec layout, made of photographs: `photographs.py OUT [LIGHTS]`.
 
-Five are of photographs that scikit-image ships.
+Six are of photographs that scikit-image ships.
 
 Three real textures (brick, grass, gravel): crops of the left part to learn from, of the right part to test on. Two
-scenes that always lie alike (coins, coffee): the whole picture, shifted, turned and scaled a little. Every image has
-its own light and noise. The defects are of kinds that no detector here is trained with or chosen by: a piece of
-another photograph, a scratch with a bright and a dark side, a stain that darkens, a bulge, a hole with its shadow.
+scenes that always lie alike (coins, coffee): the whole picture, shifted, turned and scaled a little. A round plate
+at any angle (plate), cut out of the latter, on a dark ground. Every image has its own light and noise. The defects
+are of kinds that no detector here is trained with or chosen by: a piece of another photograph, a scratch with a
+bright and a dark side, a stain that darkens, a bulge, a hole with its shadow.
 
 With a folder LIGHTS of photographs of one thing under several lights (`Coin_Italy` of the microgeometry_ps data: 14
-raw Bayer PNG of 3664x2748), a sixth set `lights` is written: each of its images is another mixture of them.
+raw Bayer PNG of 3664x2748), another set `lights` is written: each of its images is another mixture of them.
 
     pip install scikit-image
     python bench/photographs.py photographs
@@ -34,6 +35,7 @@ Mask = NDArray[np.bool_]
 SHIPPED = Path(skimage.__file__).parent / "data"
 TEXTURES = ("brick", "grass", "gravel")
 CROP_PX, LEARN_PX = 192, 310
+GROUND = 30.0
 TRAIN, TEST_GOOD, TEST_EACH = 24, 12, 6
 
 
@@ -160,6 +162,22 @@ def view(image: Picture, rng: np.random.Generator, away_px: int = 4) -> Picture:
     return lit(cv2.warpAffine(image, move, (width, height), borderMode=cv2.BORDER_REFLECT)[8:-8, 8:-8], rng)
 
 
+def plate(scene: Picture) -> Picture:
+    """Return a round piece of a grey scene with a bright rim, on a dark ground, (340, 340)."""
+    square = cv2.copyMakeBorder(scene[60:360, 150:450], 20, 20, 20, 20, cv2.BORDER_REFLECT).astype(np.float32)
+    y, x = np.mgrid[:340, :340] - 169.5
+    away = np.hypot(y, x)
+    return np.asarray(cv2.GaussianBlur(np.where(away < 140, square, np.where(away < 146, 200, GROUND)), (0, 0), 0.8))
+
+
+def at_any_angle(image: Picture, rng: np.random.Generator, away_px: int = 8) -> Picture:
+    """Return a part on the ground as a belt would bring it."""
+    height, width = image.shape[:2]
+    move = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(0, 360), rng.uniform(0.99, 1.01))
+    move[:, 2] += rng.uniform(-away_px, away_px, 2)
+    return lit(cv2.warpAffine(image, move, (width, height), borderValue=GROUND), rng)
+
+
 def lights(folder: Path) -> Picture:
     """Return photographs under several lights (n, height, width) of 1000 px width, their mean mostly below 110."""
     planes = []
@@ -185,6 +203,9 @@ def main(out: Path, photographed: Path | None) -> None:
     coffee = cv2.resize(photograph("coffee.png", colour=True), None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
     for name, image in {"coins": photograph("coins.png"), "coffee": coffee}.items():
         write_set(out / name, lambda i=image: view(i, rng), lambda i=image: view(i, rng), rng)
+    round_plate = plate(photograph("coffee.png"))
+    belt = np.random.default_rng(21)
+    write_set(out / "plate", lambda: at_any_angle(round_plate, belt), lambda: at_any_angle(round_plate, belt), belt)
     if photographed is not None:
         stack = lights(photographed)
 

@@ -2,21 +2,18 @@
 
 import csv
 import json
-import os
 
 import numpy as np
 import pytest
 import tifffile
-import torch
 
 from inspect_cli.benchmark import contenders
 from inspect_cli.benchmark.contenders import Job, stitched, timed
-from inspect_cli.benchmark.isolated import run_isolated
 from inspect_cli.benchmark.machine import matrix_rate, operations_per_tile
 from inspect_cli.benchmark.speed import SpeedResult, one_map, ratios, write_map, write_results
 from inspect_cli.cli import run
 from inspect_cli.engines import Hardware
-from inspect_cli.errors import InputError, UsageError, WorkerError
+from inspect_cli.errors import UsageError
 from inspect_cli.images.reader import open_map
 from inspect_cli.methods import build_detector
 from inspect_cli.scoring.clock import Clock
@@ -99,29 +96,6 @@ def test_operations_are_those_counted_by_hand():
 
 def test_matrix_rate_is_a_plausible_number_of_operations():
     assert 1e9 < matrix_rate(1) < 1e15
-
-
-def _pid_and_memory(megabytes: int) -> int:
-    torch.ones(megabytes * 250_000).sum()
-    return os.getpid()
-
-
-def _refused() -> None:
-    raise InputError("part.tif: is no image")
-
-
-def _killed() -> None:
-    os._exit(9)
-
-
-def test_a_process_of_its_own_tells_its_own_peak_memory():
-    small, large = run_isolated(_pid_and_memory, 1), run_isolated(_pid_and_memory, 400)
-    assert small.result != os.getpid()
-    assert large.peak_mb - small.peak_mb == pytest.approx(400, rel=0.1)
-    with pytest.raises(InputError, match="no image"):
-        run_isolated(_refused)
-    with pytest.raises(WorkerError, match="exit status 9"):
-        run_isolated(_killed)
 
 
 def test_command_prints_rows_and_ratios_and_writes_table_and_picture(models, tmp_path, capsys):

@@ -111,15 +111,30 @@ def test_cells_are_means_inside_the_roi(tmp_path, channels):
 
 
 def test_the_weight_makes_an_ordinary_part_gain_a_share_of_its_highest_score(good):
-    usual = usual_brightness(good, peak=40.0)
+    usual, unlike = usual_brightness(good, peak=40.0)
+    assert unlike == []
     peaks = [usual.distance(cells).max() for cells in good]
     assert 0.1 * 40 < usual.weight * np.median(peaks) < 0.5 * 40
-    assert usual.weight == pytest.approx(2 * usual_brightness(good, peak=20.0).weight)
+    assert usual.weight == pytest.approx(2 * usual_brightness(good, peak=20.0)[0].weight)
+
+
+def test_a_stained_part_among_the_good_ones_is_named_and_not_learnt_from(good):
+    stained = good.copy()
+    stained[4, 6:10, 7:11] -= 0.2
+    usual, unlike = usual_brightness(stained, peak=40.0)
+    ((number, times, (row, column)),) = unlike
+    assert number == 4
+    assert times > 3
+    assert 6 <= row < 10
+    assert 7 <= column < 11
+    clean, _ = usual_brightness(np.delete(good, 4, axis=0), peak=40.0)
+    np.testing.assert_allclose(usual.mean, clean.mean, atol=1e-6)
+    np.testing.assert_allclose(usual.precision, clean.precision, rtol=1e-4)
 
 
 def test_parts_that_are_all_the_same_do_not_make_a_hair_stand_out():
     same = np.repeat(PART[None], 8, axis=0)
-    usual = usual_brightness(same, peak=3.0)
+    usual, _ = usual_brightness(same, peak=3.0)
     assert np.isfinite(usual.weight)
     assert usual.weight * usual.distance(PART + np.float32(1e-4)).max() < 0.1
 

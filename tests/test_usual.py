@@ -1,6 +1,7 @@
 """What good parts score at each place: learnt where parts always lie alike, and what scores are divided by."""
 
 import json
+import re
 import shutil
 
 import cv2
@@ -281,6 +282,19 @@ def test_a_soft_stain_scores_high_where_the_network_hardly_sees_it(trained, caps
     told = json.loads((trained / "export/export.json").read_text())["maps"]["image"]["usual"]
     assert np.shape(told["mean"]) == np.shape(told["precision"]) == (24, 32, 1)
     assert told["brightness_weight"] == weight
+
+
+def test_a_stained_part_among_those_to_learn_from_is_named_with_its_place(alike, capsys):
+    path = alike / "good/p05.png"
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(float)
+    shade = np.exp(-(((np.arange(128) - 100) / 12) ** 2 + ((np.arange(96)[:, None] - 48) / 12) ** 2))
+    cv2.imwrite(str(path), (image - 30 * shade).clip(0, 255).astype(np.uint8))
+    assert train(alike) in TRAINED
+    told = [line for line in capsys.readouterr().err.splitlines() if "is not as bright as the other parts" in line]
+    (place,) = re.findall(r"map image: p05 is not as bright as the other parts at x (\d+), y (\d+)", told[0])
+    assert np.hypot(int(place[0]) - 100, int(place[1]) - 48) < 12
+    assert len(told) == 1
+    assert "p05 is not as bright" in (alike / "models/stuff/cae/model_card.md").read_text()
 
 
 def test_a_model_of_before_without_brightness_scores_as_it_did(trained, capsys):

@@ -190,8 +190,8 @@ class TrainingSpec(Section):
     )
     usual_map: bool = Field(
         True,
-        description="Learn how high good parts score and how bright they are at each place of the image, if all "
-        "always lie alike there, and measure scores by it.",
+        description="Learn how high good parts score and how bright they are at each place of the image, if all lie "
+        "alike there or are the same at any angle, and measure scores by it.",
     )
 
     @field_validator("budget")

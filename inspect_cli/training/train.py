@@ -310,7 +310,7 @@ def _described(
     write_pictures(folder, name, job.detector, batches[0].tiles, state.history)
     weights, digest = write_weights(folder, name, job.detector.state_dict(), order.half)
     shown_low, shown_high = preview_range(job.train, job.preprocess)
-    usual, usual_entry = usual_of(order, name, job, sources, teller) or (None, None)
+    usual = usual_of(order, name, job, sources, teller)
     entry = TrainedMap(
         channels=order.maps[name].channels,
         weights=weights,
@@ -329,7 +329,7 @@ def _described(
         validation_loss=state.best_loss,
         explained_variance=None if explained is None else round(explained, 4),
         stopped_early=state.stopped_early,
-        usual=usual_entry,
+        usual=None if usual is None else usual.entry,
     )
     teller.say(
         f"{name:>10}  {state.step} steps in {state.spent_s:.0f} s{_enough(job, state.step, state.stopped_early)}, "
@@ -345,7 +345,9 @@ def _described(
     warnings += shifted_image_warnings(name, moments)
     warnings += overfit_warnings(name, state.history)
     warnings += separation_warnings(name, check)
-    return _Trained(entry, job.detector, warnings, check, usual)
+    if usual is None:
+        return _Trained(entry, job.detector, warnings, check, None)
+    return _Trained(entry, job.detector, warnings + usual.warnings, check, usual.usual)
 
 
 def _checked(

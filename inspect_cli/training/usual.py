@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +21,8 @@ from inspect_cli.report.pictures import save_usual
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike, smoothed
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
-from inspect_cli.scoring.registration import of_shape, onto_usual
+from inspect_cli.scoring.outliers import outliers
+from inspect_cli.scoring.registration import Motion, of_shape, onto_usual
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.bundle import write_usual
 from inspect_cli.store.manifest import LEAST_LIMIT, Usual
@@ -72,18 +73,43 @@ Mask = NDArray[np.bool_]
 Cells = NDArray[np.float32]
 
 
+class Odd(NamedTuple):
+    """A part whose brightness is unlike that of the others, where in its image, and how many times what is usual."""
+
+    part: str
+    x_px: int
+    y_px: int
+    times: float
+
+
 class Found(NamedTuple):
-    """What was learnt, None where parts do not lie alike; how alike they lie, and by how many that is known."""
+    """What was learnt, None where parts do not lie alike; how alike they lie, and by how many that is known.
+
+    Parts that are ``odd`` are among those that were learnt from, but not what brightness is usual.
+    """
 
     usual: UsualMap | None
     alike: float
     parts: int
+    odd: Sequence[Odd] = ()
+
+
+class Learnt(NamedTuple):
+    """What is usual at each place of a map, its entry in the manifest, and what there is to warn of."""
+
+    usual: UsualMap
+    entry: Usual
+    warnings: list[str]
 
 
 class _Laid(NamedTuple):
-    """Brightness (parts, rows, columns, channels) and scores (parts, rows, columns) as the average part lies."""
+    """Brightness (parts, rows, columns, channels) and scores (parts, rows, columns) as the average part lies.
+
+    How each part lies, by which its brightness was laid so, and how alike they lie by their scores.
+    """
 
     bright: Cells
+    motions: Sequence[Motion]
     scores: Cells
     alike: float
 
@@ -101,13 +127,10 @@ class Scorer(NamedTuple):
         return MapStream(reader, self.preprocess, self.engine, self.tiles, self.scoring, roi, Clock())
 
 
-def usual_of(
-    order: TrainingOrder, name: str, job: MapTraining, sources: Sources, teller: Teller
-) -> tuple[UsualMap, Usual] | None:
+def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources, teller: Teller) -> Learnt | None:
     """Learn what is usual at each place of a trained map, tell it, and write it with a picture.
 
-    Returns it with its entry in the manifest; None where parts do not lie alike, that cannot be told, or the recipe
-    does not ask for it.
+    None where parts do not lie alike, that cannot be told, or the recipe does not ask for it.
     """
     recipe, folder = order.material.recipe, order.material.folder / order.method
     picture = folder / PICTURE.format(map=name)
@@ -134,7 +157,13 @@ def usual_of(
     known: dict[str, Any] = {"alike": round(found.alike, 4), "parts": found.parts}
     if bright is not None:
         known |= {"brightness_weight": bright.weight, "turned": bright.turned}
-    return usual, Usual(cells=cells, sha256=digest, **size, **known)
+    warnings = [
+        f"map {name}: {odd.part} is not as bright as the other parts at x {odd.x_px}, y {odd.y_px} ({odd.times:.1f} "
+        "times what is usual for a part's most unusual place): look whether it is good; what brightness is usual was "
+        "learnt without it"
+        for odd in found.odd
+    ]
+    return Learnt(usual, Usual(cells=cells, sha256=digest, **size, **known), warnings)
 
 
 def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | None) -> Found | None:
@@ -173,16 +202,20 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
         return Found(None, best.alike, len(scores))
     cells = usual_cells(best.scores)
     peak = float(np.median(np.nanmax(best.scores / cells, axis=(1, 2))))
-    brightness = replace(usual_brightness(best.bright, peak), turned=best is turned)
-    usual = UsualMap(cells, cell_px, height, width, brightness, slack_px=slack_px)
-    return Found(usual, best.alike, len(scores))
+    found, unlike = usual_brightness(best.bright, peak)
+    usual = UsualMap(cells, cell_px, height, width, replace(found, turned=best is turned), slack_px=slack_px)
+    odd = []
+    for i, times, (row, column) in unlike:
+        x_px, y_px = (int(cell_px * (at + 0.5)) for at in best.motions[i] @ (column, row, 1))
+        odd.append(Odd(chosen[i].id, max(0, min(x_px, width - 1)), max(0, min(y_px, height - 1)), times))
+    return Found(usual, best.alike, len(scores), odd)
 
 
 def _laid(bright: Cells, scores: Mapping[int, Cells], turned: bool) -> _Laid:
     """Lay parts (parts, rows, columns, channels), and the scores of some of them by number, onto their average."""
     laid, motions = laid_alike(bright, turned)
     at_place = np.stack([onto_usual(own, motions[i]) for i, own in scores.items()])
-    return _Laid(laid, at_place, alike_of(at_place))
+    return _Laid(laid, motions, at_place, alike_of(at_place))
 
 
 def _evenly(length: int, most: int) -> list[int]:
@@ -190,19 +223,27 @@ def _evenly(length: int, most: int) -> list[int]:
     return [int(i) for i in np.linspace(0, length - 1, min(most, length)).round()]
 
 
-def usual_brightness(laid: Cells, peak: float) -> UsualBrightness:
+def usual_brightness(laid: Cells, peak: float) -> tuple[UsualBrightness, list[tuple[int, float, tuple[int, int]]]]:
     """Return how bright good parts are at each place, from their cells as ``laid_alike`` returns them.
 
     ``peak`` is the highest score of an ordinary good part, by which the weight of brightness in a score is found.
-    Of each group of parts the others say how bright it should be, as of a part that comes later.
+    Of each group of parts the others say how bright it should be, as of a part that comes later. A part that lies far
+    above the others is not learnt from; the second result tells which, how many times above, and at what cell.
     """
     group = np.arange(len(laid)) % _GROUPS
-    peaks = []
+    distances = np.zeros(laid.shape[:3], np.float32)
     for number in range(_GROUPS):
         others = UsualBrightness.learnt(laid[group != number])
-        peaks += [float(others.distance(cells).max()) for cells in laid[group == number]]
+        for i in np.flatnonzero(group == number):
+            distances[i] = others.distance(laid[i])
+    peaks = distances.max(axis=(1, 2))
+    times, far = outliers(peaks.tolist())
+    unlike = []
+    for i in np.flatnonzero(far):
+        row, column = np.unravel_index(int(distances[i].argmax()), distances[i].shape)
+        unlike.append((int(i), float(times[i]), (int(row), int(column))))
     weight = _BRIGHTNESS_SHARE * peak / max(1.0, float(np.median(peaks)))
-    return replace(UsualBrightness.learnt(laid), weight=weight)
+    return replace(UsualBrightness.learnt(laid[~far]), weight=weight), unlike
 
 
 def alike_of(scores: Cells) -> float:
