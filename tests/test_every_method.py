@@ -231,7 +231,13 @@ def test_whole_images_are_for_fully_convolutional_methods(folder, tmp_path, caps
         read_bundle(store / "stripes" / "cae")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+#: Images of one channel and of three; the features of all methods on features are those of `feature-ae`.
+GRAPHS = [(name, 1) for name in method_names()] + [
+    (name, 3) for name in method_names() if name not in ("feature-direct", "patchcore")
+]
+
+
+@pytest.mark.parametrize(("name", "channels"), GRAPHS)
 def test_graph_for_other_runtimes_takes_any_number_of_tiles(name, channels):
     openvino = pytest.importorskip("openvino")
     from inspect_cli.engines.graph import to_openvino

@@ -22,6 +22,7 @@ from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.bundle import find_bundle, prune_weights
 from inspect_cli.tiles.tiling import Tiling
+from inspect_cli.training import suspects
 from inspect_cli.training import usual as learning
 from inspect_cli.training.usual import LEAST_ALIKE, LEAST_PARTS, alike_of, usual_cells
 from tests.helpers import TRAINED, material_of
@@ -132,6 +133,14 @@ def write_parts(folder):
         cv2.imwrite(str(folder / "good" / f"p{number:02}.png"), grey.clip(0, 255).astype(np.uint8))
     material_of(folder / "models", "stuff", method="cae", hidden=16, latent=4)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_look_for_odd_parts():
+    """It takes half of a short training, and is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suspects, "LEAST_PARTS", 99)
+        yield
 
 
 @pytest.fixture
