@@ -6,7 +6,8 @@ import pytest
 
 from inspect_cli.images import open_map
 from inspect_cli.images.values import ValueRange
-from inspect_cli.scoring.brightness import SMOOTH_CELLS, UsualBrightness, cell_means, laid_alike, smoothed
+from inspect_cli.scoring.brightness import SMOOTH_CELLS, UsualBrightness, cell_means, laid_alike
+from inspect_cli.scoring.smooth import smoothed
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.training.usual import usual_brightness
 

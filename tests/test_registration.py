@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from inspect_cli.scoring.brightness import smoothed
 from inspect_cli.scoring.registration import AT_REST, motion_of, onto_part, onto_usual
+from inspect_cli.scoring.smooth import smoothed
 
 PICTURE = smoothed(np.random.default_rng(0).normal(0, 1, (50, 80, 1)).astype(np.float32), 3.0)
 

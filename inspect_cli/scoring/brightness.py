@@ -12,12 +12,12 @@ from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import ValueRange
 from inspect_cli.scoring.registration import AT_REST, Motion, motion_of, onto_usual
+from inspect_cli.scoring.smooth import smoothed
 
 Mask = NDArray[np.bool_]
 Cells = NDArray[np.float32]
@@ -143,15 +143,6 @@ def cell_means(reader: MapReader, values: ValueRange, roi: Mask | None, cell_px:
         return sums.result()
     share = inside.result()[..., None]
     return np.asarray(np.where(share >= _LEAST_INSIDE, sums.result() / np.maximum(share, 1e-6), np.nan), np.float32)
-
-
-def smoothed(cells: NDArray[np.floating], sigma_cells: float) -> Cells:
-    """Return cells (rows, columns[, channels]) smoothed by their known neighbours; unknown ones (NaN) stay so."""
-    sigma = (sigma_cells, sigma_cells, 0)[: cells.ndim]
-    known = np.isfinite(cells)
-    weight = gaussian_filter(known.astype(np.float64), sigma, mode="constant")
-    total = gaussian_filter(np.where(known, cells, 0.0).astype(np.float64), sigma, mode="constant")
-    return np.where(known, total / np.maximum(weight, 1e-9), np.nan).astype(np.float32)
 
 
 def _mean_where(values: NDArray[np.floating], where: Mask) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.scoring.smooth import smoothed
+
 #: A 2x3 matrix that takes a place (x, y) of the average part to that of the part in hand, in cells.
 Motion = NDArray[np.float32]
 
@@ -161,14 +163,9 @@ def _in_circle(shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 def _contrast(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a picture (rows, columns) less its surroundings, over how much they differ; NaN where not known."""
-    sigma, known = max(values.shape) / _SURROUNDINGS, np.isfinite(values)
-    share = np.maximum(cv2.GaussianBlur(known.astype(np.float32), (0, 0), sigma), 1e-6)
-
-    def around(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(cv2.GaussianBlur(np.where(known, picture, np.float32(0)), (0, 0), sigma) / share)
-
-    away = values - around(values)
-    spread = np.sqrt(around(away**2))
+    sigma = max(values.shape) / _SURROUNDINGS
+    away = values - smoothed(values, sigma)
+    spread = np.sqrt(smoothed(away**2, sigma))
     return np.asarray(away / (spread + _LEAST_SPREAD * np.nanstd(away) + 1e-9), np.float32)
 
 

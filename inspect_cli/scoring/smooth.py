@@ -1,4 +1,4 @@
-"""Gaussian smoothing of a map that arrives in rows, without leaking across the ROI's border.
+"""Gaussian smoothing of rows as they arrive, or of a picture of cells, without leaking across the ROI's border.
 
 Pixels outside the ROI (and outside the image) weigh nothing: ``blur(residual * roi) / blur(roi)``. The
 smoothed value near a border is the weighted mean of what is inside.
@@ -11,11 +11,21 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 #: The kernel ends where the Gaussian falls below 0.04 % of its peak.
 TRUNCATE_SIGMAS = 4.0
 
 Rows = NDArray[np.float32]
+
+
+def smoothed(cells: NDArray[np.floating], sigma_cells: float) -> NDArray[np.float32]:
+    """Return cells (rows, columns[, channels]) smoothed by their known neighbours; unknown ones (NaN) stay so."""
+    sigma = (sigma_cells, sigma_cells, 0)[: cells.ndim]
+    known = np.isfinite(cells)
+    weight = gaussian_filter(known.astype(np.float64), sigma, mode="constant")
+    total = gaussian_filter(np.where(known, cells, 0.0).astype(np.float64), sigma, mode="constant")
+    return np.where(known, total / np.maximum(weight, 1e-9), np.nan).astype(np.float32)
 
 
 def gaussian_kernel(sigma_px: float) -> NDArray[np.float64]:

@@ -18,14 +18,15 @@ from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.report.pictures import save_usual
-from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike, smoothed
+from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.registration import Motion, of_shape, onto_usual
+from inspect_cli.scoring.smooth import smoothed
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.bundle import write_usual
-from inspect_cli.store.manifest import LEAST_LIMIT, Usual
+from inspect_cli.store.manifest import LEAST_LIMIT, Suspect, Usual
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.order import Teller, TrainingOrder, tiling_for
@@ -73,25 +74,16 @@ Mask = NDArray[np.bool_]
 Cells = NDArray[np.float32]
 
 
-class Odd(NamedTuple):
-    """A part whose brightness is unlike that of the others, where in its image, and how many times what is usual."""
-
-    part: str
-    x_px: int
-    y_px: int
-    times: float
-
-
 class Found(NamedTuple):
     """What was learnt, None where parts do not lie alike; how alike they lie, and by how many that is known.
 
-    Parts that are ``odd`` are among those that were learnt from, but not what brightness is usual.
+    What brightness is usual was learnt without the ``odd`` parts.
     """
 
     usual: UsualMap | None
     alike: float
     parts: int
-    odd: Sequence[Odd] = ()
+    odd: Sequence[Suspect] = ()
 
 
 class Learnt(NamedTuple):
@@ -158,9 +150,9 @@ def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources
     if bright is not None:
         known |= {"brightness_weight": bright.weight, "turned": bright.turned}
     warnings = [
-        f"map {name}: {odd.part} is not as bright as the other parts at x {odd.x_px}, y {odd.y_px} ({odd.times:.1f} "
-        "times what is usual for a part's most unusual place): look whether it is good; what brightness is usual was "
-        "learnt without it"
+        f"map {name}: {odd.part} is not as bright as the other parts at x {odd.x_px}, y {odd.y_px} "
+        f"({odd.times_usual:.1f} times what is usual for a part's most unusual place): look whether it is good; what "
+        "brightness is usual was learnt without it"
         for odd in found.odd
     ]
     return Learnt(usual, Usual(cells=cells, sha256=digest, **size, **known), warnings)
@@ -206,8 +198,10 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     usual = UsualMap(cells, cell_px, height, width, replace(found, turned=best is turned), slack_px=slack_px)
     odd = []
     for i, times, (row, column) in unlike:
-        x_px, y_px = (int(cell_px * (at + 0.5)) for at in best.motions[i] @ (column, row, 1))
-        odd.append(Odd(chosen[i].id, max(0, min(x_px, width - 1)), max(0, min(y_px, height - 1)), times))
+        at = (cell_px * (best.motions[i] @ (column, row, 1) + 0.5)).clip(0, (width - 1, height - 1))
+        odd.append(
+            Suspect(part=chosen[i].id, map=name, x_px=int(at[0]), y_px=int(at[1]), times_usual=times, left_out=False)
+        )
     return Found(usual, best.alike, len(scores), odd)
 
 
