@@ -20,23 +20,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import skimage
+from data_set import Mask, Picture, blob, line, lit, wider, write_set
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
-
-Picture = NDArray[Any]
-Mask = NDArray[np.bool_]
 
 SHIPPED = Path(skimage.__file__).parent / "data"
 TEXTURES = ("brick", "grass", "gravel")
 CROP_PX, LEARN_PX = 192, 310
 GROUND = 30.0
-TRAIN, TEST_GOOD, TEST_EACH = 24, 12, 6
+TRAIN, TEST_EACH = 24, 6
 
 
 def photograph(name: str, colour: bool = False) -> Picture:
@@ -44,15 +42,6 @@ def photograph(name: str, colour: bool = False) -> Picture:
     found = cv2.imread(str(SHIPPED / name), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
     assert found is not None, f"{SHIPPED / name}: scikit-image ships it no more"
     return found
-
-
-def blob(height: int, width: int, radius_px: float, rng: np.random.Generator) -> tuple[Mask, tuple[float, float]]:
-    """Return an uneven round area and its centre."""
-    rough = gaussian_filter(rng.normal(size=(height, width)), radius_px / 3)
-    y, x = np.mgrid[:height, :width]
-    centre = rng.uniform(0.2, 0.8) * height, rng.uniform(0.2, 0.8) * width
-    away = np.hypot((y - centre[0]) * rng.uniform(0.7, 1.4), x - centre[1])
-    return radius_px - away + rough / rough.std() * radius_px * 0.25 > 0, centre
 
 
 def soft(mask: Mask, sigma_px: float) -> NDArray[np.float64]:
@@ -74,19 +63,11 @@ def foreign(image: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
 
 def scratch(image: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """A line one pixel wide, bright on one side and dark on the other."""
-    height, width = image.shape[:2]
-    point, angle = rng.uniform(0.15, 0.85, 2) * (width, height), rng.uniform(0, 6.28)
-    points = [point]
-    for _ in range(rng.integers(15, 50)):
-        angle += rng.normal(0, 0.08)
-        point = point + 2 * np.array([np.cos(angle), np.sin(angle)])
-        points.append(point)
-    line = np.zeros((height, width), np.uint8)
-    cv2.polylines(line, [np.array(points).astype(np.int32)], False, 1, 1)
-    bright = gaussian_filter(line.astype(float), 0.9)
+    drawn = line(*image.shape[:2], (15, 50), 0.08, rng)
+    bright = gaussian_filter(drawn.astype(float), 0.9)
     bright /= bright.max()
     relief = rng.uniform(25, 70) * (bright - np.roll(bright, 1, 0))
-    return image + relief[..., None], cv2.dilate(line, np.ones((3, 3), np.uint8)) > 0
+    return image + relief[..., None], wider(drawn, 3)
 
 
 def stain(image: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
@@ -116,35 +97,20 @@ DEFECTS = {f.__name__: f for f in (foreign, scratch, stain, bulge, hole)}
 DONORS = [photograph(name) for name in ("moon.png", "camera.png", "clock_motion.png", "page.png")]
 
 
-def lit(image: Picture, rng: np.random.Generator) -> Picture:
-    """Return the image 8 % brighter or darker at most, more so on one side, with noise of 2 grey values."""
-    height, width = image.shape[:2]
-    y, x = np.mgrid[:height, :width] / max(height, width)
-    light = 1 + rng.uniform(-0.08, 0.08) + rng.uniform(-0.06, 0.06) * (y - 0.5) + rng.uniform(-0.06, 0.06) * (x - 0.5)
-    shown = image * (light[..., None] if image.ndim == 3 else light) + rng.normal(0, 2, image.shape)
-    return np.clip(shown, 0, 255).astype(np.uint8)
+def damaged(good: Callable[[], Picture], rng: np.random.Generator) -> dict[str, Callable[[], tuple[Picture, Mask]]]:
+    """Return what draws a defective picture of each kind."""
+
+    def draw(damage: Callable[[Picture, np.random.Generator], tuple[Picture, Mask]]) -> tuple[Picture, Mask]:
+        image = good()
+        bad, mask = damage(image.reshape(*image.shape[:2], -1).astype(float), rng)
+        return np.clip(bad, 0, 255).astype(np.uint8).reshape(image.shape), mask
+
+    return {kind: partial(draw, damage) for kind, damage in DEFECTS.items()}
 
 
-def write_set(
-    folder: Path, train: Callable[[], Picture], test: Callable[[], Picture], rng: np.random.Generator
-) -> None:
+def write(folder: Path, train: Callable[[], Picture], test: Callable[[], Picture], rng: np.random.Generator) -> None:
     """Write one data set, its pictures from ``train`` and ``test``."""
-
-    def save(path: Path, image: Picture) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), image)
-
-    for number in range(TRAIN):
-        save(folder / f"train/good/{number:03}.png", train())
-    for number in range(TEST_GOOD):
-        save(folder / f"test/good/{number:03}.png", test())
-    for kind, damage in DEFECTS.items():
-        for number in range(TEST_EACH):
-            good = test()
-            bad, mask = damage(good.reshape(*good.shape[:2], -1).astype(float), rng)
-            shown = np.clip(bad, 0, 255).astype(np.uint8).reshape(good.shape)
-            save(folder / f"test/{kind}/{number:03}.png", shown)
-            save(folder / f"ground_truth/{kind}/{number:03}_mask.png", (mask * 255).astype(np.uint8))
+    write_set(folder, train, test, damaged(test, rng), learn=TRAIN, each=TEST_EACH)
 
 
 def crop(image: Picture, left: int, right: int, rng: np.random.Generator) -> Picture:
@@ -197,15 +163,13 @@ def main(out: Path, photographed: Path | None) -> None:
     for name in TEXTURES:
         image = photograph(f"{name}.png")
         learnt, unseen = (0, LEARN_PX), (LEARN_PX + 2, image.shape[1])
-        write_set(
-            out / name, lambda i=image, c=learnt: crop(i, *c, rng), lambda i=image, c=unseen: crop(i, *c, rng), rng
-        )
+        write(out / name, lambda i=image, c=learnt: crop(i, *c, rng), lambda i=image, c=unseen: crop(i, *c, rng), rng)
     coffee = cv2.resize(photograph("coffee.png", colour=True), None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
     for name, image in {"coins": photograph("coins.png"), "coffee": coffee}.items():
-        write_set(out / name, lambda i=image: view(i, rng), lambda i=image: view(i, rng), rng)
+        write(out / name, lambda i=image: view(i, rng), lambda i=image: view(i, rng), rng)
     round_plate = plate(photograph("coffee.png"))
     belt = np.random.default_rng(21)
-    write_set(out / "plate", lambda: at_any_angle(round_plate, belt), lambda: at_any_angle(round_plate, belt), belt)
+    write(out / "plate", lambda: at_any_angle(round_plate, belt), lambda: at_any_angle(round_plate, belt), belt)
     if photographed is not None:
         stack = lights(photographed)
 
@@ -213,7 +177,7 @@ def main(out: Path, photographed: Path | None) -> None:
             share = rng.dirichlet(np.full(len(stack), 4.0))
             return view(np.tensordot(share, stack, 1), rng, away_px=8)
 
-        write_set(out / "lights", mixed, mixed, rng)
+        write(out / "lights", mixed, mixed, rng)
 
 
 if __name__ == "__main__":
