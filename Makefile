@@ -79,5 +79,5 @@ bench: $(VENV)/installed  ## time and memory of scoring a full-size part
 wheel: $(VENV)/installed-dev  ## build the wheel, with recipes, model and sample inside
 	$(BIN)/python -m build --wheel
 
-clean:  ## remove what make demo and make models wrote
+clean:  ## remove what make demo, make wheel and the images of make models left
 	rm -rf $(DEMO) build dist

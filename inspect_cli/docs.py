@@ -24,10 +24,10 @@ def exit_codes_markdown() -> str:
 
 
 def commands_markdown() -> str:
-    """Return the help of every command as a Markdown page."""
+    """Return the help of the program and of every command as a Markdown page."""
     root: Any = typer.main.get_command(app)
     pages = ["# Commands\n\nThe help texts of all commands. This page is generated from the code (`make docs`).\n"]
-    for path, command in _leaves(root, ["inspect"]):
+    for path, command in [(["inspect"], root), *_leaves(root, ["inspect"])]:
         context = command.make_context(" ".join(path), ["--help"], resilient_parsing=True, terminal_width=88)
         context.info_name = " ".join(path)
         text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())

@@ -98,7 +98,7 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
         "mend the file at the key named; `inspect recipe check`",
     ),
     InputError.exit_code: (
-        "some inputs failed, the rest is complete",
+        "an input could not be used; of a batch the rest is complete",
         "look at the parts named in the message or in `parts.csv`, mend them, run again",
     ),
     NoInputError.exit_code: ("no usable input", "check the folder and the recipe's file patterns"),
@@ -122,8 +122,8 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
     ),
     EXIT_INTERNAL: ("internal fault", "report it with the log"),
     LockedError.exit_code: ("another run holds the output folder", "wait for it, or choose another `--out`"),
-    EXIT_SIGINT: ("interrupted (SIGINT)", "run again: it goes on where it stopped"),
-    EXIT_SIGTERM: ("terminated (SIGTERM)", "run again: it goes on where it stopped"),
+    EXIT_SIGINT: ("interrupted (SIGINT)", "run again: it goes on where it stopped (`train`: with `--resume`)"),
+    EXIT_SIGTERM: ("terminated (SIGTERM)", "run again: it goes on where it stopped (`train`: with `--resume`)"),
 }
 
 

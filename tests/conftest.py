@@ -83,6 +83,23 @@ def models(shared_models: Path, tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+@pytest.fixture(scope="session")
+def shared_run(tmp_path_factory: pytest.TempPathFactory, shared_batch: Path, shared_models: Path) -> Path:
+    """The run folder that the first `inspect score` of the batch leaves."""
+    from inspect_cli.cli import run
+
+    out = tmp_path_factory.mktemp("run") / "foil"
+    common = ["--material", "foil", "--models", str(shared_models), "--engine", "torch", "--settle-s", "0"]
+    assert run(["score", str(shared_batch / "test"), *common, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def results(shared_run: Path, batch: Path) -> Path:
+    """A copy of it beside a copy of the batch, which a test may change."""
+    return Path(shutil.copytree(shared_run, batch / "test" / "inspection" / "foil"))
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small networks are slower on several threads, much slower where the machine is busy."""

@@ -198,6 +198,13 @@ def test_marker_of_the_recipe_holds_a_part_back(batch, models):
     assert all("waits for its marker" in entry["error"] for entry in record(batch)["pending"])
 
 
+def test_limits_are_set_from_good_parts_without_markers(batch, models):
+    recipe = models / "foil" / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + 'done_marker: "{part}.done"\n')
+    common = ["threshold", "--material", "foil", "--models", str(models)]
+    assert run([*common, "--good", str(batch / "train"), "--rule", "max"]) == 0
+
+
 def hold(folder: Path, seconds: float, ready) -> None:
     with lock_folder(folder, "busy"):
         ready.set()

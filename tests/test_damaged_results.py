@@ -21,12 +21,6 @@ def apply(models, folder, *more: str) -> int:
     return run(["threshold", "--material", "foil", "--models", str(models), *limits, "--apply", str(folder), *more])
 
 
-@pytest.fixture
-def results(batch, models):
-    assert score(batch, models) == 0
-    return batch / "test/inspection/foil"
-
-
 def record(folder) -> dict:
     return json.loads((folder / "run.json").read_text())
 

@@ -294,6 +294,18 @@ def test_opacity_is_no_defect(tmp_path: Path) -> None:
     assert np.argwhere(found).tolist() == [[0, 1]]
 
 
+def test_opacity_of_a_grey_mask_is_no_defect(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 20, 2), dtype=np.uint8)
+    pixels[..., 1] = 255
+    pixels[3, 4, 0] = 1
+    tifffile.imwrite(
+        tmp_path / "a_mask.tif", pixels, photometric="minisblack", extrasamples=[1], planarconfig="contig"
+    )
+    found = Truth.open(tmp_path).mask("a", 20, 20)
+    assert found is not None
+    assert np.argwhere(found).tolist() == [[3, 4]]
+
+
 @pytest.mark.parametrize("ending", ["_mask", ""])
 def test_mask_comes_first_then_boxes(tmp_path: Path, ending: str) -> None:
     ones, zeros = np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)

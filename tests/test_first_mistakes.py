@@ -114,6 +114,8 @@ def test_random_patches_are_of_different_places_and_too_few_are_told(tmp_path, c
     assert "2 part(s) have fewer than 50 places" in told.err
     rows = list(csv.DictReader((out / "index.csv").read_text().splitlines()))
     assert len(rows) == len({row["file"] for row in rows}) == len(list(out.rglob("*.tif"))) == 18
+    assert run([*command, "--random", "50", "--stride", "8"]) == UsageError.exit_code
+    assert run([*command, "--plan", "--preview"]) == UsageError.exit_code
 
 
 def test_parts_smaller_than_a_patch_are_told(tmp_path, capsys):

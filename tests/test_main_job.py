@@ -34,12 +34,6 @@ def score(batch: Path, models: Path, *more: str) -> int:
     return run(["score", str(batch / "test"), "--material", "foil", "--models", str(models), *more])
 
 
-@pytest.fixture
-def scored(batch, models):
-    assert score(batch, models) == 0
-    return batch / "test" / "inspection" / "foil"
-
-
 def threshold(models: Path, *more: str) -> int:
     return run(["threshold", "-m", "foil", "--models", str(models), *more])
 
@@ -69,16 +63,16 @@ def test_training_writes_the_bundle(shared_models):
     assert manifest["training_set"][0]["sha256"][:16] in card
 
 
-def test_run_folder_has_every_file(scored):
+def test_run_folder_has_every_file(results):
     parts = ["dent/b000", "good/g003", "scratch/b002", "stain/b001"]
     expected = RUN_FILES | {f"parts/{part}/{name}" for part in parts for name in PART_FILES}
-    assert _files(scored) == expected
-    assert sorted(_records(scored)) == parts
+    assert _files(results) == expected
+    assert sorted(_records(results)) == parts
 
 
-def test_maps_scores_mask_and_record_agree(scored):
-    for part, record in _records(scored).items():
-        folder = scored / "parts" / part
+def test_maps_scores_mask_and_record_agree(results):
+    for part, record in _records(results).items():
+        folder = results / "parts" / part
         heatmap = tifffile.imread(folder / "heatmap.tif")
         assert heatmap.shape == (150, 200)
         assert heatmap.dtype == np.float32
@@ -96,18 +90,18 @@ def test_maps_scores_mask_and_record_agree(scored):
             assert raw[name].max() == np.float32(record["maps"][name]["raw_max"])
 
 
-def test_tables_hold_every_part_patch_and_region(scored):
-    records = _records(scored)
-    rows = _rows(scored / "parts.csv")
+def test_tables_hold_every_part_patch_and_region(results):
+    records = _records(results)
+    rows = _rows(results / "parts.csv")
     assert [r["part"] for r in rows] == sorted(records)
-    patches = pq.read_table(scored / "patches.parquet")
+    patches = pq.read_table(results / "patches.parquet")
     tiles = 9 * 12  # ceil((150 - 32) / 16) + 1 rows, ceil((200 - 32) / 16) + 1 columns
     assert patches.num_rows == 4 * 2 * tiles
-    with gzip.open(scored / "patches.csv.gz", "rt") as file:
+    with gzip.open(results / "patches.csv.gz", "rt") as file:
         assert sum(1 for _ in csv.DictReader(file)) == patches.num_rows
-    regions = _rows(scored / "regions.csv")
+    regions = _rows(results / "regions.csv")
     assert len(regions) == sum(r["region_count"] for r in records.values())
-    features = json.loads((scored / "regions.geojson").read_text())["features"]
+    features = json.loads((results / "regions.geojson").read_text())["features"]
     assert len(features) == len(regions)
     for row, feature in zip(regions, features, strict=True):
         ring = np.array(feature["geometry"]["coordinates"][0])
@@ -117,10 +111,10 @@ def test_tables_hold_every_part_patch_and_region(scored):
         assert float(row["width_mm"]) == pytest.approx(int(row["width_px"]) * 0.005)
 
 
-def test_patch_scores_are_the_mean_residual_over_the_limit(scored, models):
+def test_patch_scores_are_the_mean_residual_over_the_limit(results, models):
     manifest = json.loads((models / "foil" / "cae" / "manifest.json").read_text())
     limit = manifest["calibration"]["limits"]["albedo"]["patch"]
-    table = pq.read_table(scored / "parts/good/g003/patches.parquet").to_pylist()
+    table = pq.read_table(results / "parts/good/g003/patches.parquet").to_pylist()
     albedo = [row for row in table if row["map"] == "albedo"]
     assert all(row["score"] == pytest.approx(row["residual_mean"] / limit, rel=1e-5) for row in albedo)
     assert {(row["x_px"], row["y_px"]) for row in albedo} >= {(0, 0), (168, 118)}
@@ -130,64 +124,64 @@ def _stamps(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_mtime_ns for name in _files(folder) if name.startswith("parts/")}
 
 
-def test_second_run_does_nothing_and_touching_a_file_changes_nothing(scored, batch, models):
-    before = _stamps(scored)
+def test_second_run_does_nothing_and_touching_a_file_changes_nothing(results, batch, models):
+    before = _stamps(results)
     os.utime(batch / "test/good/g003_albedo.tif", (1, 1))
     assert score(batch, models) == 0
-    assert _stamps(scored) == before
+    assert _stamps(results) == before
 
 
-def test_only_the_changed_part_is_scored_again(scored, batch, models):
-    before = _stamps(scored)
+def test_only_the_changed_part_is_scored_again(results, batch, models):
+    before = _stamps(results)
     path = batch / "test/good/g003_albedo.tif"
     pixels = tifffile.imread(path)
     pixels[5, 5] += 16
     path.unlink()
     tifffile.imwrite(path, pixels)
     assert score(batch, models) == 0
-    changed = {name for name, stamp in _stamps(scored).items() if before[name] != stamp}
+    changed = {name for name, stamp in _stamps(results).items() if before[name] != stamp}
     assert changed
     assert all(name.startswith("parts/good/g003/") for name in changed)
 
 
-def test_force_scores_again_and_gives_the_same_maps(scored, batch, models):
-    before = (scored / "parts/dent/b000/heatmap.tif").read_bytes()
-    stamps = _stamps(scored)
+def test_force_scores_again_and_gives_the_same_maps(results, batch, models):
+    before = (results / "parts/dent/b000/heatmap.tif").read_bytes()
+    stamps = _stamps(results)
     assert score(batch, models, "--force") == 0
-    assert not set(stamps.values()) & set(_stamps(scored).values())
-    assert (scored / "parts/dent/b000/heatmap.tif").read_bytes() == before
+    assert not set(stamps.values()) & set(_stamps(results).values())
+    assert (results / "parts/dent/b000/heatmap.tif").read_bytes() == before
 
 
-def test_new_limits_are_applied_to_stored_maps_without_the_network(scored, batch, models, monkeypatch):
+def test_new_limits_are_applied_to_stored_maps_without_the_network(results, batch, models, monkeypatch):
     from inspect_cli.engines import TorchEngine
 
     def no_network(*_args):
         raise AssertionError("the network ran")
 
     monkeypatch.setattr(TorchEngine, "score", no_network)
-    raw_before = (scored / "parts/dent/b000/maps/albedo.tif").stat().st_mtime_ns
+    raw_before = (results / "parts/dent/b000/maps/albedo.tif").stat().st_mtime_ns
     arguments = ["threshold", "--material", "foil", "--models", str(models), "--value", "albedo=1e-9"]
-    (scored / "evaluation.json").write_text("{}")
-    assert run([*arguments, "--apply", str(scored)]) == 0
-    assert not (scored / "evaluation.json").exists(), "it measured other limits"
-    records = _records(scored)
+    (results / "evaluation.json").write_text("{}")
+    assert run([*arguments, "--apply", str(results)]) == 0
+    assert not (results / "evaluation.json").exists(), "it measured other limits"
+    records = _records(results)
     assert {r["verdict"] for r in records.values()} == {"fail"}
     assert {r["maps"]["albedo"]["threshold"] for r in records.values()} == {1e-9}
-    heatmap = tifffile.imread(scored / "parts/dent/b000/heatmap.tif")
+    heatmap = tifffile.imread(results / "parts/dent/b000/heatmap.tif")
     assert heatmap.max() == pytest.approx(records["dent/b000"]["score"], rel=2**-11)
-    assert (scored / "parts/dent/b000/maps/albedo.tif").stat().st_mtime_ns == raw_before
-    assert json.loads((scored / "run.json").read_text())["calibration"]["rule"] == "manual"
+    assert (results / "parts/dent/b000/maps/albedo.tif").stat().st_mtime_ns == raw_before
+    assert json.loads((results / "run.json").read_text())["calibration"]["rule"] == "manual"
     assert score(batch, models) == 0, "a second score sees that nothing has changed"
 
 
-def test_score_applies_limits_that_changed_since(scored, batch, models, monkeypatch):
+def test_score_applies_limits_that_changed_since(results, batch, models, monkeypatch):
     from inspect_cli.engines import TorchEngine
 
     assert run(["threshold", "--material", "foil", "--models", str(models), "--value", "albedo=1000"]) == 0
     assert run(["threshold", "--material", "foil", "--models", str(models), "--value", "normal=1000"]) == 0
     monkeypatch.setattr(TorchEngine, "score", lambda *_a: pytest.fail("the network ran"))
     assert score(batch, models) == 0
-    assert {r["verdict"] for r in _records(scored).values()} == {"pass"}
+    assert {r["verdict"] for r in _records(results).values()} == {"pass"}
 
 
 def test_limits_from_good_parts(batch, models, capsys):
@@ -232,8 +226,8 @@ def test_limits_from_labelled_parts_reach_the_best_iou(batch, models, capsys):
     assert found["iou"] == pytest.approx(best, abs=2e-3), "written masks; a score has 11 bits"
 
 
-def test_evaluation_keys_kinds_and_maps(scored, batch, capsys):
-    assert run(["evaluate", str(scored), "--truth", str(batch / "ground_truth"), "--json"]) == 0
+def test_evaluation_keys_kinds_and_maps(results, batch, capsys):
+    assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     keys = {"pixel_auroc", "pixel_aupr", "au_pro", "image_auroc", "f1_max", "iou", "recall"}
     assert keys <= set(found)
@@ -244,9 +238,9 @@ def test_evaluation_keys_kinds_and_maps(scored, batch, capsys):
     assert kinds["stain"]["albedo"]["pixel_auroc"] > 0.8 > kinds["stain"]["normal"]["pixel_auroc"]
 
 
-def test_report_of_a_real_run(scored):
-    assert run(["report", str(scored)]) == 0
-    page = (scored / "report.html").read_text()
+def test_report_of_a_real_run(results):
+    assert run(["report", str(results)]) == 0
+    page = (results / "report.html").read_text()
     assert "stain/b001" in page
     assert "provisional" in page
 
@@ -513,25 +507,25 @@ def test_applying_limits_keeps_failed_parts_and_the_exit_code(batch, models):
     assert {row["part"]: row["verdict"] for row in _rows(folder / "parts.csv")}["dent/b000"] == "failed"
 
 
-def test_limits_are_applied_to_all_parts_of_a_run_or_to_none(scored, models):
-    record = scored / "parts/stain/b001/part.json"
+def test_limits_are_applied_to_all_parts_of_a_run_or_to_none(results, models):
+    record = results / "parts/stain/b001/part.json"
     content = json.loads(record.read_text())
     content["key"]["scoring"] = "another model"
     record.write_text(json.dumps(content))
-    before = _stamps(scored)
-    assert threshold(models, "--value", "albedo=1e-9", "--apply", str(scored)) == 3
-    assert _stamps(scored) == before
+    before = _stamps(results)
+    assert threshold(models, "--value", "albedo=1e-9", "--apply", str(results)) == 3
+    assert _stamps(results) == before
 
 
-def test_part_that_left_the_batch_leaves_the_results(scored, batch, models, capsys):
+def test_part_that_left_the_batch_leaves_the_results(results, batch, models, capsys):
     for path in (batch / "test/stain").iterdir():
         path.unlink()
     assert score(batch, models) == 0
     capsys.readouterr()
-    assert run(["evaluate", str(scored), "--truth", str(batch / "ground_truth"), "--json"]) == 0
+    assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["parts"], set(found["by_kind"])) == (3, {"dent", "scratch"})
-    assert threshold(models, "--value", "albedo=1", "--apply", str(scored)) == 0
+    assert threshold(models, "--value", "albedo=1", "--apply", str(results)) == 0
 
 
 def test_unreadable_part_is_counted_by_the_evaluation(batch, models, capsys):
@@ -624,11 +618,11 @@ def test_limits_are_not_set_while_the_model_is_trained(models):
     assert len(list((models / "foil/cae").glob("*.safetensors"))) == 2
 
 
-def test_stored_maps_that_were_deleted_are_made_again(scored, batch, models):
-    (scored / "parts/dent/b000/maps/albedo.tif").unlink()
-    assert threshold(models, "--value", "albedo=1", "--apply", str(scored)) == 3
+def test_stored_maps_that_were_deleted_are_made_again(results, batch, models):
+    (results / "parts/dent/b000/maps/albedo.tif").unlink()
+    assert threshold(models, "--value", "albedo=1", "--apply", str(results)) == 3
     assert score(batch, models) == 0
-    assert (scored / "parts/dent/b000/maps/albedo.tif").is_file()
+    assert (results / "parts/dent/b000/maps/albedo.tif").is_file()
 
 
 @pytest.mark.parametrize("change", ["channels: 1", "range"])
@@ -660,7 +654,7 @@ def test_results_inside_the_batch_are_never_parts(batch, models, tmp_path, capsy
 
 
 def test_a_changed_roi_mask_is_seen(batch, models):
-    """The mask is read again, whether it lies beside the part or is that of a map that is not scored."""
+    """The mask is read again, whether it lies beside the part or is that of a map that is not results."""
     part = next((batch / "test/good").glob("*_albedo.tif"))
     mask = part.with_name(part.name.replace("_albedo.tif", "_roi.png"))
     recipe = models / "foil/recipe.yaml"
@@ -700,8 +694,8 @@ def test_results_have_no_place_where_they_hide_parts_or_other_results(batch, mod
 
 
 @pytest.mark.parametrize("name", ["heatmap.tif", "mask.png", "overlay.png", "patches.parquet", "maps/albedo.png"])
-def test_a_file_of_a_finished_part_that_is_gone_is_made_again(scored, batch, models, name, capsys):
-    lost = next((scored / "parts").rglob("part.json")).parent / name
+def test_a_file_of_a_finished_part_that_is_gone_is_made_again(results, batch, models, name, capsys):
+    lost = next((results / "parts").rglob("part.json")).parent / name
     before = lost.read_bytes()
     lost.unlink()
     capsys.readouterr()
@@ -712,7 +706,7 @@ def test_a_file_of_a_finished_part_that_is_gone_is_made_again(scored, batch, mod
     assert lost.is_file()
 
 
-def test_a_size_in_the_recipe_holds_for_parts_that_are_done(scored, batch, models, capsys):
+def test_a_size_in_the_recipe_holds_for_parts_that_are_done(results, batch, models, capsys):
     recipe = models / "foil/recipe.yaml"
     text = recipe.read_text()
     recipe.write_text(text + "\nsize_px: [200, 150]\n")
@@ -723,14 +717,14 @@ def test_a_size_in_the_recipe_holds_for_parts_that_are_done(scored, batch, model
     assert "200x150" in capsys.readouterr().out
 
 
-def test_the_evaluation_of_parts_that_left_does_not_stand(scored, batch, models):
-    assert run(["evaluate", str(scored), "--truth", str(batch / "ground_truth")]) == 0
+def test_the_evaluation_of_parts_that_left_does_not_stand(results, batch, models):
+    assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth")]) == 0
     assert score(batch, models) == 0
-    assert (scored / "evaluation.json").is_file()
+    assert (results / "evaluation.json").is_file()
     for path in (batch / "test/good").glob("*.tif"):
         path.unlink()
     assert score(batch, models) == 0
-    assert not (scored / "evaluation.json").exists()
+    assert not (results / "evaluation.json").exists()
 
 
 def test_a_run_that_cannot_take_limits_is_told_before_good_parts_are_scored(batch, models, tmp_path, capsys):
@@ -755,8 +749,8 @@ def test_limits_from_good_parts_are_applied_to_the_run_that_gave_them(batch, mod
     assert max(record["score"] for record in records.values()) == pytest.approx(1 / 1.1, rel=1e-3)
 
 
-def test_an_evaluation_does_not_outlive_a_run_that_died(scored, batch, models, monkeypatch):
-    assert run(["evaluate", str(scored), "--truth", str(batch / "ground_truth")]) == 0
+def test_an_evaluation_does_not_outlive_a_run_that_died(results, batch, models, monkeypatch):
+    assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth")]) == 0
     assert threshold(models, "--value", "albedo=0.01") == 0
 
     def full(*_):
@@ -766,7 +760,7 @@ def test_an_evaluation_does_not_outlive_a_run_that_died(scored, batch, models, m
         patch.setattr("inspect_cli.outputs.finish.write_tables", full)
         assert score(batch, models) == 6
     assert score(batch, models) == 0
-    assert not (scored / "evaluation.json").exists()
+    assert not (results / "evaluation.json").exists()
 
 
 def test_limits_from_good_parts_say_with_the_exit_code_that_one_was_left_out(batch, models, capsys):

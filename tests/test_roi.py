@@ -209,7 +209,7 @@ def test_map_of_the_rule_is_found_as_other_maps_are(tmp_path: Path, pattern: str
     np.testing.assert_array_equal(find_roi(read, part, tmp_path), ~background)
 
 
-def test_an_object_on_a_plain_ground_is_the_foreground(tmp_path: Path) -> None:
+def test_an_object_on_a_plain_ground_is_the_foreground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ring whose middle shows the ground is inside as a whole; the ground's noise and slope stay outside."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -217,10 +217,13 @@ def test_an_object_on_a_plain_ground_is_the_foreground(tmp_path: Path) -> None:
     ground = 60 + x * 0.1 + rng.normal(0, 3, (HEIGHT, WIDTH))
     ring = (radius < 30) & (radius > 8)
     pixels = np.where(ring, 150 + rng.normal(0, 10, (HEIGHT, WIDTH)), ground).astype(np.uint8)
-    found = find_roi(recipe(rule="foreground", margin_px=0), part_of(tmp_path, pixels), tmp_path)
+    part = part_of(tmp_path, pixels)
+    found = find_roi(recipe(rule="foreground", margin_px=0), part, tmp_path)
     assert found is not None
     disc = radius < 30
     assert (found & disc).sum() / (found | disc).sum() > 0.85
+    monkeypatch.setattr("inspect_cli.images.roi._READ_ROWS", 7)  # the same in however many rows it is looked for
+    np.testing.assert_array_equal(find_roi(recipe(rule="foreground", margin_px=0), part, tmp_path), found)
 
 
 def test_a_picture_without_ground_stays_whole(tmp_path: Path) -> None:
@@ -243,22 +246,29 @@ def test_the_roi_can_be_looked_at_before_training(
     settings = {"material": "stuff", "maps": {"albedo": {"files": "{part}_albedo.tif"}}, "roi": {"rule": rule}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     part_of(tmp_path / "good", picture("dark", area((0, HEIGHT, 0, 30)), "uint8"))
-    assert (
-        run(
-            [
-                "train",
-                "-m",
-                "stuff",
-                "--models",
-                str(tmp_path / "models"),
-                "--data",
-                str(tmp_path / "good"),
-                "--preview-roi",
-            ]
-        )
-        == 0
-    )
+    assert run(preview_of(tmp_path)) == 0
     shown = cv2.imread(capsys.readouterr().out.strip())
     red = (shown[..., 2] > 100) & (shown[..., 0] < 60)
     assert (red.mean() > 0.05) == (rule == "dark")
     assert not (folder / "auto").exists()
+
+
+def test_preview_leaves_the_mask_beside_the_recipe_alone(tmp_path: Path) -> None:
+    from inspect_cli.cli import run
+
+    folder = tmp_path / "models" / "stuff"
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(
+        'material: stuff\nmaps: {albedo: {files: "{part}_albedo.tif"}}\nroi: {rule: file, file: roi.png}\n'
+    )
+    cv2.imwrite(str(folder / "roi.png"), area((10, 60, 10, 80)).astype(np.uint8))
+    mask = (folder / "roi.png").read_bytes()
+    part_of(tmp_path / "good", picture("dark", area(), "uint8"))
+    assert run(preview_of(tmp_path)) == 0
+    assert (folder / "roi.png").read_bytes() == mask
+    assert (folder / "roi_preview.png").is_file()
+
+
+def preview_of(folder: Path) -> list[str]:
+    common = ["--models", str(folder / "models"), "--data", str(folder / "good")]
+    return ["train", "--material", "stuff", *common, "--preview-roi"]

@@ -136,7 +136,7 @@ def _materials(models: Path | None) -> Iterator[Finding]:
 
 
 def _speed(bundles: dict[str, Bundle], models: Path | None) -> Iterator[Finding]:
-    """Time the first material's first network in every engine and precision that runs here."""
+    """Time the first material's first network in the engines and precisions that may pay here."""
     yield Finding("matrix products", f"{matrix_rate(3) / 1e9:.0f} GFLOP/s in float32")
     for name, bundle in bundles.items():
         try:
@@ -175,9 +175,12 @@ def _timed(material: str, detector: Detector, stride_px: int) -> Iterator[Findin
 
 
 def _ways() -> list[Hardware]:
+    """Return what may pay: not torch's bf16 on a CPU, which most processors imitate slowly."""
     ways = [Hardware("cpu", 0, "torch")]
     if torch.cuda.is_available():
         ways += [Hardware("cuda", 0, "torch", precision) for precision in PRECISIONS["cuda"]]
+    if torch.backends.mps.is_available():
+        ways += [Hardware("mps", 0, "torch")]
     if openvino_installed():
         ways += [Hardware("cpu", 0, "openvino", precision) for precision in ("f32", "bf16", "f16")]
     return ways

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from inspect_cli import console
-from inspect_cli.commands.options import Device, Json, Models, parse_names
+from inspect_cli.commands.options import Device, Json, Models, check_name, parse_names
 
 
 def augment(
@@ -52,7 +52,6 @@ def augment(
     """  # noqa: D301
     import json
 
-    from inspect_cli.commands.train import _maps, _material
     from inspect_cli.generate.adversarial import Stopped
     from inspect_cli.generate.augment import AugmentOrder
     from inspect_cli.generate.augment import augment as generate
@@ -61,10 +60,12 @@ def augment(
     from inspect_cli.images.infer import training_root
     from inspect_cli.stopping import graceful_stop
     from inspect_cli.store.materials import training_folder
+    from inspect_cli.training.material import maps_to_train, material_to_train
 
-    chosen = _material(material, data, models, maps is not None)
+    check_name(material)
+    chosen = material_to_train(material, data, models, maps is not None, console.say, console.warn)
     folder = training_root(data if data is not None else training_folder(chosen))
-    wanted = _maps(chosen, parse_names(maps))
+    wanted = maps_to_train(chosen, parse_names(maps))
     parts = discover_parts(folder, wanted, chosen.recipe.maps)
     order = AugmentOrder(chosen, parts, wanted, out, count, width, budget, seed, device, force)
     with graceful_stop() as stopper:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inspect_cli import console
-from inspect_cli.commands.options import Device, EngineName, Json, Method, Models, Precision, parse_names
+from inspect_cli.commands.options import Device, EngineName, Json, Method, Models, Precision, parse_names, parse_size
 from inspect_cli.errors import UsageError
 
 app = typer.Typer(help="Measure this installation.", no_args_is_help=True)
@@ -77,7 +76,7 @@ def speed(
         chosen,
         bundle,
         map_name or next(iter(bundle.manifest.maps)),
-        [_size(text) for text in sizes.split(",")],
+        [parse_size(text) for text in sizes.split(",")],
         [tiles.stride_px] if strides is None else [_stride(text, tiles.size_px) for text in strides.split(",")],
         names,
         repeats,
@@ -148,13 +147,6 @@ def detect(
     for row in means(rows):
         console.say(f"mean of {row['rows']}: {as_line(row)}")
     console.say(f"written: {out}/detect.csv")
-
-
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"\s*([1-9]\d*)x([1-9]\d*)\s*", text)
-    if found is None:
-        raise UsageError(f"--size {text}: give WIDTHxHEIGHT in px, such as 5496x3672")
-    return int(found[1]), int(found[2])
 
 
 def _stride(text: str, tile_px: int) -> int:

@@ -27,7 +27,7 @@ Precision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="f32; faster, approximate: bf16 or f16 (openvino, cuda), tf32 (cuda). See inspect doctor.",
+        help="f32; faster, approximate: bf16 (all), f16 (openvino, cuda), tf32 (cuda). See inspect doctor.",
     ),
 ]
 Method = Annotated[
@@ -48,6 +48,14 @@ def parse_batch(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--batch {text}: give auto or a whole number above 0")
     return int(text)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height of ``WIDTHxHEIGHT``."""
+    found = re.fullmatch(r"\s*([1-9]\d*)[xX]([1-9]\d*)\s*", text)
+    if found is None:
+        raise UsageError(f"--size {text}: give WIDTHxHEIGHT in px, such as 1200x800")
+    return int(found[1]), int(found[2])
 
 
 def check_name(name: str) -> None:

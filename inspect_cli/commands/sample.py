@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inspect_cli import console
-from inspect_cli.commands.options import parse_names
-from inspect_cli.errors import UsageError
+from inspect_cli.commands.options import parse_names, parse_size
 
 if TYPE_CHECKING:
     from inspect_cli.sample.batch import Summary
@@ -58,17 +57,10 @@ def sample(
     """  # noqa: D301
     from inspect_cli.sample.plan import plan_batch
 
-    size_px = _parse_size(size) if size is not None else None
+    size_px = parse_size(size) if size is not None else None
     map_names = parse_names(maps)
     batch = plan_batch(material, parts, defective, size_px, map_names, seed)
     _report(_write(batch, out, force), as_json)
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise UsageError(f"--size {text}: give WIDTHxHEIGHT in px, such as 1200x800")
-    return int(width), int(height)
 
 
 def _write(batch: Batch, out: Path, force: bool) -> Summary:

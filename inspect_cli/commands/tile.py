@@ -55,20 +55,23 @@ def tile(
       inspect tile batch/ --out patches --plan
     """  # noqa: D301
     from inspect_cli.images import discover_parts
-    from inspect_cli.outputs.tile_export import (
-        begin_cut,
-        check_out,
-        end_cut,
-        place_tiles,
-        write_grid_picture,
-        write_tiles,
-    )
+    from inspect_cli.outputs.tile_export import check_out, cut_parts, place_parts
+
+    if random and stride is not None:
+        raise UsageError("--stride: random places have none; leave it or --random out")
+    if plan and preview:
+        raise UsageError("--preview: a plan writes nothing; leave it or --plan out")
+    failed: list[str] = []
+
+    def note(part: str, error: InputError) -> None:
+        failed.append(part)
+        console.say(f"failed: {error}")
 
     order = _order(folder, material, models, parse_names(maps), size, stride, random, seed, min_roi_share)
     parts = discover_parts(folder, order.maps, order.recipe.maps)
     if not plan:
         check_out(out, parts, force)
-    placed, failed = _place(parts, order, place_tiles)
+    placed = place_parts(parts, order, note)
     if few := [part.id for part, places in placed if random and len(places.positions) < random]:
         console.warn(f"{len(few)} part(s) have fewer than {random} places for a patch: {', '.join(few[:3])}")
     if small := [part.id for part, places in placed if min(places.height, places.width) < order.size_px]:
@@ -80,22 +83,8 @@ def tile(
     spent: dict[str, Any] = {}
     if not plan:
         started = time.monotonic()
-        begin_cut(out, [part.id for part, _ in placed])
-        rows: list[dict[str, Any]] = []
-        cut = []
         with console.progress("cutting") as update:
-            for number, (part, places) in enumerate(placed, 1):
-                try:
-                    rows += write_tiles(out, part, order, places)
-                except InputError as error:
-                    failed.append(part.id)
-                    console.say(f"failed: {error}")
-                    continue
-                cut.append((part, places))
-                if preview:
-                    write_grid_picture(out / f"{part.id}_grid.png", part, order, places)
-                update(number / len(placed), part.id)
-        end_cut(out, rows)
+            cut = cut_parts(out, placed, order, preview, note, update)
         spent = {"seconds": round(time.monotonic() - started, 2), "out": str(out)}
     _tell(_totals(cut, order, len(failed)) | spent, as_json)
     if failed:
@@ -138,17 +127,6 @@ def _order(
         raise UsageError(f"--stride {step}: must be 1 to the patch size, {side} px")
     maps = {name: recipe.maps[name] for name in names or recipe.maps}
     return TileOrder(recipe, recipe_folder, maps, side, step, random, seed, min_roi_share)
-
-
-def _place(parts: list[Part], order: TileOrder, place: Any) -> tuple[list[tuple[Part, PartTiles]], list[str]]:
-    placed, failed = [], []
-    for part in parts:
-        try:
-            placed.append((part, place(part, order)))
-        except InputError as error:
-            failed.append(part.id)
-            console.say(f"failed: {error}")
-    return placed, failed
 
 
 def _totals(placed: list[tuple[Part, PartTiles]], order: TileOrder, failed: int) -> dict[str, Any]:

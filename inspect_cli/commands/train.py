@@ -16,9 +16,7 @@ from inspect_cli.methods.registry import AUTO, method_names
 if TYPE_CHECKING:
     from inspect_cli.evaluation.truth import Truth
     from inspect_cli.images import Part
-    from inspect_cli.recipe import MapSpec
     from inspect_cli.store.bundle import Bundle
-    from inspect_cli.store.materials import Material
 
 
 def train(
@@ -31,7 +29,7 @@ def train(
         str | None,
         typer.Option(
             "--method",
-            help=f"Detector: auto (tries some, takes the best), {', '.join(method_names())}; see docs/methods.md.",
+            help=f"Detector: auto (tries some), {', '.join(method_names())}; see docs/methods.md.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -102,6 +100,7 @@ def train(
     from inspect_cli.store.materials import RECIPE, training_folder
     from inspect_cli.training.budget import Budget
     from inspect_cli.training.loop import Interrupted
+    from inspect_cli.training.material import maps_to_train, material_to_train
     from inspect_cli.training.order import TrainingOrder
     from inspect_cli.training.train import preview_corruptions as write_previews
     from inspect_cli.training.train import preview_rois as write_rois
@@ -111,9 +110,10 @@ def train(
         _method(method)
     if budget is not None:
         Budget.parse(budget, 1)
-    chosen = _material(material, data, models, maps is not None)
+    check_name(material)
+    chosen = material_to_train(material, data, models, maps is not None, console.say, console.warn)
     folder = training_root(data if data is not None else training_folder(chosen))
-    wanted = _maps(chosen, parse_names(maps))
+    wanted = maps_to_train(chosen, parse_names(maps))
     recipe = chosen.recipe
     parts = discover_parts(folder, wanted, recipe.maps)
     bad = () if defects is None else discover_parts(defects, wanted, recipe.maps)
@@ -154,46 +154,6 @@ def train(
     _tell(bundle, as_json)
     if bundle.manifest.doubt is not None:
         raise typer.Exit(EXIT_DOUBT)
-
-
-def _material(name: str, data: Path | None, models: Path | None, maps_named: bool) -> Material:
-    """Return the material in a store that can be written to; one without a recipe gets one from its data.
-
-    So does one that only shares its name with a material that comes with the program: there is no file of any map
-    of that.
-    """
-    from inspect_cli.images.infer import infer_maps, training_root, unmatched
-    from inspect_cli.images.parts import any_file
-    from inspect_cli.recipe import load_recipe
-    from inspect_cli.recipe.template import commented_yaml, new_recipe
-    from inspect_cli.store.atomic import write_text
-    from inspect_cli.store.materials import RECIPE, adopt, find_material, known_materials, shipped, writable_store
-
-    check_name(name)
-    known, own = known_materials(models).get(name), writable_store(models) / name
-    from_us = known is not None and known.resolve() == (shipped("models") / name).resolve() != own.resolve()
-    if known is not None and data is not None and from_us and not maps_named:
-        expected = load_recipe(known / RECIPE).maps
-        if not any_file(training_root(data), expected):
-            console.say(f"the recipe {known / RECIPE} does not fit {data}: taken as a new material")
-            known = None
-    if data is not None and known is None:
-        recipe = new_recipe(name, infer_maps(training_root(data)))
-        path = own / RECIPE
-        write_text(path, commented_yaml(recipe))
-        found = ", ".join(f"{key} ({spec.files}, {spec.channels} channels)" for key, spec in recipe.maps.items())
-        console.say(f"new material {name!r}: recipe written to {path}; maps: {found}")
-        if left := unmatched(training_root(data), recipe.maps):
-            console.warn(f"{len(left)} image file(s) are of none of these maps: {', '.join(left[:3])}")
-    return adopt(find_material(name, models, may_be_new=True), models)
-
-
-def _maps(material: Material, names: list[str] | None) -> dict[str, MapSpec]:
-    known = material.recipe.maps
-    for name in names or ():
-        if name not in known:
-            raise UsageError(f"--maps {name!r} is no map of {material.name}: {nearest(name, list(known))}")
-    return {name: known[name] for name in names or known}
 
 
 def _truth(truth: Path | None, defects: Sequence[Part]) -> Truth | None:

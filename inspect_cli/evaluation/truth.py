@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError, NoInputError, UsageError
-from inspect_cli.images import open_map
+from inspect_cli.images import marked, open_map
 from inspect_cli.images.parts import truth_of
 
 BOXES_FILE: Final = "boxes.csv"
@@ -190,11 +190,7 @@ def _read_mask(path: Path) -> NDArray[np.bool_]:
     with open_map(path) as reader:
         if reader.header.format == "JPEG":
             raise InputError(f"{path}: JPEG blurs the edges of a mask; save it as PNG")
-        pixels = reader.read()
-    if pixels.ndim == 3:
-        # A fourth channel is opacity, which is full everywhere.
-        return np.asarray((pixels[:, :, :3] != 0).any(axis=2), dtype=np.bool_)
-    return np.asarray(pixels != 0, dtype=np.bool_)
+        return marked(reader.read())
 
 
 def _read_boxes(path: Path) -> tuple[dict[str, list[Box]], dict[str, str]]:

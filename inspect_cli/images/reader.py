@@ -149,11 +149,15 @@ def read_mask(path: Path, height: int, width: int) -> NDArray[np.bool_]:
             raise InputError(
                 f"{path}: mask is {header.width}x{header.height}, its image is {width}x{height}; they must match"
             )
-        pixels = reader.read()
-    if pixels.ndim == 3:  # the alpha channel of a drawn mask says nothing about inside and outside
-        colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
-        pixels = pixels[..., :colours].max(axis=2)
-    return np.asarray(pixels != 0)
+        return marked(reader.read())
+
+
+def marked(pixels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which pixels (height, width[, channels]) of a mask are not 0 in some channel but opacity."""
+    if pixels.ndim == 2:
+        return np.asarray(pixels != 0)
+    colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
+    return np.asarray((pixels[..., :colours] != 0).any(axis=2))
 
 
 from inspect_cli.images import raster, tiff  # noqa: E402, F401  (they register themselves)

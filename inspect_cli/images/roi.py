@@ -26,9 +26,10 @@ END_SHARE = 0.02
 #: Thinner saturated or dark strips than this are not background.
 MIN_STRIP_PX = 9
 _READ_ROWS = 512
-#: Rows at the top and bottom whose median is the background's value, and the blur before it is looked for.
+#: Rows at the top and bottom whose median is the background's value; the blur before it is looked for, and its reach.
 _BORDER_PX = 4
 _BLUR_PX = 2.0
+_BLUR_REACH_PX = 8
 
 Mask = NDArray[np.bool_]
 
@@ -100,19 +101,29 @@ def _dark(reader: MapReader) -> Mask:
 
 def _plain(reader: MapReader) -> Mask:
     """Return what looks like the image's border: a threshold (Otsu) on the distance from the border's median."""
-    pixels = reader.read().astype(np.float32)
-    planes = np.nan_to_num(pixels if pixels.ndim == 3 else pixels[..., None])
-    border = np.concatenate(
-        [planes[:_BORDER_PX].reshape(-1, planes.shape[2]), planes[-_BORDER_PX:].reshape(-1, planes.shape[2])]
-    )
-    smooth = cv2.GaussianBlur(planes, (0, 0), _BLUR_PX).reshape(planes.shape)
-    distance = np.abs(smooth - np.median(border, axis=0)).max(axis=2)
+    height, width = reader.header.height, reader.header.width
+    first, last = min(_BORDER_PX, height), max(height - _BORDER_PX, 0)
+    border = np.median(np.concatenate([_planes(reader, 0, first), _planes(reader, last, height)]), axis=(0, 1))
+    distance = np.empty((height, width), np.float32)
+    for y0 in range(0, height, _READ_ROWS):
+        y1 = min(y0 + _READ_ROWS, height)
+        above, below = max(0, y0 - _BLUR_REACH_PX), min(height, y1 + _BLUR_REACH_PX)
+        planes = _planes(reader, above, below)
+        smooth = cv2.GaussianBlur(planes, (0, 0), _BLUR_PX).reshape(planes.shape)[y0 - above : y1 - above]
+        distance[y0:y1] = np.abs(smooth - border).max(axis=2)
     top = float(np.quantile(distance, 0.999))
     if top <= 0:
         return np.zeros(distance.shape, bool)
-    levels = np.minimum(distance * np.float32(255 / top), 255).astype(np.uint8)
+    distance *= np.float32(255 / top)
+    levels = np.minimum(distance, 255, out=distance).astype(np.uint8)
     limit, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     return np.asarray(levels <= limit)
+
+
+def _planes(reader: MapReader, y0: int, y1: int) -> NDArray[np.float32]:
+    """Return rows as (rows, width, channels); what is no number is 0."""
+    rows = reader.read_rows(y0, y1).astype(np.float32)
+    return np.nan_to_num(rows if rows.ndim == 3 else rows[..., None])
 
 
 _RULES: dict[str, Callable[[MapReader], Mask]] = {"saturated": _saturated, "dark": _dark, "foreground": _plain}

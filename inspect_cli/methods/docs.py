@@ -72,7 +72,8 @@ def _conditions(rows: list[dict[str, str]]) -> str:
         "with the ROI rule `saturated`. `cnn` learns from every second defective part and is measured on the "
         "others. .5 is chance. A short training on one core says what to expect for little time, not what a method "
         "can reach; other work ran on the other core. "
-        "`python bench/methods_table.py` makes the figures again.\n"
+        "`python bench/methods_table.py --data DATA --budget 60s` makes the figures again; "
+        "rows that `bench/methods.csv` has are kept.\n"
     )
 
 

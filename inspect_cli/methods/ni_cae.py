@@ -42,8 +42,8 @@ class NoiseInjectedAutoencoder(Detector):
     """Five convolutions with max-pooling, a dense code, and back; a tenth of its training patches is noisy.
 
     The copy is compared with the patch without the noise: the paper leaves open with which, and a copy of the noise
-    would be no use. The paper's images are grey; here the channels of a map are kept. It stops early after 5 epochs
-    without improvement, which is ``training.patience: 5``.
+    would be no use. The paper's images are grey; here the channels of a map are kept. The paper stops
+    after 5 epochs without improvement; ``training.patience`` counts validations.
     """
 
     name = "ni-cae"

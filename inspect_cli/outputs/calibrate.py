@@ -147,9 +147,14 @@ def _failed(summary: RunSummary) -> list[str]:
 
 
 def _score(model: ScoringModel, folder: Path, teller: Teller, outputs: frozenset[str]) -> RunSummary:
-    """Score a folder into its run folder; parts that are done, with ``outputs``, are not scored again."""
+    """Score a folder into its run folder; parts that are done, with ``outputs``, are not scored again.
+
+    Parts that limits are set from are whole: no marker is waited for.
+    """
+    recipe = model.recipe.model_copy(update={"done_marker": None})
     working = replace(
         model,
+        material=replace(model.material, recipe=recipe),
         bundle=replace(
             model.bundle,
             manifest=model.bundle.manifest.model_copy(update={"calibration": _working_limits(model)}),

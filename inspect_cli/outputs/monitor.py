@@ -115,7 +115,7 @@ class Monitor:
         success = now if code in (EXIT_DONE, EXIT_DEFECTS) else _last_success(self._metrics, self._folder)
         gauge("inspect_last_run_timestamp_seconds", "When the last run ended.", now)
         if success is not None:
-            gauge(_LAST_SUCCESS, "When the last run ended that scored all its parts.", success)
+            gauge(_LAST_SUCCESS, "When the last run ended with code 0 or 8.", success)
         gauge("inspect_last_run_duration_seconds", "How long the last run took.", seconds)
         gauge("inspect_last_run_exit_code", "How the last run ended; 0 and 8 are good.", code)
         parts = Gauge("inspect_last_run_parts", "Parts of the last run.", ["input", "verdict"], registry=registry)

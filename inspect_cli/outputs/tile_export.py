@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,8 @@ _TILE_NAME: Final = re.compile(r"y\d{5,}_x\d{5,}\.tif")
 COLUMNS: Final = ("file", "part", "map", "x_px", "y_px", "roi_share")
 
 Mask = NDArray[np.bool_]
+#: Is told the part and what is wrong with it.
+OnFault = Callable[[str, InputError], None]
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,46 @@ def write_tiles(out: Path, part: Part, order: TileOrder, places: PartTiles) -> l
         _remove_part(out, part.id)
         raise
     return rows
+
+
+def place_parts(parts: Sequence[Part], order: TileOrder, on_fault: OnFault) -> list[tuple[Part, PartTiles]]:
+    """Return the parts whose tiles can be placed, with their places; ``on_fault`` is told of the others."""
+    placed = []
+    for part in parts:
+        try:
+            placed.append((part, place_tiles(part, order)))
+        except InputError as error:
+            on_fault(part.id, error)
+    return placed
+
+
+def cut_parts(
+    out: Path,
+    placed: Sequence[tuple[Part, PartTiles]],
+    order: TileOrder,
+    preview: bool,
+    on_fault: OnFault,
+    on_part: Callable[[float, str], None],
+) -> list[tuple[Part, PartTiles]]:
+    """Write the tiles of parts, with a ``preview`` of where they lie, and the index; return what was cut.
+
+    ``on_fault`` is told of parts that are damaged, of which nothing is left; ``on_part`` which share is done.
+    """
+    begin_cut(out, [part.id for part, _ in placed])
+    rows: list[dict[str, Any]] = []
+    cut = []
+    for number, (part, places) in enumerate(placed, 1):
+        try:
+            rows += write_tiles(out, part, order, places)
+        except InputError as error:
+            on_fault(part.id, error)
+            continue
+        cut.append((part, places))
+        if preview:
+            write_grid_picture(out / f"{part.id}_grid.png", part, order, places)
+        on_part(number / len(placed), part.id)
+    end_cut(out, rows)
+    return cut
 
 
 def begin_cut(out: Path, parts: Iterable[str]) -> None:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import to_json
 
-DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 PART = "{part}"
 MAX_CHANNELS = 64
@@ -49,7 +48,8 @@ class MapSpec(Section):
         "type",
         description="Stored values that become 0 and 1 at the network's input. `type`: the limits of the "
         "integer type, symmetric around zero for signed types so that a signed normal keeps its sign; "
-        "0 to 1 for floats. `train`: the 0.1 % and 99.9 % quantiles of the training images. "
+        "0 to 1 for floats. `train`: the 0.1 % and 99.9 % quantiles of the training images, "
+        "which new recipes say for 16-bit and float maps. "
         "Or two numbers, such as `[-1, 1]`.",
     )
 
@@ -114,7 +114,9 @@ class TilesSpec(Section):
         "128 px, three quarters of a larger one.",
     )
     blend: Literal["average", "hann"] = Field(
-        "average", description="Weight of overlapping tiles: equal, or a Hann window that trusts the middle."
+        "average",
+        description="Weight of overlapping tiles: equal, or a Hann window that trusts the middle, "
+        "which new recipes say.",
     )
     whole: bool = Field(
         False,
@@ -140,8 +142,8 @@ class MethodSpec(Section):
     name: str = Field(
         "auto",
         pattern=NAME_PATTERN,
-        description="Method; `inspect train --help` lists them. `auto` tries some and trains the one that finds "
-        "artificial defects best.",
+        description="Method; `inspect train --help` lists them. `auto` tries some and trains the first of those "
+        "that find artificial defects about as well as the best.",
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the method; see docs/methods.md for each one's keys."
@@ -251,7 +253,8 @@ class Recipe(Section):
     done_marker: str | None = Field(
         None,
         description="File that the writer puts beside a finished part, such as `{part}.done`; a part without it is "
-        "left to the next run of `inspect score`. Empty: a part is taken once its files have been left alone.",
+        "left to the next run of `inspect score` (`inspect threshold` takes it). Empty: a part is taken once its "
+        "files have been left alone.",
     )
     roi: RoiSpec = Field(default_factory=RoiSpec, description="Region of interest.")
     tiles: TilesSpec = Field(default_factory=TilesSpec, description="Tiling.")

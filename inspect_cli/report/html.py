@@ -104,7 +104,7 @@ class Section:
         return shown[0].width_px / shown[0].height_px if shown else 1.5
 
 
-def write_report(run: Path, out: Path | None = None, top: int = 50, title: str | None = None) -> Path:
+def write_report(run: Path, out: Path | None = None, top: int = 50) -> Path:
     """Write the report of a run as one self-contained HTML page.
 
     Parameters
@@ -115,8 +115,6 @@ def write_report(run: Path, out: Path | None = None, top: int = 50, title: str |
         File to write; ``report.html`` in the run folder without it.
     top
         Number of parts shown with pictures, worst first; all parts stand in the table.
-    title
-        Heading of the page; without it the material's name.
 
     Returns
     -------
@@ -137,7 +135,7 @@ def write_report(run: Path, out: Path | None = None, top: int = 50, title: str |
     ranked = [(rank, row) for rank, row in enumerate(data.parts, start=1) if row.verdict not in ("failed", "pending")]
     sections = [_section(data, rank, row, page.parent) for rank, row in ranked[: max(0, top)]]
     content = _environment().get_template(_TEMPLATE).render(
-        title=title or f"{data.run.get('material', 'unnamed material')}: inspection report",
+        title=f"{data.run.get('material', 'unnamed material')}: inspection report",
         run=data.run,
         calibration=mapping(data.run.get("calibration")),
         thresholds=mapping(mapping(data.run.get("calibration")).get("thresholds")),

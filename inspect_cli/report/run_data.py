@@ -18,8 +18,6 @@ from inspect_cli.store.manifest import DOUBT
 #: Verdicts from the first to look at to the last; an unknown one comes first.
 VERDICT_ORDER: Final = ("failed", "undecided", "fail", "pending", "pass")
 
-#: Beginnings of a cell that spreadsheets take as a formula; in the tables an apostrophe stands before them.
-
 
 @dataclass(frozen=True)
 class PartRow:

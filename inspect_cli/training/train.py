@@ -66,6 +66,8 @@ from inspect_cli.training.trial import measure_trial, trial_of
 from inspect_cli.training.usual import usual_of
 
 _PICTURES = 4
+#: Beside the recipe, where `roi.png` may be a mask.
+ROI_PREVIEW = "roi_preview.png"
 
 
 def train_material(
@@ -247,7 +249,7 @@ def preview_rois(order: TrainingOrder, teller: Teller) -> list[Path]:
     """
     survey = open_order(replace(order, method=AUTO, defects=(), truth=None), teller).survey
     name = order.material.recipe.roi.map or next(iter(order.maps))
-    picture = order.material.folder / "roi.png"
+    picture = order.material.folder / ROI_PREVIEW
     preview_roi(survey.parts, survey.rois, name if name in order.maps else next(iter(order.maps)), picture)
     return [picture]
 
