@@ -198,6 +198,17 @@ def test_marker_of_the_recipe_holds_a_part_back(batch, models):
     assert all("waits for its marker" in entry["error"] for entry in record(batch)["pending"])
 
 
+def test_a_mask_of_the_roi_that_is_still_being_written_holds_its_part_back(tmp_path, clocks):
+    part = part_changed(tmp_path, clocks.wall - 9999)
+    mask = tmp_path / "P_roi.png"
+    mask.write_bytes(b"x")
+    os.utime(mask, (clocks.wall - 1, clocks.wall - 1))
+    assert settling(clocks).why_not(part) is None
+    rule = settling(clocks, also=lambda _part: [mask])
+    assert rule.why_not(part) == "a file is still being written"
+    assert rule.may_grow(part)
+
+
 def test_limits_are_set_from_good_parts_without_markers(batch, models):
     recipe = models / "foil" / "recipe.yaml"
     recipe.write_text(recipe.read_text() + 'done_marker: "{part}.done"\n')

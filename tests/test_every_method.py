@@ -239,12 +239,12 @@ GRAPHS = [(name, 1) for name in method_names()] + [
 
 @pytest.mark.parametrize(("name", "channels"), GRAPHS)
 def test_graph_for_other_runtimes_takes_any_number_of_tiles(name, channels):
-    openvino = pytest.importorskip("openvino")
-    from inspect_cli.engines.graph import to_openvino
+    pytest.importorskip("openvino")
+    from inspect_cli.engines.graph import openvino_core, to_openvino
 
     detector = build(name, channels).eval()
     model = to_openvino(detector, (2, channels, TILE, TILE), any_number=True)
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for count in (1, 5):
         tiles = torch.rand(count, channels, TILE, TILE, generator=torch.Generator().manual_seed(count))
         with torch.inference_mode():
@@ -253,10 +253,10 @@ def test_graph_for_other_runtimes_takes_any_number_of_tiles(name, channels):
 
 
 def test_features_are_written_as_onnx_for_any_number_of_tiles(tmp_path):
-    openvino = pytest.importorskip("openvino")
-    from inspect_cli.engines.graph import write_onnx
+    pytest.importorskip("openvino")
+    from inspect_cli.engines.graph import openvino_core, write_onnx
 
     write_onnx(build("feature-direct").eval(), tmp_path / "network.onnx")
-    model = openvino.Core().read_model(tmp_path / "network.onnx")
+    model = openvino_core().read_model(tmp_path / "network.onnx")
     assert model.inputs[0].partial_shape[0].is_dynamic
     assert model.outputs[0].partial_shape[0].is_dynamic

@@ -14,7 +14,7 @@ from inspect_cli.outputs import model_export
 from inspect_cli.store.bundle import read_bundle
 from inspect_cli.store.materials import find_material
 
-openvino = pytest.importorskip("openvino")
+pytest.importorskip("openvino")
 
 
 def exported(models, out, *more: str) -> int:
@@ -36,7 +36,7 @@ def test_files_score_any_number_of_tiles_as_the_network_does(models, shared_batc
         for suffix in ("onnx", "xml"):
             path = tmp_path / "out" / f"{name}.{suffix}"
             exactly = {"INFERENCE_PRECISION_HINT": "f32"}  # by itself it takes bfloat16 where the processor has it
-            found = openvino.Core().compile_model(path, "CPU", exactly)(tiles)[0]
+            found = graph.openvino_core().compile_model(path, "CPU", exactly)(tiles)[0]
             np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
     names = {file for entry in report["maps"].values() for kind in entry["files"].values() for file in kind["sha256"]}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"export.json"}

@@ -275,6 +275,14 @@ def test_bmp_from_the_top_and_with_a_palette_of_colours(tmp_path: Path) -> None:
         np.testing.assert_array_equal(reader.read(), palette[index][..., 2::-1])
 
 
+@pytest.mark.parametrize("used", [257, 255])
+def test_a_damaged_palette_is_refused_by_name(tmp_path: Path, used: int) -> None:
+    header = struct.pack("<IiiHHIIiiII", 40, 5, 2, 1, 8, 0, 0, 0, 0, used, 0)
+    (tmp_path / "map.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + 40) + header + bytes(19))
+    with pytest.raises(InputError, match=r"map\.bmp: damaged BMP palette"):
+        open_map(tmp_path / "map.bmp")
+
+
 def test_a_bmp_that_is_cut_off_or_compressed_is_refused_by_name(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "map.bmp"), noise("uint8", 13, 7, 3))
     whole = (tmp_path / "map.bmp").read_bytes()

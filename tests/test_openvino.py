@@ -207,9 +207,10 @@ def test_a_request_that_fails_is_told_instead_of_waited_for(detector, tiles, mon
         def wait_all(self):
             raise RuntimeError("request failed")
 
-    engine._requests[(2, 2, 32, 32)] = Failing()
-    with pytest.raises(RuntimeError, match="request failed"):
-        engine.score(tiles[:2])
+    with monkeypatch.context() as patch:
+        patch.setitem(engine._requests, (2, 2, 32, 32), Failing())
+        with pytest.raises(RuntimeError, match="request failed"):
+            engine.score(tiles[:2])
 
 
 FULL_DISK = """
@@ -239,3 +240,35 @@ def test_part_that_ends_in_an_error_with_tiles_in_work_keeps_its_exit_code(tmp_p
     words = ["score", str(batch / "train"), "--material", "riblet", "--engine", "openvino", "--settle-s", "0"]
     ended = subprocess.run([sys.executable, "-c", FULL_DISK, *words], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 6, ended.stderr
+
+
+def test_networks_for_the_last_shapes_alone_are_kept(monkeypatch):
+    monkeypatch.setattr("inspect_cli.engines.openvino_engine._MOST_SHAPES", 1)
+    engine = make_engine(build_detector("direct", 1, 32, {"width": 8}), Hardware("cpu", 0, "openvino"))
+    tiles = [np.random.default_rng(0).random((1, 1, side, side), dtype=np.float32) for side in (32, 64)]
+    first = [engine.score(tile) for tile in tiles]
+    assert len(engine._engine._requests) == 1
+    np.testing.assert_array_equal(engine.score(tiles[0]), first[0])
+
+
+SIGNAL_AFTER_ENGINES = """
+import gc, os, signal
+import numpy as np
+from inspect_cli.engines.openvino_engine import OpenVinoEngine
+from inspect_cli.methods import build_detector
+for _ in range(3):
+    engine = OpenVinoEngine(build_detector("cae", 1, 32, {"hidden": 16, "latent": 4}))
+    engine.score(np.zeros((1, 1, 32, 32), np.float32))
+    del engine
+    gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_an_engine_has_gone_is_handled():
+    import subprocess
+    import sys
+
+    found = subprocess.run([sys.executable, "-c", SIGNAL_AFTER_ENGINES], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "handled\n"), found.stderr

@@ -56,8 +56,9 @@ def test_each_point_is_the_farthest_from_those_before():
     assert sorted(farthest_points(rows, 99, order).tolist()) == [0, 1, 2, 3, 4]
 
 
-def test_few_patches_fill_the_memory_again():
-    detector = build_detector("patchcore", 1, SIDE, {"memory": 300, "patches": 1, "greedy": False})
+@pytest.mark.parametrize("greedy", [False, True])
+def test_few_patches_fill_the_memory_again(greedy):
+    detector = build_detector("patchcore", 1, SIDE, {"memory": 300, "patches": 1, "greedy": greedy})
     detector.begin(texture(1))
     detector.fit(texture(1))
     assert torch.isfinite(detector.score(texture(1))).all()

@@ -1,6 +1,7 @@
 """Limits to start with: held-out parts set them, but for one that lies far above the others."""
 
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -99,6 +100,13 @@ def test_windows_cover_the_roi_of_a_part_and_no_more(tmp_path):
         seen[y : y + height, x : x + width] = True
     assert seen[roi].all()
     assert len(drawn) == 9
+
+
+def test_a_part_that_is_scored_whole_is_one_window(tmp_path):
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((200, 300), np.uint8))
+    part = Part("p", {"image": tmp_path / "p.png"}, tmp_path)
+    whole = replace(tiling_of(RECIPE.tiles), whole=True)
+    assert _windows(whole, [part], {"p": None}, "image", 0, 12) == [(part, (0, 0, 200, 300))]
 
 
 def test_a_part_with_little_room_takes_no_windows_from_the_others(tmp_path):

@@ -529,7 +529,7 @@ def test_head_says_what_ran_and_whether_to_trust_it(page):
         assert re.search(rf"<b>{count}</b><strong>{verdict}</strong>", page)
     assert "The limits are provisional." in page
     assert "max of 24 held-out patches x 1.25" in page
-    assert "exit code 3: some inputs failed, the rest is complete" in page
+    assert "exit code 3: an input could not be used; of a batch the rest is complete" in page
     assert "<b>good/b014</b>: b014_normal.tif: truncated TIFF; copy it again" in page
     assert "2025-11-22 03:10 UTC, 2 min 3 s" in page
 

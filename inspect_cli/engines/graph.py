@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
@@ -29,6 +30,18 @@ class _Scoring(nn.Module):
 
     def forward(self, tiles: Tensor) -> Tensor:
         return self.detector.score(tiles)
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """Return the one ``openvino.Core`` of the process, which is never let go.
+
+    Each sets a signal stack of its own for the thread that makes it, and leaves it set when it is gone (2026.4.1):
+    the next signal would end the process with a segmentation fault.
+    """
+    import openvino  # noqa: PLC0415  (an optional package)
+
+    return openvino.Core()
 
 
 def to_openvino(detector: Detector, shape: tuple[int, int, int, int], any_number: bool = False) -> Any:

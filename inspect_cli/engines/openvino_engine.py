@@ -15,7 +15,7 @@ import openvino
 from numpy.typing import NDArray
 
 from inspect_cli.engines.base import Wait
-from inspect_cli.engines.graph import to_openvino
+from inspect_cli.engines.graph import openvino_core, to_openvino
 from inspect_cli.errors import UsageError
 from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Detector
@@ -27,6 +27,8 @@ PRECISIONS: Final = ("f32", "bf16", "f16")
 DEFAULT_BATCH: Final = 8
 #: With one, a stream waits until the next tiles are copied in: 4.1 s for that map against 3.6 s.
 _REQUESTS_A_STREAM: Final = 2
+#: Shapes of batches whose compiled networks are kept: images that are scored whole may all differ in size.
+_MOST_SHAPES: Final = 4
 #: How often a wait that takes long looks for a request that failed.
 _LOOK_S: Final = 1.0
 
@@ -50,6 +52,8 @@ class OpenVinoEngine:
         self._detector = detector.eval()
         self._threads = threads
         self._requests: dict[tuple[int, ...], Any] = {}
+        # A request that ends while Python does would abort the process.
+        weakref.finalize(self, _wait_for_all, self._requests)
 
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the scores (n, height, width) of tiles (n, channels, height, width)."""
@@ -82,24 +86,35 @@ class OpenVinoEngine:
             self._even = even_batch(grid.pieces[0].stop, self.batch)
 
     def _queue(self, shape: tuple[int, ...]) -> Any:
-        """Return the requests for tiles of ``shape``; compiled when first asked for."""
+        """Return the requests for tiles of ``shape``; compiled when first asked for, the last ones are kept."""
         if shape not in self._requests:
-            options = {
-                "PERFORMANCE_HINT": "THROUGHPUT",
-                "INFERENCE_PRECISION_HINT": self.precision,
-                "ENABLE_CPU_PINNING": False,
-            }
-            if self._threads:
-                options["INFERENCE_NUM_THREADS"] = self._threads
-            n, channels, height, width = shape
-            model = to_openvino(self._detector, (n, channels, height, width))
-            compiled = openvino.Core().compile_model(model, "CPU", options)
-            streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-            queue = openvino.AsyncInferQueue(compiled, _REQUESTS_A_STREAM * streams)
-            queue.set_callback(_store)
-            weakref.finalize(self, queue.wait_all)  # a request that ends while Python does would abort the process
-            self._requests[shape] = queue
-        return self._requests[shape]
+            while len(self._requests) >= _MOST_SHAPES:
+                self._requests.pop(next(iter(self._requests))).wait_all()
+            self._requests[shape] = self._compiled(shape)
+        self._requests[shape] = found = self._requests.pop(shape)  # now the last one
+        return found
+
+    def _compiled(self, shape: tuple[int, ...]) -> Any:
+        """Return requests for tiles of ``shape``."""
+        options = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "ENABLE_CPU_PINNING": False,
+        }
+        if self._threads:
+            options["INFERENCE_NUM_THREADS"] = self._threads
+        n, channels, height, width = shape
+        model = to_openvino(self._detector, (n, channels, height, width))
+        compiled = openvino_core().compile_model(model, "CPU", options)
+        streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        queue = openvino.AsyncInferQueue(compiled, _REQUESTS_A_STREAM * streams)
+        queue.set_callback(_store)
+        return queue
+
+
+def _wait_for_all(requests: dict[tuple[int, ...], Any]) -> None:
+    for queue in requests.values():
+        queue.wait_all()
 
 
 def _store(request: Any, target: tuple[NDArray[np.float32], threading.Semaphore, NDArray[np.float32]]) -> None:

@@ -206,6 +206,9 @@ def open_bmp(path: Path) -> RasterReader:
     channels = 3
     if bits in _BMP_PALETTE_BITS:
         first = 14 + size
-        palette = np.frombuffer(content[first : first + 4 * (used or 2**bits)], np.uint8).reshape(-1, 4)
+        colours = used or 2**bits
+        if colours > 2**bits or first + 4 * colours > len(content):
+            raise InputError(f"{path}: damaged BMP palette; save it again")
+        palette = np.frombuffer(content, np.uint8, 4 * colours, first).reshape(-1, 4)
         channels = 1 if (palette[:, :1] == palette[:, 1:3]).all() else 3
     return RasterReader(ImageHeader(path, "BMP", width, abs(height), channels, np.dtype(np.uint8)), content)

@@ -34,19 +34,27 @@ _BLUR_REACH_PX = 8
 Mask = NDArray[np.bool_]
 
 
-def find_roi(recipe: Recipe, part: Part, recipe_folder: Path) -> Mask | None:
+def find_roi(recipe: Recipe, part: Part, recipe_folder: Path, size_px: tuple[int, int] | None = None) -> Mask | None:
     """Return the ROI of ``part`` as a bool array (height, width), or None for the whole image.
+
+    ``size_px`` are height and width of the maps that it is for; the map that the rule looks at may be another one.
 
     Raises
     ------
     InputError
-        If the mask file is missing or has another size, or if no pixel is left.
+        If the mask file or the rule's map is missing or has another size, or if no pixel is left.
     """
     spec = recipe.roi
     if spec.rule == "none":
         return None
     source = _source(recipe, part)
     with open_map(source) as reader:
+        found = reader.header.height, reader.header.width
+        if size_px is not None and found != size_px:
+            raise InputError(
+                f"{source}: is {found[1]}x{found[0]} px, the maps of {part.id} are {size_px[1]}x{size_px[0]}; the "
+                "ROI is looked for in it, so they must match"
+            )
         if spec.rule == "file":
             path = _mask_path(spec.file or "", part, recipe_folder)
             inside = read_mask(path, reader.header.height, reader.header.width)
@@ -72,9 +80,14 @@ def roi_files(recipe: Recipe, part: Part, recipe_folder: Path) -> list[Path]:
 
 
 def _source(recipe: Recipe, part: Part) -> Path:
-    """Return the map that the rule looks at; one that is not scored lies beside those that are."""
+    """Return the map that the rule looks at; one that is not scored lies beside those that are, or will."""
     name = recipe.roi.map or next(iter(recipe.maps))
-    return part.files.get(name) or beside(part, recipe.maps[name].files)
+    if name in part.files:
+        return part.files[name]
+    path = beside(part, recipe.maps[name].files)
+    if not path.exists():
+        raise IncompleteError(f"{part.id}: the map {name!r} that the ROI is looked for in is missing: no {path}")
+    return path
 
 
 def _mask_path(pattern: str, part: Part, recipe_folder: Path) -> Path:

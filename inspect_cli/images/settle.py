@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,9 +24,9 @@ class _Look(NamedTuple):
     at_s: float
 
 
-def fingerprint(part: Part) -> tuple[tuple[int, int, int], ...]:
-    """Return size, modification time (ns) and inode of each of a part's files; raises OSError if one is gone."""
-    found = [path.stat() for path in part.files.values()]
+def fingerprint(files: Iterable[Path]) -> tuple[tuple[int, int, int], ...]:
+    """Return size, modification time (ns) and inode of each file; raises OSError if one is gone."""
+    found = [path.stat() for path in files]
     return tuple((status.st_size, status.st_mtime_ns, status.st_ino) for status in found)
 
 
@@ -43,10 +43,13 @@ class Settling:
         Seconds that files must have been left alone.
     marker
         Pattern of a file that the writer puts beside a finished part, such as ``{part}.done``, or None.
+    also
+        Returns files of a part that are none of its maps.
     """
 
     settle_s: float
     marker: str | None = None
+    also: Callable[[Part], list[Path]] = lambda _part: []
     now: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
     _looks: dict[str, _Look] = field(default_factory=dict)
@@ -69,11 +72,11 @@ class Settling:
         age = self._age_s(part)
         if self.settle_s <= 0 or age is None or age >= ZEROS_FACTOR * self.settle_s:
             return True
-        needed_s = self.settle_s * (ZEROS_FACTOR if any(map(_ends_in_zeros, part.files.values())) else 1)
+        needed_s = self.settle_s * (ZEROS_FACTOR if any(map(_ends_in_zeros, self._files(part))) else 1)
         if age >= needed_s:
             return True
         try:
-            files = fingerprint(part)
+            files = fingerprint(self._files(part))
         except OSError:  # gone since
             return True
         self._needed_s[part.id] = needed_s
@@ -93,10 +96,13 @@ class Settling:
         age = self._age_s(part)
         return self.settle_s > 0 and age is not None and age < SLOW_WRITER_S
 
+    def _files(self, part: Part) -> list[Path]:
+        return [*part.files.values(), *self.also(part)]
+
     def _age_s(self, part: Part) -> float | None:
         """Return the seconds since the last change of any file, None if one cannot be looked at."""
         try:
-            return self.now() - max((path.stat().st_mtime for path in part.files.values()), default=0.0)
+            return self.now() - max((path.stat().st_mtime for path in self._files(part)), default=0.0)
         except OSError:
             return None
 

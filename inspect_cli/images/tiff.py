@@ -71,9 +71,12 @@ class TiffReader(MapReader):
 
     def _check_directory_is_there(self) -> None:
         """Refuse a file that ends before its directory, which many writers write last and then point to."""
-        with self._path.open("rb") as file:
-            start = file.read(16)
-            size = file.seek(0, os.SEEK_END)
+        try:
+            with self._path.open("rb") as file:
+                start = file.read(16)
+                size = file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be read ({error.strerror})") from error
         order: Literal["little", "big"] = "little" if start[:2] == b"II" else "big"
         place = slice(8, 16) if _BIG in (start[2], start[3]) else slice(4, 8)
         directory = int.from_bytes(start[place], order)

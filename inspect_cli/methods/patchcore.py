@@ -93,6 +93,7 @@ class PatchCore(Detector):
         order = torch.Generator().manual_seed(0)
         rows = rows[torch.randperm(len(rows), generator=order)[:_MOST_VECTORS].to(rows.device)]
         chosen = farthest_points(rows, len(self.memory), order) if self._greedy else torch.arange(len(self.memory))
+        chosen = chosen[torch.arange(len(self.memory)) % len(chosen)]  # few features are taken more than once
         self.memory.copy_(rows[chosen.to(rows.device) % len(rows)])
 
     def score(self, tiles: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from inspect_cli.outputs.run import (
     RunSummary,
     note_not_reached,
     score_parts,
+    set_changed_aside,
     write_run_record,
 )
 from inspect_cli.outputs.space import check_space
@@ -65,11 +66,12 @@ def score_batch(
             summary = RunSummary(run, [part.id for part in parts])
             write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
             exit_code: int | None = None
+            set_changed_aside(run, parts, model)
             try:
                 score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force, settle_s, outputs)
                 exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
             finally:  # whatever ended the run, what is done is listed
-                note_not_reached(summary, model)
+                note_not_reached(summary, parts, model)
                 write_tables(run, summary.outcomes)
                 write_run_record(summary, model, folder, started_utc, exit_code)
                 same = all(outcome.unchanged for outcome in summary.outcomes)

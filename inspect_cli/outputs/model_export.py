@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspect_cli.engines.graph import INPUT, OUTPUT, to_openvino, write_onnx
+from inspect_cli.engines.graph import INPUT, OUTPUT, openvino_core, to_openvino, write_onnx
 from inspect_cli.engines.parity import TOLERANCE, relative_difference
 from inspect_cli.errors import ModelError
 from inspect_cli.images import Part, open_map
@@ -147,7 +147,7 @@ def _export(detector: Detector, tiles: Tiles, kind: str, scratch: Path, name: st
     else:
         shape = (2, *tiles.shape[1:])
         openvino.save_model(to_openvino(detector, shape, any_number=True), path, compress_to_fp16=False)
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.inference_mode():
         expected = detector.score(torch.from_numpy(tiles)).numpy()
     difference = relative_difference(compiled(tiles)[0], expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 from inspect_cli.scoring.judge import Judge, Judgement
 from inspect_cli.scoring.regions import Region
-from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.layout import PART_RECORD, PART_RECORD_ASIDE
 
 #: Regions listed for a part; the count is exact beyond that.
 MAX_REGIONS: Final = 1000
@@ -32,10 +33,34 @@ class PartKey:
         return bool(other.get("inputs") == self.inputs and other.get("scoring") == self.scoring)
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+def set_aside(folder: Path) -> None:
+    """Let a part's record stand for nothing until :func:`confirmed` finds that its input is the same."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / PART_RECORD).replace(folder / PART_RECORD_ASIDE)
+
+
+def confirmed(folder: Path, key: PartKey) -> dict[str, Any] | None:
+    """Return a part's record, also one that was set aside if ``key`` shows that its maps hold."""
+    record = read_record(folder)
+    if record is not None:
+        return record
+    aside = read_record(folder, PART_RECORD_ASIDE)
+    if aside is None or not key.same_maps(aside["key"]):
+        return None
+    (folder / PART_RECORD_ASIDE).replace(folder / PART_RECORD)
+    return aside
+
+
+def forget(folder: Path) -> None:
+    """Remove a part's record: what is in its folder is no result."""
+    for name in (PART_RECORD, PART_RECORD_ASIDE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def read_record(folder: Path, name: str = PART_RECORD) -> dict[str, Any] | None:
     """Return a part's record, or None if the part is not done."""
     try:
-        content = json.loads((folder / PART_RECORD).read_text(encoding="utf-8"))
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and "key" in content else None

@@ -27,14 +27,14 @@ from inspect_cli.outputs.part_folder import (
     write_part,
     write_roi,
 )
-from inspect_cli.outputs.record import PartKey, read_record
+from inspect_cli.outputs.record import PartKey, confirmed, forget, read_record, set_aside
 from inspect_cli.outputs.stored import has_maps, is_whole, outputs_of, part_folder, plan_of, rejudge
 from inspect_cli.report.plots import load_early
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan, file_sha256
 from inspect_cli.store.atomic import write_json
-from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, RUN_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, RUN_RECORD
 from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
@@ -62,6 +62,8 @@ class Outcome:
 NOT_REACHED: Final = "the run ended before it; the next run takes it"
 #: How often a wait looks for a signal to stop.
 _NAP_S: Final = 0.2
+#: Size, modification time (ns) and inode of each file of a part.
+Looks = tuple[tuple[int, int, int], ...]
 #: The last step of a part: writes what is left to write and tells how the part ended.
 Finish = Callable[[], Outcome]
 
@@ -114,7 +116,7 @@ def score_parts(
     """
     started = time.monotonic()
     stopped = False
-    settling = Settling(settle_s, model.recipe.done_marker)
+    settling = Settling(settle_s, model.recipe.done_marker, lambda part: _files(part, model)[len(part.files) :])
 
     def note(outcome: Outcome) -> None:
         summary.outcomes.append(outcome)
@@ -141,20 +143,48 @@ def score_parts(
     summary.interrupted = stopped
 
 
-def note_not_reached(summary: RunSummary, model: ScoringModel) -> None:
-    """Note the parts that a run ended before: pending, but for results of the model and limits of today."""
+def set_changed_aside(run: Path, parts: Iterable[Part], model: ScoringModel) -> None:
+    """Set the records aside of parts whose files are not those that were scored, as far as sizes and times tell.
+
+    Whatever ends the run before it comes to such a part, no result stands for files that nobody looked at.
+    """
+    for part in parts:
+        folder = part_folder(run, part.id)
+        record = read_record(folder)
+        if record is not None and not _is_of(record, part, model):
+            set_aside(folder)
+
+
+def _is_of(record: dict[str, Any], part: Part, model: ScoringModel) -> bool:
+    """Whether a part's files look as they did when it was scored."""
+    with contextlib.suppress(OSError):
+        return bool(record.get("seen") == [list(look) for look in fingerprint(_files(part, model))])
+    return False
+
+
+def _files(part: Part, model: ScoringModel) -> list[Path]:
+    """Return the files of a part, and those that its ROI needs besides, where they are known."""
+    files = list(part.files.values())
+    with contextlib.suppress(InputError):  # whoever needs them says so
+        files += roi_files(model.recipe, part, model.material.folder)
+    return files
+
+
+def note_not_reached(summary: RunSummary, parts: Iterable[Part], model: ScoringModel) -> None:
+    """Note the parts that a run ended before: pending, but for results of the same files, the model and limits."""
     reached = {outcome.part for outcome in summary.outcomes}
     today = (model.scoring_digest(), model.limits_digest(model.calibration()))
-    for part in summary.planned:
-        if part in reached:
+    for part in parts:
+        if part.id in reached:
             continue
-        folder = part_folder(summary.run, part)
+        folder = part_folder(summary.run, part.id)
         record = read_record(folder)
         judged_by = None if record is None else (record["key"].get("scoring"), record["key"].get("limits"))
-        if record is not None and judged_by == today and is_whole(folder, model, outputs_of(record)):
-            outcome = Outcome(part, record, unchanged=True)
+        same = record is not None and judged_by == today and _is_of(record, part, model)
+        if record is not None and same and is_whole(folder, model, outputs_of(record)):
+            outcome = Outcome(part.id, record, unchanged=True)
         else:
-            outcome = Outcome(part, error=NOT_REACHED, pending=True)
+            outcome = Outcome(part.id, error=NOT_REACHED, pending=True)
         summary.outcomes.append(outcome)
 
 
@@ -192,7 +222,7 @@ def _score_or_fail(
     try:
         return _score(folder, part, model, on_rows, force, outputs)
     except InputError as error:
-        (folder / PART_RECORD).unlink(missing_ok=True)  # an old result must not stand for what cannot be read now
+        forget(folder)  # an old result must not stand for what cannot be read now
         if isinstance(error, IncompleteError) and settling.may_grow(part):
             return _pending(part, str(error))
         failed = Outcome(part.id, error=str(error))
@@ -211,13 +241,13 @@ def _score(
     clock = Clock()
     calibration = model.calibration()
     part.require_complete(model.maps)
-    before = _look_at(part)
+    before = _look_at(part, model)
     with clock.phase("hash"):
         inputs = {name: file_sha256(part.files[name]) for name in model.maps}
         others = roi_files(model.recipe, part, model.material.folder)
         inputs |= {f"roi: {path.name}": file_sha256(path) for path in others}
     key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
-    record = None if force else read_record(folder)
+    record = None if force else confirmed(folder, key)
     if record is not None and model.recipe.size_px not in (None, tuple(record["size_px"])):
         record = None  # the contract changed: the reader refuses the part
     valid = record is not None and key.same_maps(record["key"])
@@ -231,18 +261,18 @@ def _score(
         with contextlib.suppress(InputError):  # what is stored is damaged: it is made again
             judged = Outcome(part.id, rejudge(folder, record, model, key, outputs))
             return lambda: judged
-    (folder / PART_RECORD).unlink(missing_ok=True)
+    forget(folder)
     with PartScan(part, model, clock) as scan:
         scan.on_rows = lambda share: on_rows(part.id, share)
-        write = _write_scan(folder, part, model, scan, key, clock, outputs)
-    if _look_at(part) != before:
+        write = _write_scan(folder, part, model, scan, key, clock, outputs, before)
+    if _look_at(part, model) != before:
         raise IncompleteError(f"{part.id}: a file changed while it was read")
     return lambda: Outcome(part.id, write())
 
 
-def _look_at(part: Part) -> object:
+def _look_at(part: Part, model: ScoringModel) -> Looks:
     try:
-        return fingerprint(part)
+        return fingerprint(_files(part, model))
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
@@ -255,6 +285,7 @@ def _write_scan(
     key: PartKey,
     clock: Clock,
     outputs: frozenset[str],
+    seen: Looks,
 ) -> Callable[[], dict[str, Any]]:
     """Write the maps of a part; return what writes the rest and returns the record."""
     calibration = model.calibration()
@@ -274,6 +305,7 @@ def _write_scan(
         "format": 1,
         "part": part.id,
         "key": key.as_dict(),
+        "seen": seen,
         "size_px": [scan.width, scan.height],
         "acquisition_faults": scan.acquisition_faults(),
         "scored_utc": utc_now(),

@@ -107,7 +107,7 @@ def rejudge(
     content = write_findings(plan, blocks, clock, False, lambda: faults, lambda: gaps)
     shown = model.maps if "pictures" in outputs else ()
     pictures: Pictures = {name: _stored_picture(folder / "maps" / f"{name}.png") for name in shown}
-    head = {k: record[k] for k in ("format", "part", "size_px", "acquisition_faults", "scored_utc")}
+    head = {k: record.get(k) for k in ("format", "part", "seen", "size_px", "acquisition_faults", "scored_utc")}
     kept = ("file", "sha256", "mean", "spread")
     head["maps"] = {name: {k: record["maps"][name][k] for k in kept} for name in model.maps}
     return write_part(plan, content, head | {"key": key.as_dict()}, patches, pictures, clock)

@@ -82,7 +82,7 @@ def place_tiles(part: Part, order: TileOrder) -> PartTiles:
     check_registered(headers)
     first = next(iter(headers.values()))
     tile = order.size_px
-    roi = find_roi(order.recipe, part, order.recipe_folder)
+    roi = find_roi(order.recipe, part, order.recipe_folder, (first.height, first.width))
     positions = _positions(part, order, first.height, first.width, roi)
     share = _roi_share(roi, positions, tile)
     keep = share >= order.min_roi_share

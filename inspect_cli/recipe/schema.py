@@ -294,6 +294,11 @@ class Recipe(Section):
             raise ValueError(f"roi.map {self.roi.map!r} is none of the maps: {', '.join(self.maps)}")
         return self
 
+    def resolved_roi(self) -> RoiSpec:
+        """Return the ROI's rule with the map named that it looks at, if it looks at one."""
+        map_name = None if self.roi.rule == "none" else self.roi.map or next(iter(self.maps))
+        return self.roi.model_copy(update={"map": map_name})
+
     def digest(self) -> str:
         """Return the sha256 of the recipe's content, whatever its formatting."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

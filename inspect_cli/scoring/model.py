@@ -65,7 +65,7 @@ class ScoringModel:
         content = {
             "model": self.bundle.manifest.digest(),
             "maps": {name: spec.model_dump(mode="json") for name, spec in self.maps.items()},
-            "roi": self.recipe.roi.model_dump(mode="json"),
+            "roi": self.recipe.resolved_roi().model_dump(mode="json"),
             "tiles": asdict(self.tiles),
             "sigma": self.recipe.scoring.smooth_sigma_px,
             "outside": "mirrored",

@@ -58,7 +58,7 @@ class PartScan:
         first = next(iter(self.headers.values()))
         self.height, self.width = first.height, first.width
         with clock.phase("read"):
-            self.roi = find_roi(model.recipe, part, model.material.folder)
+            self.roi = find_roi(model.recipe, part, model.material.folder, (self.height, self.width))
             usual = {name: self._usual(name, reader) for name, reader in readers.items()}
         self.streams = {
             name: MapStream(

@@ -16,6 +16,8 @@ LOCK: Final = ".lock"
 RUN_RECORD: Final = "run.json"
 #: The record of a part, written last: the part is done.
 PART_RECORD: Final = "part.json"
+#: The record of a part whose input looks changed, until it is known whether it is.
+PART_RECORD_ASIDE: Final = ".part.json.aside"
 #: What `inspect evaluate` found on a run.
 EVALUATION: Final = "evaluation.json"
 #: The same, as a picture: scores of good and of defective patches.

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from inspect_cli.images.values import Preprocess, ValueRange
+from inspect_cli.recipe.schema import RoiSpec
 
 FORMAT: Final = 1
 #: A limit of zero would flag everything; scores are float32, so a limit must leave room to divide by it.
@@ -229,7 +230,8 @@ class Manifest(_Strict):
     #: What the trained network of each map makes of artificial defects.
     checks: dict[str, Trial] = Field(default_factory=dict)
     suspects: list[Suspect] = Field(default_factory=list)
-    #: None in models of before.
+    #: The rule that the material was found by, with its map named; None in models of before, like the next.
+    roi: RoiSpec | None = None
     roi_share: RoiShare | None = None
 
     @property

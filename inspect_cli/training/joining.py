@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inspect_cli.errors import ModelError
+from inspect_cli.recipe.schema import RoiSpec
 from inspect_cli.store.bundle import MANIFEST, read_bundle
 from inspect_cli.store.manifest import Calibration, Manifest
 
@@ -18,19 +19,20 @@ def kept_maps(
     settings: Mapping[str, Any],
     tile_px: int,
     made: tuple[float, str],
+    roi: RoiSpec,
 ) -> tuple[Manifest, list[str]] | None:
     """Return the model in ``folder`` and those of its maps that stay, None if none do.
 
     Maps stay that the recipe still knows and that are not trained now. ``made`` are the smoothing (sigma, px) and the
-    blend with which the new maps' limits will be found.
+    blend with which the new maps' limits will be found, ``roi`` is their ROI.
 
     Raises
     ------
     ModelError
-        If its maps cannot stand beside the new ones: trained with other settings, without limits, or with limits
-        that were set for another smoothing or blend.
+        If its maps cannot stand beside the new ones: trained with other settings or another ROI, without limits, or
+        with limits that were set for another smoothing or blend.
     """
-    if not (folder / MANIFEST).is_file():
+    if set(known) <= set(trained) or not (folder / MANIFEST).is_file():
         return None
     old = read_bundle(folder).manifest
     others = sorted((set(old.maps) & set(known)) - set(trained))
@@ -40,6 +42,8 @@ def kept_maps(
         raise ModelError(
             f"{folder}: maps {', '.join(others)} were trained with other settings; train all maps together"
         )
+    if old.roi not in (None, roi):
+        raise ModelError(f"maps {', '.join(others)} were trained with another ROI; train all maps together")
     if old.calibration is None or not set(others) <= set(old.calibration.limits):
         raise ModelError(f"maps {', '.join(others)} have no limits; train all maps together")
     if (old.calibration.smooth_sigma_px, old.calibration.blend) != made:

@@ -24,7 +24,7 @@ from inspect_cli.tiles.tiling import Tiling, tiling_of
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import Budget
 from inspect_cli.training.prepare import learn_preprocess
-from inspect_cli.training.sources import Parts, Sources, defect_sampler, good_sampler, open_sources
+from inspect_cli.training.sources import Parts, Sources, defect_sampler, good_sampler, masks_sha256, open_sources
 
 CHECKPOINTS = ".checkpoint"
 
@@ -158,7 +158,7 @@ def open_job(order: TrainingOrder, name: str, sources: Sources, files: list[Trai
         seed=order.seed,
         device=choose_device(order.device),
         checkpoint=order.material.folder / order.method / CHECKPOINTS / name,
-        fingerprint=_fingerprint(order, name, tile_px, files, sources.labels_sha256()),
+        fingerprint=_fingerprint(order, name, tile_px, files, sources),
     )
 
 
@@ -173,16 +173,16 @@ def closing(job: MapTraining) -> Iterator[None]:
                 source.close()
 
 
-def _fingerprint(order: TrainingOrder, name: str, tile_px: int, files: list[TrainingFile], labels_sha256: str) -> str:
+def _fingerprint(order: TrainingOrder, name: str, tile_px: int, files: list[TrainingFile], sources: Sources) -> str:
     recipe = order.material.recipe
     content = {
         "method": [order.method, settings_of(order)],
         "map": [name, order.maps[name].model_dump(mode="json")],
         "tiles": tile_px,
-        "roi": recipe.roi.model_dump(mode="json"),
+        "rois": masks_sha256(sources.survey.rois.values()),
         "training": recipe.training.model_dump(mode="json", exclude={"budget", "data"}),
         "seed": order.seed,
         "files": [(f.sha256, f.use) for f in files if f.map == name],
-        "labels": labels_sha256,
+        "labels": masks_sha256(sources.targets.values()),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -144,7 +144,7 @@ def survey_parts(
     for part in parts:
         try:
             size, dtypes = _check_part(part, recipe, maps, survey.dtypes)
-            roi = find_roi(recipe, part, recipe_folder)
+            roi = find_roi(recipe, part, recipe_folder, size)
             moments = {name: measure_image(part.files[name], roi) for name in maps}
         except InputError as error:
             survey.faults.append(str(error))

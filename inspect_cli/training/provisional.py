@@ -156,7 +156,8 @@ def _windows(
     for part in parts:
         with open_map(part.files[name]) as reader:
             header = reader.header
-        found = _places(header.height, header.width, side, rois[part.id])
+        whole = [(0, 0, header.height, header.width)]
+        found = whole if tiling.whole else _places(header.height, header.width, side, rois[part.id])
         places.append([found[i] for i in rng.permutation(len(found))])
     rounds = range(-(-count // len(parts)))
     every = [(n, part, found[n]) for part, found in zip(parts, places, strict=True) for n in rounds if n < len(found)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -72,12 +72,13 @@ class Sources:
         survey = replace(self.survey, parts=[part for part in self.survey.parts if part.id not in names])
         return replace(self, survey=survey, split=split_parts(survey.parts, share, seed))
 
-    def labels_sha256(self) -> str:
-        """Return the hash of the defects' masks."""
-        digest = hashlib.sha256()
-        for mask in self.targets.values():
-            digest.update(b"" if mask is None else np.packbits(mask).tobytes())
-        return digest.hexdigest()
+
+def masks_sha256(masks: Iterable[Mask | None]) -> str:
+    """Return the hash of masks, each None for everything."""
+    digest = hashlib.sha256()
+    for mask in masks:
+        digest.update(b"-" if mask is None else str(mask.shape).encode() + np.packbits(mask).tobytes())
+    return digest.hexdigest()
 
 
 def open_sources(given: Parts, recipe: Recipe, maps: dict[str, MapSpec], recipe_folder: Path, seed: int) -> Sources:

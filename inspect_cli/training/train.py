@@ -12,7 +12,7 @@ import torch
 
 from inspect_cli import __version__
 from inspect_cli.engines import choose_device
-from inspect_cli.errors import NoInputError, UsageError
+from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.methods.base import Detector
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings
@@ -99,6 +99,7 @@ def train_material(
         for path in (note, order.material.folder / CHOICE, order.material.folder / PICTURE):
             sweep_leftovers_of(path)  # what lies beside the recipe is in no locked folder
         opened = open_order(order, teller)
+        _check_sizes(order, opened)
         if order.method != AUTO:
             _kept(order, opened)  # what is refused is refused before any time is spent
         sources, look = without_suspects(order, opened, teller, robust, stop)
@@ -125,7 +126,8 @@ def _kept(order: TrainingOrder, sources: Sources) -> tuple[Manifest, list[str]] 
     recipe, tiling = order.material.recipe, tiling_for(order, sources)
     made = (recipe.scoring.smooth_sigma_px, tiling.joining)
     folder = order.material.folder / order.method
-    return kept_maps(folder, order.maps, recipe.maps, settings_of(order), tiling.size_px, made)
+    roi = recipe.resolved_roi()
+    return kept_maps(folder, order.maps, recipe.maps, settings_of(order), tiling.size_px, made, roi)
 
 
 def _check(order: TrainingOrder) -> None:
@@ -145,6 +147,18 @@ def _check(order: TrainingOrder) -> None:
         check_whole_images(order.method)
 
 
+def _check_sizes(order: TrainingOrder, sources: Sources) -> None:
+    """Raise InputError for a part that is too large to be scored whole, if the recipe asks for that."""
+    tiles = order.material.recipe.tiles
+    for part in sources.survey.parts if tiles.whole else ():
+        height, width = sources.survey.sizes[part.id]
+        if height * width > tiles.whole_max_mpx * 1e6:
+            raise InputError(
+                f"{part.id}: {width}x{height} px is above tiles.whole_max_mpx {tiles.whole_max_mpx:g}; raise it if "
+                "memory allows, or score in tiles"
+            )
+
+
 def _train_locked(
     order: TrainingOrder,
     sources: Sources,
@@ -157,6 +171,8 @@ def _train_locked(
     folder = order.material.folder / order.method
     tiling = tiling_for(order, sources)
     kept = _kept(order, sources)
+    if not order.resume:  # what another training left is not for this one, nor for one that resumes it
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     files = sources.files(list(order.maps))
     teller.say(
         f"training {order.method} on {_described_parts(sources)}; "
@@ -192,6 +208,7 @@ def _train_locked(
         trials=trials,
         checks={name: found.check for name, found in trained.items() if found.check is not None},
         suspects=suspects,
+        roi=recipe.resolved_roi(),
         roi_share=learn_roi_share([sources.survey.rois[part.id] for part in sources.survey.parts]),
     )
     if kept is not None:

@@ -1,0 +1,107 @@
+"""Results of files that are there no more: they stand for nothing, whatever ends the run that would look."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from inspect_cli.cli import run
+from inspect_cli.errors import EXIT_SIGTERM, InputError
+from inspect_cli.outputs import run as outputs_run
+from inspect_cli.recipe import parse_recipe
+from inspect_cli.store.layout import PART_RECORD_ASIDE
+
+#: Comes after `dent/b000`, with which a run that is stopped ends.
+PART = "good/g003"
+
+
+def score(batch, models, *more: str) -> int:
+    return run(["score", str(batch / "test"), "--material", "foil", "--models", str(models), *more])
+
+
+def overwritten(batch: Path) -> bytes:
+    """Write another image of the part under its name, and return what was there."""
+    path = batch / "test" / f"{PART}_albedo.tif"
+    before, pixels = path.read_bytes(), tifffile.imread(path)
+    path.unlink()
+    tifffile.imwrite(path, np.ascontiguousarray(pixels[::-1]))
+    return before
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Return a function that scores and gets SIGTERM while it is at the first part."""
+    work = outputs_run._score_or_fail
+
+    def first(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return work(*arguments)
+
+    def call(batch, models) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(outputs_run, "_score_or_fail", first)
+            assert score(batch, models) == EXIT_SIGTERM
+
+    return call
+
+
+def told(results: Path) -> dict:
+    record = json.loads((results / "run.json").read_text())
+    rows = csv.DictReader((results / "parts.csv").read_text().splitlines())
+    assert {row["part"] for row in rows if row["verdict"] == "pending"} == {e["part"] for e in record["pending"]}
+    return record
+
+
+def test_a_part_that_a_stopped_run_did_not_reach_has_no_verdict_of_other_files(results, batch, models, stopped):
+    overwritten(batch)
+    stopped(batch, models)
+    record = told(results)
+    assert [entry["part"] for entry in record["pending"]] == [PART]
+    assert sorted(record["parts"]) == ["dent/b000", "scratch/b002", "stain/b001"]
+    limits = ["--value", "albedo=1", "--value", "normal=1"]
+    common = ["threshold", "--material", "foil", "--models", str(models)]
+    assert run([*common, *limits, "--apply", str(results)]) == InputError.exit_code
+    assert [entry["part"] for entry in told(results)["pending"]] == [PART]
+    assert score(batch, models) == 0
+    assert told(results)["pending"] == []
+    assert not list(results.rglob(PART_RECORD_ASIDE))
+
+
+def test_a_killed_run_leaves_no_verdict_of_other_files(results, batch, models, monkeypatch):
+    overwritten(batch)
+
+    def killed(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outputs_run, "_score_or_fail", killed)
+    score(batch, models)
+    assert not (results / "parts" / PART / "part.json").exists()
+    assert (results / "parts/dent/b000/part.json").exists()
+
+
+def test_a_file_that_was_only_touched_is_not_scored_again(results, batch, models, stopped):
+    before = (results / "parts" / PART / "heatmap.tif").stat().st_mtime_ns
+    path = batch / "test" / f"{PART}_albedo.tif"
+    content = overwritten(batch)
+    path.write_bytes(content)
+    stopped(batch, models)
+    assert [entry["part"] for entry in told(results)["pending"]] == [PART], "nobody has looked yet"
+    assert score(batch, models) == 0
+    assert told(results)["pending"] == []
+    assert (results / "parts" / PART / "heatmap.tif").stat().st_mtime_ns == before
+    assert not list(results.rglob(PART_RECORD_ASIDE))
+
+
+def test_the_roi_is_that_of_the_map_it_is_looked_for_in():
+    text = (
+        "material: foil\nroi: {rule: dark}\nmaps: {FIRST: {files: '{part}_FIRST.tif'}, OTHER: {files: '{part}.tif'}}"
+    )
+    one = parse_recipe(text.replace("FIRST", "albedo").replace("OTHER", "height"), "test")
+    two = parse_recipe(text.replace("FIRST", "height").replace("OTHER", "albedo"), "test")
+    assert one.roi == two.roi
+    assert (one.resolved_roi().map, two.resolved_roi().map) == ("albedo", "height")
