@@ -216,6 +216,17 @@ def test_a_stored_network_scores_bit_for_bit_as_before(name, folder, tmp_path):
         torch.testing.assert_close(fresh.eval().score(tiles), detector.score(tiles), rtol=0, atol=0)
 
 
+def test_images_that_are_too_large_to_be_scored_whole_are_refused_before_training(folder, tmp_path, capsys):
+    store = tmp_path / "models"
+    (store / "stripes").mkdir(parents=True)
+    (store / "stripes" / "recipe.yaml").write_text(
+        'material: stripes\nmaps: {image: {files: "{part}.tif"}}\nmethod: {name: direct, settings: {width: 8}}\n'
+        "tiles: {size_px: 32, stride_px: 16, whole: true, whole_max_mpx: 0.001}\n"
+    )
+    assert run(["train", "-m", "stripes", "--models", str(store), "--data", str(folder), "--budget", "2steps"]) == 3
+    assert "96x72 px is above tiles.whole_max_mpx 0.001" in capsys.readouterr().err
+
+
 def test_whole_images_are_for_fully_convolutional_methods(folder, tmp_path, capsys):
     store = tmp_path / "models"
     (store / "stripes").mkdir(parents=True)

@@ -256,11 +256,11 @@ import gc, os, signal
 import numpy as np
 from inspect_cli.engines.openvino_engine import OpenVinoEngine
 from inspect_cli.methods import build_detector
-for _ in range(3):
-    engine = OpenVinoEngine(build_detector("cae", 1, 32, {"hidden": 16, "latent": 4}))
-    engine.score(np.zeros((1, 1, 32, 32), np.float32))
-    del engine
-    gc.collect()
+engine = OpenVinoEngine(build_detector("direct", 1, 32, {"width": 8}))
+for side in (32, 40, 48):
+    engine.score(np.zeros((1, 1, side, side), np.float32))
+del engine
+gc.collect()
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))
 os.kill(os.getpid(), signal.SIGTERM)
 """

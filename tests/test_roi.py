@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inspect_cli.errors import InputError
+from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images.parts import Part, discover_parts
 from inspect_cli.images.roi import MIN_STRIP_PX, find_roi
 from inspect_cli.recipe.schema import MapSpec, Recipe
@@ -179,6 +179,19 @@ def test_mask_of_a_part_in_a_folder_lies_beside_it(tmp_path: Path) -> None:
     part = Part("monday/P1", plain.files, tmp_path)
     found = find_roi(recipe(rule="file", file="{part}_roi.png", margin_px=0), part, tmp_path)
     np.testing.assert_array_equal(found, mask)
+
+
+def test_a_roi_for_maps_of_another_size_is_refused(tmp_path: Path) -> None:
+    part = part_of(tmp_path, picture("dark", area(), "uint8"))
+    assert find_roi(recipe(rule="dark"), part, tmp_path, (HEIGHT, WIDTH)) is not None
+    with pytest.raises(InputError, match=rf"is {WIDTH}x{HEIGHT} px, the maps of P1 are 5x4; the ROI is looked for"):
+        find_roi(recipe(rule="dark"), part, tmp_path, (4, 5))
+
+
+def test_a_map_for_the_roi_that_is_missing_may_still_come(tmp_path: Path) -> None:
+    part = part_of(tmp_path, picture("dark", area(), "uint8"))
+    with pytest.raises(IncompleteError, match="the map 'normal' that the ROI is looked for in is missing"):
+        find_roi(recipe(rule="dark", map="normal"), part, tmp_path)
 
 
 def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -15,13 +15,15 @@ from inspect_cli.images import Part, ValueRange
 from inspect_cli.images.values import Preprocess
 from inspect_cli.methods import build_detector
 from inspect_cli.recipe import parse_recipe
-from inspect_cli.recipe.schema import MapSpec, TrainingSpec
+from inspect_cli.recipe.schema import MapSpec, RoiSpec, TrainingSpec
+from inspect_cli.store.bundle import MANIFEST
 from inspect_cli.store.manifest import RoiShare
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training import loop
 from inspect_cli.training.batches import MapTraining, training_batch
 from inspect_cli.training.budget import Budget, left_of, step_size
 from inspect_cli.training.health import training_warnings
+from inspect_cli.training.joining import kept_maps
 from inspect_cli.training.loop import Interrupted, train_map
 from inspect_cli.training.prepare import (
     ImageMoments,
@@ -327,3 +329,11 @@ def test_share_of_the_roi_has_a_hundredth_of_room_or_what_it_varies():
     found = learn_roi_share([half] * 5)
     assert (found.low, found.high) == (pytest.approx(0.495), pytest.approx(0.505))
     assert learn_roi_share([half, whole]) == RoiShare(low=0.0, high=1.0)
+
+
+def test_a_damaged_model_is_replaced_where_none_of_its_maps_stays(tmp_path):
+    (tmp_path / MANIFEST).write_text('{"format": 1, "tool": "ins')
+    wanted = {"settings": {}, "tile_px": 32, "made": (1.0, "average"), "roi": RoiSpec()}
+    assert kept_maps(tmp_path, ["albedo", "normal"], ["albedo", "normal"], **wanted) is None
+    with pytest.raises(ModelError):
+        kept_maps(tmp_path, ["albedo"], ["albedo", "normal"], **wanted)
