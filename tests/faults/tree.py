@@ -16,7 +16,7 @@ import tifffile
 from safetensors import safe_open
 
 #: Keys and columns that tell the time.
-TIMES = {"timing_s", "scored_utc", "started_utc", "finished_utc", "created_utc", "seconds", "spent_s"}
+TIMES = {"timing_s", "scored_utc", "seen", "started_utc", "finished_utc", "created_utc", "seconds", "spent_s"}
 #: Files of a bundle that show times.
 TIMED_FILES = {"model_card.md"}
 LOCKS = {".lock", ".lock-holder"}
