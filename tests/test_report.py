@@ -540,7 +540,7 @@ def test_calibrated_finished_run_has_no_warning(copied):
     (copied / "parts.csv").write_text(",".join(COLUMNS) + "\ngood/b010,pass,0.61\n")
     text = write_report(copied).read_text()
     assert 'class="notice' not in text
-    assert "25 % of good parts" in text
+    assert "at most 25 % of good parts" in text
 
 
 def test_run_without_calibration_or_exit_code_is_not_trusted(copied):
