@@ -19,7 +19,7 @@ import tifffile
 from helpers import TRAINED
 
 from inspect_cli.cli import run
-from inspect_cli.errors import EXIT_DOUBT
+from inspect_cli.errors import EXIT_DOUBT, ModelError
 
 PART_FILES = {
     "part.json", "heatmap.tif", "heatmap.png", "overlay.png", "mask.png", "histogram.png", "image.png",
@@ -367,6 +367,20 @@ def test_new_material_gets_a_recipe_from_plain_png_files(tmp_path, capsys, name,
     assert ("steel/recipe.yaml does not fit" in captured.err) == (name == "steel")
     assert run(["recipe", "check", str(store / name / "recipe.yaml")]) == 0
     assert run(["score", str(tmp_path / "set" / "train"), "--material", name, "--models", str(store)]) == 0
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_that_begins_anew_forgets_the_checkpoints_of_others(batch, models, monkeypatch, resume):
+    old = models / "foil" / "cae" / ".checkpoint" / "normal"
+    old.mkdir(parents=True)
+
+    def fail(*_arguments):
+        raise ModelError("failed")
+
+    monkeypatch.setattr("inspect_cli.training.train.train_map", fail)
+    common = ["train", "--material", "foil", "--models", str(models), "--data", str(batch / "train")]
+    assert run([*common, "--budget", "1steps", *(["--resume"] if resume else [])]) == ModelError.exit_code
+    assert old.exists() == resume
 
 
 def test_train_resumes_from_a_killed_process(batch, models):
