@@ -26,6 +26,8 @@ from scipy.ndimage import gaussian_filter
 #: How much light differs, by level and slope, and the blur of the lens.
 LEVEL, SLOPE, BLUR_PX = 0.1, 0.1, 0.6
 DEFECTIVE: Final = 30
+#: Middles (y, x) of the housing's screws.
+SCREWS: Final = ((60, 80), (60, 350), (270, 80), (270, 350))
 
 Field = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, str | None], tuple[Picture, Mask]]
@@ -105,19 +107,10 @@ def impeller(rng: np.random.Generator, defect: str | None) -> tuple[Picture, Mas
     return np.where(soft(disc, 1) > 0.5, albedo, 0.12) * shaded(relief, (0.45, -0.5, 0.8), 0.5), mask
 
 
-def housing(rng: np.random.Generator, defect: str | None) -> tuple[Picture, Mask]:
-    """A painted box with a bore, four screws and a label."""
-    height, width = 330, 430
-    y, x = np.mgrid[:height, :width].astype(float)
-    body = (np.abs(y - height / 2) < 130) & (np.abs(x - width / 2) < 180)
-    bore = np.hypot(y - 165, x - 150)
-    relief = 6 * soft(body, 1.5) - 8 * step(bore - 52)
-    relief += 0.5 * ((bore > 52) & (bore < 78)) * np.sin(bore * 1.3 + 0.8 * rough(height, width, 3, rng))
-    colour = np.where(body[..., None], np.array([0.52, 0.55, 0.5]) * rng.uniform(0.92, 1.08), 0.1)
-    colour[bore < 50] = 0.2
-    screws = [(60, 80), (60, 350), (270, 80), (270, 350)]
-    missing = int(rng.integers(len(screws))) if defect == "missing" else None
-    for number, (y0, x0) in enumerate(screws):
+def put_screws(relief: Field, colour: Field, missing: int | None, rng: np.random.Generator) -> None:
+    """Put screws into a relief (height, width) and its colour, all but the ``missing`` one."""
+    y, x = np.mgrid[: relief.shape[0], : relief.shape[1]].astype(float)
+    for number, (y0, x0) in enumerate(SCREWS):
         away, turned = np.hypot(y - y0, x - x0), rng.uniform(0, 2 * np.pi)
         relief -= 4 * step(away - 17, 1)
         if number == missing:
@@ -132,6 +125,10 @@ def housing(rng: np.random.Generator, defect: str | None) -> tuple[Picture, Mask
         relief += 5 * step(away - 13, 1) - 4 * soft(cross, 0.8)
         colour[away < 13] = (0.7, 0.7, 0.72)
         colour[cross] = 0.3
+
+
+def labelled(colour: Field, rng: np.random.Generator) -> Field:
+    """Return the colour with a label and a number of its own."""
     colour[115:215, 255:345] = (0.85, 0.88, 0.88)
     printed = (colour * 255).astype(np.uint8)
     for row in range(3):
@@ -146,12 +143,27 @@ def housing(rng: np.random.Generator, defect: str | None) -> tuple[Picture, Mask
             1,
             cv2.LINE_AA,
         )
-    colour = printed / 255.0
+    return np.asarray(printed / 255.0)
+
+
+def housing(rng: np.random.Generator, defect: str | None) -> tuple[Picture, Mask]:
+    """A painted box with a bore, four screws and a label."""
+    height, width = 330, 430
+    y, x = np.mgrid[:height, :width].astype(float)
+    body = (np.abs(y - height / 2) < 130) & (np.abs(x - width / 2) < 180)
+    bore = np.hypot(y - 165, x - 150)
+    relief = 6 * soft(body, 1.5) - 8 * step(bore - 52)
+    relief += 0.5 * ((bore > 52) & (bore < 78)) * np.sin(bore * 1.3 + 0.8 * rough(height, width, 3, rng))
+    colour = np.where(body[..., None], np.array([0.52, 0.55, 0.5]) * rng.uniform(0.92, 1.08), 0.1)
+    colour[bore < 50] = 0.2
+    missing = int(rng.integers(len(SCREWS))) if defect == "missing" else None
+    put_screws(relief, colour, missing, rng)
+    colour = labelled(colour, rng)
     relief += 0.25 * rough(height, width, 1, rng) + 0.3 * rough(height, width, 4, rng)
     mask = np.zeros((height, width), bool)
     inner = (np.abs(y - height / 2) < 110) & (np.abs(x - width / 2) < 160)
     if missing is not None:
-        mask = np.hypot(y - screws[missing][0], x - screws[missing][1]) < 14
+        mask = np.hypot(y - SCREWS[missing][0], x - SCREWS[missing][1]) < 14
     elif defect == "scratch":
         drawn = line(height, width, (15, 50), 0.08, rng, somewhere(inner, rng))
         mask, relief = wider(drawn, 3), relief - 6 * soft(drawn, 0.9)
@@ -254,13 +266,20 @@ def photographed(draw: Draw, rng: np.random.Generator, defect: str | None) -> tu
     return lit(255 * blurred, rng, LEVEL, SLOPE), mask
 
 
+def write(folder: Path, draw: Draw, kinds: tuple[str, ...], learn: int) -> None:
+    """Write one data set."""
+    shot = partial(photographed, draw, np.random.default_rng(3))
+
+    def good() -> Picture:
+        return shot(None)[0]
+
+    write_set(folder, good, good, {kind: partial(shot, kind) for kind in kinds}, learn, DEFECTIVE // len(kinds))
+
+
 def main(out: Path) -> None:
     """Write the sets below ``out``."""
-    for name, (draw, kinds, learn) in SETS.items():
-        shot = partial(photographed, draw, np.random.default_rng(3))
-        bad = {kind: partial(shot, kind) for kind in kinds}
-        good = lambda shot=shot: shot(None)[0]  # noqa: E731
-        write_set(out / name, good, good, bad, learn, DEFECTIVE // len(kinds))
+    for name, drawn in SETS.items():
+        write(out / name, *drawn)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def augment(
     from inspect_cli.training.material import maps_to_train, material_to_train
 
     check_name(material)
-    chosen = material_to_train(material, data, models, maps is not None, console.say, console.warn)
+    chosen = material_to_train(material, data, models, maps is not None, console)
     folder = training_root(data if data is not None else training_folder(chosen))
     wanted = maps_to_train(chosen, parse_names(maps))
     parts = discover_parts(folder, wanted, chosen.recipe.maps)

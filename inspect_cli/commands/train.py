@@ -102,8 +102,8 @@ def train(
     from inspect_cli.training.loop import Interrupted
     from inspect_cli.training.material import maps_to_train, material_to_train
     from inspect_cli.training.order import TrainingOrder
-    from inspect_cli.training.train import preview_corruptions as write_previews
-    from inspect_cli.training.train import preview_rois as write_rois
+    from inspect_cli.training.preview import preview_corruptions as write_previews
+    from inspect_cli.training.preview import preview_rois as write_rois
     from inspect_cli.training.train import train_material
 
     if method is not None:
@@ -111,7 +111,7 @@ def train(
     if budget is not None:
         Budget.parse(budget, 1)
     check_name(material)
-    chosen = material_to_train(material, data, models, maps is not None, console.say, console.warn)
+    chosen = material_to_train(material, data, models, maps is not None, console)
     folder = training_root(data if data is not None else training_folder(chosen))
     wanted = maps_to_train(chosen, parse_names(maps))
     recipe = chosen.recipe

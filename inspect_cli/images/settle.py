@@ -69,20 +69,21 @@ class Settling:
         return None if self._is_quiet(part) else "a file is still being written"
 
     def _is_quiet(self, part: Part) -> bool:
-        age = self._age_s(part)
+        files = self._files(part)
+        age = self._age_s(files)
         if self.settle_s <= 0 or age is None or age >= ZEROS_FACTOR * self.settle_s:
             return True
-        needed_s = self.settle_s * (ZEROS_FACTOR if any(map(_ends_in_zeros, self._files(part))) else 1)
+        needed_s = self.settle_s * (ZEROS_FACTOR if any(map(_ends_in_zeros, files)) else 1)
         if age >= needed_s:
             return True
         try:
-            files = fingerprint(self._files(part))
+            looks = fingerprint(files)
         except OSError:  # gone since
             return True
         self._needed_s[part.id] = needed_s
         before = self._looks.get(part.id)
-        if before is None or before.files != files:
-            self._looks[part.id] = _Look(files, self.clock())
+        if before is None or before.files != looks:
+            self._looks[part.id] = _Look(looks, self.clock())
             return False
         return self.clock() - before.at_s >= needed_s
 
@@ -93,16 +94,16 @@ class Settling:
 
     def may_grow(self, part: Part) -> bool:
         """Whether a part that is not whole may become so: one of its files changed a short while ago."""
-        age = self._age_s(part)
+        age = self._age_s(self._files(part))
         return self.settle_s > 0 and age is not None and age < SLOW_WRITER_S
 
     def _files(self, part: Part) -> list[Path]:
         return [*part.files.values(), *self.also(part)]
 
-    def _age_s(self, part: Part) -> float | None:
+    def _age_s(self, files: Iterable[Path]) -> float | None:
         """Return the seconds since the last change of any file, None if one cannot be looked at."""
         try:
-            return self.now() - max((path.stat().st_mtime for path in self._files(part)), default=0.0)
+            return self.now() - max((path.stat().st_mtime for path in files), default=0.0)
         except OSError:
             return None
 

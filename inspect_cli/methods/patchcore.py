@@ -92,9 +92,9 @@ class PatchCore(Detector):
         rows = torch.cat(maps).movedim(1, 3).flatten(0, 2)
         order = torch.Generator().manual_seed(0)
         rows = rows[torch.randperm(len(rows), generator=order)[:_MOST_VECTORS].to(rows.device)]
-        chosen = farthest_points(rows, len(self.memory), order) if self._greedy else torch.arange(len(self.memory))
+        chosen = farthest_points(rows, len(self.memory), order) if self._greedy else torch.arange(len(rows))
         chosen = chosen[torch.arange(len(self.memory)) % len(chosen)]  # few features are taken more than once
-        self.memory.copy_(rows[chosen.to(rows.device) % len(rows)])
+        self.memory.copy_(rows[chosen.to(rows.device)])
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return the distance to the nearest good feature, (n, height, width)."""

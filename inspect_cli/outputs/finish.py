@@ -64,9 +64,9 @@ def score_batch(
         with lock_run(run, wait_s), graceful_stop() as stopper:
             measured = _listed(run)
             summary = RunSummary(run, [part.id for part in parts])
+            set_changed_aside(run, parts, model)
             write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
             exit_code: int | None = None
-            set_changed_aside(run, parts, model)
             try:
                 score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force, settle_s, outputs)
                 exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)

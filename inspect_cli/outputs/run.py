@@ -116,7 +116,7 @@ def score_parts(
     """
     started = time.monotonic()
     stopped = False
-    settling = Settling(settle_s, model.recipe.done_marker, lambda part: _files(part, model)[len(part.files) :])
+    settling = Settling(settle_s, model.recipe.done_marker, lambda part: _roi_files(part, model))
 
     def note(outcome: Outcome) -> None:
         summary.outcomes.append(outcome)
@@ -163,11 +163,14 @@ def _is_of(record: dict[str, Any], part: Part, model: ScoringModel) -> bool:
 
 
 def _files(part: Part, model: ScoringModel) -> list[Path]:
-    """Return the files of a part, and those that its ROI needs besides, where they are known."""
-    files = list(part.files.values())
-    with contextlib.suppress(InputError):  # whoever needs them says so
-        files += roi_files(model.recipe, part, model.material.folder)
-    return files
+    return [*part.files.values(), *_roi_files(part, model)]
+
+
+def _roi_files(part: Part, model: ScoringModel) -> list[Path]:
+    """Return the files that a part's ROI needs besides its maps; none if one is missing, as the reader will say."""
+    with contextlib.suppress(InputError):
+        return roi_files(model.recipe, part, model.material.folder)
+    return []
 
 
 def note_not_reached(summary: RunSummary, parts: Iterable[Part], model: ScoringModel) -> None:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from inspect_cli.engines import Engine
 from inspect_cli.engines.base import Wait
 from inspect_cli.engines.resident import Band, Finished, ResidentRows
-from inspect_cli.errors import InputError
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import Preprocess, continue_outside
 from inspect_cli.recipe.schema import ScoringSpec
@@ -179,11 +178,7 @@ class MapStream:
     def _whole(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
         """Yield the raw residual of the image as one tile; patches are the grid's squares of it."""
         header = self.reader.header
-        if header.height * header.width > self.tiles.whole_max_mpx * 1e6:
-            raise InputError(
-                f"{header.path}: {header.width}x{header.height} px is above tiles.whole_max_mpx "
-                f"{self.tiles.whole_max_mpx:g}; raise it if memory allows, or score in tiles"
-            )
+        self.tiles.check_size(header.path, header.height, header.width)
         with self.clock.phase("read"):
             unit = np.empty((self.preprocess.channels, header.height, header.width), np.float32)
             self._prepare(unit, 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.images.infer import infer_maps, training_root, unmatched
@@ -21,11 +22,12 @@ from inspect_cli.store.materials import (
     writable_store,
 )
 
-Tell = Callable[[str], None]
+if TYPE_CHECKING:  # it brings torch
+    from inspect_cli.training.order import Teller
 
 
 def material_to_train(
-    name: str, data: Path | None, models: Path | None, maps_named: bool, say: Tell, warn: Tell
+    name: str, data: Path | None, models: Path | None, maps_named: bool, teller: Teller
 ) -> Material:
     """Return the material in a store that can be written to; one without a recipe gets one from its data.
 
@@ -46,16 +48,16 @@ def material_to_train(
     if known is not None and data is not None and from_us and not maps_named:
         expected = load_recipe(known / RECIPE).maps
         if not any_file(training_root(data), expected):
-            say(f"the recipe {known / RECIPE} does not fit {data}: taken as a new material")
+            teller.say(f"the recipe {known / RECIPE} does not fit {data}: taken as a new material")
             known = None
     if data is not None and known is None:
         recipe = new_recipe(name, infer_maps(training_root(data)))
         path = own / RECIPE
         write_text(path, commented_yaml(recipe))
         found = ", ".join(f"{key} ({spec.files}, {spec.channels} channels)" for key, spec in recipe.maps.items())
-        say(f"new material {name!r}: recipe written to {path}; maps: {found}")
+        teller.say(f"new material {name!r}: recipe written to {path}; maps: {found}")
         if left := unmatched(training_root(data), recipe.maps):
-            warn(f"{len(left)} image file(s) are of none of these maps: {', '.join(left[:3])}")
+            teller.warn(f"{len(left)} image file(s) are of none of these maps: {', '.join(left[:3])}")
     return adopt(find_material(name, models, may_be_new=True), models)
 
 

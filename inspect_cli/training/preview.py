@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +12,16 @@ import torch
 
 from inspect_cli.errors import UsageError
 from inspect_cli.images import Part, open_map
+from inspect_cli.methods.registry import AUTO
 from inspect_cli.report.draw import caption_strip, enlarged, stacked, tint, to_rgb
 from inspect_cli.report.gallery import save_corruptions
 from inspect_cli.report.pictures import UNCOVERED_RGB, save_png
 from inspect_cli.training.batches import MapTraining, training_batch
+from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job, open_order
 from inspect_cli.training.prepare import Mask
 
+#: Beside the recipe, where `roi.png` may be a mask.
+ROI_PREVIEW = "roi_preview.png"
 #: Patches in the picture.
 SHOWN: Final = 8
 #: Longer side of a part in the picture of its ROI, at most.
@@ -66,3 +71,38 @@ def preview_corruption(job: MapTraining, path: Path) -> None:
             column.append(values)
     clean, corrupted, changed = (torch.cat(column)[:SHOWN].cpu().numpy() for column in found)
     save_corruptions(path, clean, corrupted, changed)
+
+
+def preview_corruptions(order: TrainingOrder, teller: Teller) -> list[Path]:
+    """Write a picture of each map's corruptions beside the bundle, train nothing, and return the pictures.
+
+    Raises
+    ------
+    NoInputError
+        If no part is usable.
+    UsageError
+        If the method corrupts nothing.
+    """
+    sources = open_order(order, teller)
+    pictures = []
+    for name in order.maps:
+        job = open_job(order, name, sources, [])
+        with closing(job):
+            pictures.append(order.material.folder / order.method / f"corruptions_{name}.png")
+            preview_corruption(job, pictures[-1])
+    return pictures
+
+
+def preview_rois(order: TrainingOrder, teller: Teller) -> list[Path]:
+    """Write a picture of the ROI of some parts beside the recipe, train nothing, and return it.
+
+    Raises
+    ------
+    NoInputError
+        If no part is usable.
+    """
+    survey = open_order(replace(order, method=AUTO, defects=(), truth=None), teller).survey
+    name = order.material.recipe.roi.map or next(iter(order.maps))
+    picture = order.material.folder / ROI_PREVIEW
+    preview_roi(survey.parts, survey.rois, name if name in order.maps else next(iter(order.maps)), picture)
+    return [picture]

@@ -12,7 +12,7 @@ import torch
 
 from inspect_cli import __version__
 from inspect_cli.engines import choose_device
-from inspect_cli.errors import InputError, NoInputError, UsageError
+from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.methods.base import Detector
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings
@@ -24,6 +24,7 @@ from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, writ
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial
 from inspect_cli.store.timestamps import utc_now
+from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, check_choice, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
 from inspect_cli.training.budget import Budget, left_of
@@ -58,7 +59,6 @@ from inspect_cli.training.prepare import (
     learn_roi_share,
     preview_range,
 )
-from inspect_cli.training.preview import preview_corruption, preview_roi
 from inspect_cli.training.provisional import Extent, provisional_calibration
 from inspect_cli.training.sources import Sources
 from inspect_cli.training.suspects import PICTURE, note_of, without_suspects
@@ -66,8 +66,6 @@ from inspect_cli.training.trial import measure_trial, trial_of
 from inspect_cli.training.usual import usual_of
 
 _PICTURES = 4
-#: Beside the recipe, where `roi.png` may be a mask.
-ROI_PREVIEW = "roi_preview.png"
 
 
 def train_material(
@@ -99,7 +97,8 @@ def train_material(
         for path in (note, order.material.folder / CHOICE, order.material.folder / PICTURE):
             sweep_leftovers_of(path)  # what lies beside the recipe is in no locked folder
         opened = open_order(order, teller)
-        _check_sizes(order, opened)
+        for part, size in opened.survey.sizes.items():
+            tiling_of(order.material.recipe.tiles).check_size(part, *size)
         if order.method != AUTO:
             _kept(order, opened)  # what is refused is refused before any time is spent
         sources, look = without_suspects(order, opened, teller, robust, stop)
@@ -145,18 +144,6 @@ def _check(order: TrainingOrder) -> None:
         raise UsageError(f"--resume: {folder} holds no checkpoint; train without it")
     if order.material.recipe.tiles.whole:
         check_whole_images(order.method)
-
-
-def _check_sizes(order: TrainingOrder, sources: Sources) -> None:
-    """Raise InputError for a part that is too large to be scored whole, if the recipe asks for that."""
-    tiles = order.material.recipe.tiles
-    for part in sources.survey.parts if tiles.whole else ():
-        height, width = sources.survey.sizes[part.id]
-        if height * width > tiles.whole_max_mpx * 1e6:
-            raise InputError(
-                f"{part.id}: {width}x{height} px is above tiles.whole_max_mpx {tiles.whole_max_mpx:g}; raise it if "
-                "memory allows, or score in tiles"
-            )
 
 
 def _train_locked(
@@ -234,41 +221,6 @@ def _held_out(sources: Sources, suspects: Sequence[Suspect]) -> tuple[Sequence[P
         told = "limits come from held-out parts that all stand out ({}): set them from good parts"
         return sources.split.validation, [told.format(", ".join(named))]
     return left, [f"held-out part {name} stands out: it set no limit when the model was trained" for name in named]
-
-
-def preview_corruptions(order: TrainingOrder, teller: Teller) -> list[Path]:
-    """Write a picture of each map's corruptions beside the bundle, train nothing, and return the pictures.
-
-    Raises
-    ------
-    NoInputError
-        If no part is usable.
-    UsageError
-        If the method corrupts nothing.
-    """
-    sources = open_order(order, teller)
-    pictures = []
-    for name in order.maps:
-        job = open_job(order, name, sources, [])
-        with closing(job):
-            pictures.append(order.material.folder / order.method / f"corruptions_{name}.png")
-            preview_corruption(job, pictures[-1])
-    return pictures
-
-
-def preview_rois(order: TrainingOrder, teller: Teller) -> list[Path]:
-    """Write a picture of the ROI of some parts beside the recipe, train nothing, and return it.
-
-    Raises
-    ------
-    NoInputError
-        If no part is usable.
-    """
-    survey = open_order(replace(order, method=AUTO, defects=(), truth=None), teller).survey
-    name = order.material.recipe.roi.map or next(iter(order.maps))
-    picture = order.material.folder / ROI_PREVIEW
-    preview_roi(survey.parts, survey.rois, name if name in order.maps else next(iter(order.maps)), picture)
-    return [picture]
 
 
 def _enough(job: MapTraining, step: int, stopped_early: bool) -> str:
