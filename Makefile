@@ -30,7 +30,7 @@ demo: $(VENV)/installed  ## set up, then the whole job on a generated full-size 
 	  && touch $(DEMO)/riblet/.complete; }
 	@echo "== 2/6  training on the good parts"
 	@test -f $(DEMO)/models/riblet/cae/manifest.json || \
-	  $(BIN)/inspect train --material riblet --data $(DEMO)/riblet/train --models $(DEMO)/models --budget 150s || test $$? -eq 9
+	  $(BIN)/inspect train --material riblet --data $(DEMO)/riblet/train --models $(DEMO)/models --budget 3m || test $$? -eq 9
 	@echo "== 3/6  limits from good parts that are neither trained on nor in the batch"
 	@test -f $(DEMO)/calibration/.complete || { \
 	  $(BIN)/inspect sample riblet --out $(DEMO)/calibration --parts 2 --defective 0 --maps albedo,normal --seed 9 --force \

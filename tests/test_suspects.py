@@ -245,7 +245,8 @@ def test_resumed_training_has_no_more_time_for_what_was_looked_at_before(dirty, 
 
     monkeypatch.setattr("inspect_cli.training.train._train_locked", spy)
     assert train(dirty, "--resume", "--budget", "100s") == 130
-    assert budgets == ["60.0s"]
+    left_s = float(budgets[0].removesuffix("s"))  # a fifth is kept for what comes after; reading takes some too
+    assert 40 < left_s <= 0.8 * 60
 
 
 def test_a_material_that_is_in_training_is_told_before_its_parts_are_looked_at(dirty, capsys, monkeypatch):

@@ -21,7 +21,7 @@ from inspect_cli.store.manifest import RoiShare
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training import loop
 from inspect_cli.training.batches import MapTraining, training_batch
-from inspect_cli.training.budget import Budget, left_of, step_size
+from inspect_cli.training.budget import Budget, left_of, step_size, without_closing
 from inspect_cli.training.health import training_warnings
 from inspect_cli.training.joining import kept_maps
 from inspect_cli.training.loop import Interrupted, train_map
@@ -186,6 +186,12 @@ def test_what_was_done_before_the_training_is_taken_from_a_budget_in_time():
     assert left_of("2m", 1000) == "48.0s"
     assert left_of("0.1s", 1) == "0.1s"
     assert left_of("500steps", 1000) == "500steps"
+
+
+def test_what_comes_after_the_training_is_kept_from_a_budget_in_time():
+    assert without_closing("2m") == "96.0s"
+    assert without_closing("0.1s") == "0.1s"
+    assert without_closing("500steps") == "500steps"
 
 
 def test_step_size_rises_then_falls_to_zero():

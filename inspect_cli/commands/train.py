@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,8 +42,8 @@ def train(
         str | None,
         typer.Option(
             "--budget",
-            help="Time for all maps together (90s, 8m, 1h), trials and the search for odd parts included, which ends "
-            "sooner where more training would do harm; or steps for each (5000steps), auto's trials among them.",
+            help="Time for all of it (90s, 8m, 1h): the search for odd parts, trials, all maps and checks; less is "
+            "taken where more would do harm. Or steps for each map (5000steps), auto's trials among them.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -142,6 +143,7 @@ def train(
         for picture in write_previews(order, console):
             console.out(str(picture))
         return
+    started = time.monotonic()
     with graceful_stop() as stopper:
         try:
             bundle = train_material(order, console, stopper.wanted, robust)
@@ -151,7 +153,7 @@ def train(
             else:  # a trial, or the search for odd parts: those keep nothing
                 console.say("interrupted before the training itself; nothing to resume, run the same command again")
             raise typer.Exit(stopper.exit_code) from None
-    _tell(bundle, as_json)
+    _tell(bundle, time.monotonic() - started, as_json)
     if bundle.manifest.doubt is not None:
         raise typer.Exit(EXIT_DOUBT)
 
@@ -173,15 +175,16 @@ def _method(name: str) -> str:
     return name
 
 
-def _tell(bundle: Bundle, as_json: bool) -> None:
-
+def _tell(bundle: Bundle, seconds: float, as_json: bool) -> None:
     manifest = bundle.manifest
     calibration = bundle.require_calibration()
     for name, limit in calibration.limits.items():
         console.say(f"{name:>10}  limit {limit.pixel:.4g} ({calibration.origin})")
     if manifest.doubt is not None:
         console.warn(manifest.doubt)
-    console.say(f"model: {bundle.folder}; next: inspect score FOLDER --material {manifest.material}")
+    console.say(
+        f"model: {bundle.folder}, in {seconds:.0f} s; next: inspect score FOLDER --material {manifest.material}"
+    )
     if as_json:
         console.out(manifest.model_dump_json())
     else:

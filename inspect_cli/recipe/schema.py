@@ -168,7 +168,7 @@ class TrainingSpec(Section):
         "that holds the model store, or part of the sample shipped with the program.",
     )
     budget: str = Field(
-        "10m", description="Time for all maps together or steps for each: `90s`, `8m`, `1h`, `5000steps`."
+        "10m", description="Time for the whole training or steps for each map: `90s`, `8m`, `1h`, `5000steps`."
     )
     batch: int = Field(
         16,

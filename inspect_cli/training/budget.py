@@ -14,6 +14,9 @@ from inspect_cli.recipe.schema import parse_budget
 WARM_UP: Final = 0.05
 #: Share of a budget in time that is left for what comes next, whatever came before.
 _LEAST_LEFT: Final = 0.4
+#: Share of the time left for the training itself that is kept for what comes after it: to measure what good parts
+#: score, to check the networks, and to set first limits.
+_CLOSING_SHARE: Final = 0.2
 
 
 @dataclass
@@ -67,6 +70,12 @@ def left_of(budget: str, spent_s: float) -> str:
     """Return what is left of a budget in time after ``spent_s``, two fifths of it at least; steps are not spent."""
     _, seconds = parse_budget(budget)
     return budget if seconds is None else f"{max(round(max(seconds - spent_s, _LEAST_LEFT * seconds), 1), 0.1)}s"
+
+
+def without_closing(budget: str) -> str:
+    """Return what of a budget in time there is to train networks, the rest being for what comes after; steps stay."""
+    _, seconds = parse_budget(budget)
+    return budget if seconds is None else f"{max(round((1 - _CLOSING_SHARE) * seconds, 1), 0.1)}s"
 
 
 def step_size(peak: float, progress: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, check_choice, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
-from inspect_cli.training.budget import Budget, left_of
+from inspect_cli.training.budget import Budget, left_of, without_closing
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import (
@@ -74,7 +75,7 @@ def train_material(
     """Train every map, write the bundle and its provisional limits; return it.
 
     ``stop`` is asked between steps. Maps of the same model that are not trained now stay as they are. Parts that do
-    not look like the others are named; ``robust`` leaves them out. A budget in time includes the looking.
+    not look like the others are named; ``robust`` leaves them out. A budget in time is for all of it.
 
     Raises
     ------
@@ -88,6 +89,7 @@ def train_material(
         If ``stop`` said so; the checkpoint is saved.
     """
     trials: list[Trial] = []
+    started = time.monotonic()
     order = beside_others(order, teller)
     Budget.parse(order.budget, len(order.maps))
     _check(order)
@@ -101,12 +103,14 @@ def train_material(
             tiling_of(order.material.recipe.tiles).check_size(part, *size)
         if order.method != AUTO:
             _kept(order, opened)  # what is refused is refused before any time is spent
+        opening_s = time.monotonic() - started
         sources, look = without_suspects(order, opened, teller, robust, stop)
-        order = replace(order, budget=left_of(order.budget, look.seconds))
+        order = replace(order, budget=left_of(order.budget, opening_s + look.seconds))
         if order.method == AUTO:
             order, trials = choose_method(order, sources, teller, stop)
             _check(order)
             stack.enter_context(_locked(order))
+        order = replace(order, budget=without_closing(order.budget))
         bundle = _train_locked(order, sources, trials, look.suspects, teller, stop)
         prune_weights(bundle.folder, bundle.manifest)
         shutil.rmtree(bundle.folder / CHECKPOINTS, ignore_errors=True)
