@@ -32,6 +32,7 @@ from inspect_cli.errors import (
     is_full,
     is_out_of_memory,
 )
+from inspect_cli.processors import sleep_while_waiting
 from inspect_cli.stopping import SignalStop, stopped_by_signals
 from inspect_cli.store.atomic import output_error
 
@@ -77,6 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit code."""
+    sleep_while_waiting()
     try:
         with stopped_by_signals():
             result: Any = app(arguments, prog_name="inspect", standalone_mode=False)

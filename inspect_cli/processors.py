@@ -1,9 +1,13 @@
-"""How many processors there are for this process."""
+"""The processors that there are for this process, and how its threads wait on them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+#: Rounds that a thread of torch (GNU OpenMP) waits for the others before it sleeps, of 300,000 by default.
+_ROUNDS: Final = "1000"
 
 
 def usable_processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -14,3 +18,13 @@ def usable_processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else min(cores, max(1, round(int(quota) / int(period))))
+
+
+def sleep_while_waiting() -> None:
+    """Let threads of torch that wait for each other soon sleep; to be called before torch is imported.
+
+    Where another program has one of the processors, the thread that waits would keep the late one from running:
+    training takes three times as long then. What the user sets in the environment holds.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _ROUNDS)
