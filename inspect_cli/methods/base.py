@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -18,6 +18,10 @@ class MethodSettings(BaseModel):
     """Base of a method's settings in the recipe; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+#: Runs a frozen network on images (n, channels, height, width) and returns its outputs.
+FrozenRun = Callable[[nn.Module, Tensor], list[Tensor]]
 
 
 class Batch(NamedTuple):
@@ -114,6 +118,9 @@ class Detector(nn.Module, abc.ABC):
         self.to(device)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
+
+    def hasten(self, run: FrozenRun) -> None:
+        """Let ``run`` do the work of what is frozen; nothing is, unless a method says so."""
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return the optimizers that :meth:`train_step` steps.

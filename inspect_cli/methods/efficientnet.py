@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from inspect_cli.errors import ModelError
+from inspect_cli.methods.base import FrozenRun
 from inspect_cli.methods.pretrained import load_weights
 
 #: (kernel, stride, channels, expansion) of each block.
@@ -69,6 +71,7 @@ class EfficientNetLite0Features(nn.Module):
     def __init__(self, depths: Sequence[int] = (4, 10), pretrained: bool = True, border: str = "replicate") -> None:
         super().__init__()
         self.depths = tuple(sorted(depths))
+        self.border = border
         self._conv_stem = _same(3, _STEM, 3, 2)
         self._bn0 = nn.BatchNorm2d(_STEM, eps=_EPSILON)
         blocks = []
@@ -82,7 +85,12 @@ class EfficientNetLite0Features(nn.Module):
         for module in self.modules():
             if isinstance(module, _SameConv2d):
                 module.border = border
+        self.hastened: FrozenRun | None = None
         self.eval().requires_grad_(False)
+
+    def extra_repr(self) -> str:
+        """Tell what the layers do not: two networks that print alike compute the same with the same weights."""
+        return f"depths={self.depths}, border={self.border}"
 
     def load_pretrained(self) -> None:
         """Load the weights of the installed package; raises ModelError if that cannot be done."""
@@ -105,8 +113,15 @@ class EfficientNetLite0Features(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps, shallowest first; a side that does not divide is rounded up.
 
-        ``images`` are (n, 3, height, width), normalised with ``MEAN`` and ``DEVIATION``.
+        ``images`` are (n, 3, height, width), normalised with ``MEAN`` and ``DEVIATION``. What is in ``hastened``
+        does the work in float32, where no gradient is wanted.
         """
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if self.hastened and not (images.requires_grad or traced or torch.is_autocast_enabled("cpu")):
+            return self.hastened(self, images)
+        return self._torch(images)
+
+    def _torch(self, images: Tensor) -> list[Tensor]:
         values = functional.relu6(self._bn0(self._conv_stem(images)))
         found = []
         for number, block in enumerate(self._blocks):

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
+from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, masked_mean
 from inspect_cli.methods.efficientnet import (
     BLOCK_COUNT,
     DEVIATION,
@@ -214,6 +214,10 @@ class FeatureAutoencoder(Detector):
     def known(self) -> list[_Depth]:
         """Return what is known of each depth."""
         return [cast(_Depth, depth) for depth in self.depths]
+
+    def hasten(self, run: FrozenRun) -> None:
+        """Let ``run`` compute the features."""
+        self.features.hastened = run
 
     @torch.no_grad()
     def begin(self, tiles: Tensor) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
+from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, masked_mean
 from inspect_cli.methods.efficientnet import DEVIATION, MEAN, EfficientNetLite0Features, suited_tile_px
 from inspect_cli.methods.memory import farthest_points, squared_distance
 
@@ -64,6 +64,10 @@ class PatchCore(Detector):
     def suited_tile_px(cls, shortest_px: int) -> int:
         """Return the side of tiles that suits images whose shorter side is ``shortest_px``."""
         return suited_tile_px(shortest_px)
+
+    def hasten(self, run: FrozenRun) -> None:
+        """Let ``run`` compute the features."""
+        self.features.hastened = run
 
     def begin(self, tiles: Tensor) -> None:  # noqa: ARG002
         """Load the pretrained weights; raises ModelError if the package with them is not installed."""

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from inspect_cli.engines import choose_device
+from inspect_cli.engines.frozen import frozen_run
 from inspect_cli.errors import UsageError
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import Part
@@ -143,7 +144,9 @@ def open_job(order: TrainingOrder, name: str, sources: Sources, files: list[Trai
     torch.manual_seed(seed)
     train = good_sampler(sources, name, recipe, tile_px, seed)
     detector = build_detector(order.method, spec.channels, tile_px, settings_of(order))
-    labelled = detector.supervised
+    labelled, device = detector.supervised, choose_device(order.device)
+    if (run := frozen_run(device)) is not None:
+        detector.hasten(run)
     return MapTraining(
         detector=detector,
         preprocess=learn_preprocess(train, spec),
@@ -156,7 +159,7 @@ def open_job(order: TrainingOrder, name: str, sources: Sources, files: list[Trai
         spec=recipe.training,
         budget=Budget.parse(order.budget, len(order.maps)).up_to(detector.most_steps),
         seed=order.seed,
-        device=choose_device(order.device),
+        device=device,
         checkpoint=order.material.folder / order.method / CHECKPOINTS / name,
         fingerprint=_fingerprint(order, name, tile_px, files, sources),
     )
