@@ -1,11 +1,11 @@
 """A small batch, a small material and a briefly trained model, made once for all tests."""
 
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,8 +16,8 @@ maps:
   albedo: {files: "{part}_albedo.tif", channels: 1}
   normal: {files: "{part}_normal.tif", channels: 3}
 tiles: {size_px: 32, stride_px: 16}
-method: {name: cae, settings: {hidden: 64, latent: 24}}
-training: {batch: 16, validate_every: 20, budget: 150steps}
+method: {name: cae, settings: {architecture: cifar10, hidden: 64, latent: 24}}
+training: {batch: 8, learning_rate: 5e-3, validate_every: 50, budget: 200steps}
 scoring: {smooth_sigma_px: 1.5, min_area_px: 4}
 """
 
@@ -45,53 +45,69 @@ def _torch_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inspect_cli.engines.choice.fastest_on_cpu", lambda: "torch")
 
 
+def _made_once(factory: pytest.TempPathFactory, worker: str, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that the first worker to need it makes; no test may change it."""
+    base = factory.getbasetemp()
+    folder = (base if worker == "master" else base.parent) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_name(f"{name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def shared_batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_batch(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A generated riblet batch of small parts: 4 good (3 train, 1 test), 3 defective."""
     from inspect_cli.sample.batch import write_batch
     from inspect_cli.sample.plan import plan_batch
 
-    out = tmp_path_factory.mktemp("batch") / "X"
-    write_batch(plan_batch("riblet", 7, 3, (200, 150), ["albedo", "normal"], 3), out)
-    return out
+    def make(folder: Path) -> None:
+        write_batch(plan_batch("riblet", 7, 3, (200, 150), ["albedo", "normal"], 3), folder)
+
+    return _made_once(tmp_path_factory, worker_id, "X", make)
 
 
 @pytest.fixture(scope="session")
-def shared_models(tmp_path_factory: pytest.TempPathFactory, shared_batch: Path) -> Path:
-    """A store with the material ``foil``, trained for 150 steps."""
+def shared_models(tmp_path_factory: pytest.TempPathFactory, worker_id: str, shared_batch: Path) -> Path:
+    """A store with the material ``foil``, briefly trained."""
     from inspect_cli.cli import run
 
-    store = tmp_path_factory.mktemp("store") / "models"
-    (store / "foil").mkdir(parents=True)
-    (store / "foil" / "recipe.yaml").write_text(RECIPE)
-    code = run(["train", "--material", "foil", "--models", str(store), "--data", str(shared_batch / "train")])
-    assert code == 0
-    return store
+    def make(store: Path) -> None:
+        (store / "foil").mkdir(parents=True)
+        (store / "foil" / "recipe.yaml").write_text(RECIPE)
+        code = run(["train", "--material", "foil", "--models", str(store), "--data", str(shared_batch / "train")])
+        assert code == 0
+
+    return _made_once(tmp_path_factory, worker_id, "models", make)
 
 
 @pytest.fixture
 def batch(shared_batch: Path, tmp_path: Path) -> Path:
     """A copy of the batch that a test may change."""
-    shutil.copytree(shared_batch, tmp_path / "X", copy_function=os.link)
-    return tmp_path / "X"
+    return Path(shutil.copytree(shared_batch, tmp_path / "X"))
 
 
 @pytest.fixture
 def models(shared_models: Path, tmp_path: Path) -> Path:
     """A copy of the store that a test may change."""
-    shutil.copytree(shared_models, tmp_path / "models")
-    return tmp_path / "models"
+    return Path(shutil.copytree(shared_models, tmp_path / "models"))
 
 
 @pytest.fixture(scope="session")
-def shared_run(tmp_path_factory: pytest.TempPathFactory, shared_batch: Path, shared_models: Path) -> Path:
+def shared_run(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, shared_batch: Path, shared_models: Path
+) -> Path:
     """The run folder that the first `inspect score` of the batch leaves."""
     from inspect_cli.cli import run
 
-    out = tmp_path_factory.mktemp("run") / "foil"
-    common = ["--material", "foil", "--models", str(shared_models), "--engine", "torch", "--settle-s", "0"]
-    assert run(["score", str(shared_batch / "test"), *common, "--out", str(out)]) == 0
-    return out
+    def make(out: Path) -> None:
+        common = ["--material", "foil", "--models", str(shared_models), "--engine", "torch", "--settle-s", "0"]
+        assert run(["score", str(shared_batch / "test"), *common, "--out", str(out)]) == 0
+
+    return _made_once(tmp_path_factory, worker_id, "run", make)
 
 
 @pytest.fixture
