@@ -1,5 +1,6 @@
 """A small batch, a small material and a briefly trained model, made once for all tests."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,10 +46,10 @@ def _torch_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inspect_cli.engines.choice.fastest_on_cpu", lambda: "torch")
 
 
-def _made_once(factory: pytest.TempPathFactory, worker: str, name: str, make: Callable[[Path], None]) -> Path:
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """Return a folder that the first worker to need it makes; no test may change it."""
     base = factory.getbasetemp()
-    folder = (base if worker == "master" else base.parent) / name
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             unfinished = folder.with_name(f"{name}.unfinished")
@@ -59,7 +60,7 @@ def _made_once(factory: pytest.TempPathFactory, worker: str, name: str, make: Ca
 
 
 @pytest.fixture(scope="session")
-def shared_batch(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def shared_batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated riblet batch of small parts: 4 good (3 train, 1 test), 3 defective."""
     from inspect_cli.sample.batch import write_batch
     from inspect_cli.sample.plan import plan_batch
@@ -67,11 +68,11 @@ def shared_batch(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pa
     def make(folder: Path) -> None:
         write_batch(plan_batch("riblet", 7, 3, (200, 150), ["albedo", "normal"], 3), folder)
 
-    return _made_once(tmp_path_factory, worker_id, "X", make)
+    return _made_once(tmp_path_factory, "X", make)
 
 
 @pytest.fixture(scope="session")
-def shared_models(tmp_path_factory: pytest.TempPathFactory, worker_id: str, shared_batch: Path) -> Path:
+def shared_models(tmp_path_factory: pytest.TempPathFactory, shared_batch: Path) -> Path:
     """A store with the material ``foil``, briefly trained."""
     from inspect_cli.cli import run
 
@@ -81,7 +82,7 @@ def shared_models(tmp_path_factory: pytest.TempPathFactory, worker_id: str, shar
         code = run(["train", "--material", "foil", "--models", str(store), "--data", str(shared_batch / "train")])
         assert code == 0
 
-    return _made_once(tmp_path_factory, worker_id, "models", make)
+    return _made_once(tmp_path_factory, "models", make)
 
 
 @pytest.fixture
@@ -97,9 +98,7 @@ def models(shared_models: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_run(
-    tmp_path_factory: pytest.TempPathFactory, worker_id: str, shared_batch: Path, shared_models: Path
-) -> Path:
+def shared_run(tmp_path_factory: pytest.TempPathFactory, shared_batch: Path, shared_models: Path) -> Path:
     """The run folder that the first `inspect score` of the batch leaves."""
     from inspect_cli.cli import run
 
@@ -107,7 +106,7 @@ def shared_run(
         common = ["--material", "foil", "--models", str(shared_models), "--engine", "torch", "--settle-s", "0"]
         assert run(["score", str(shared_batch / "test"), *common, "--out", str(out)]) == 0
 
-    return _made_once(tmp_path_factory, worker_id, "run", make)
+    return _made_once(tmp_path_factory, "run", make)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,6 +12,8 @@ from inspect_cli.errors import EXIT_DONE, EXIT_DOUBT
 
 #: How a training ends that is whole; one of a few steps learns little and says so.
 TRAINED = (EXIT_DONE, EXIT_DOUBT)
+#: Options of `inspect score` that leave out what a test does not look at: few tiles, and no pictures.
+COARSE = ("--outputs", "none", "--stride", "32")
 
 
 def material_of(store: Path, name: str, tile_px: int = 32, method: str = "cae", **settings: Any) -> Path:
@@ -36,3 +39,12 @@ class Quiet:
 
     def progress(self, label: str) -> AbstractContextManager[Callable[[float, str], None]]:
         return nullcontext(lambda share, text: None)
+
+
+def hold(folder: Path, seconds: float, ready: Any) -> None:
+    """Hold a folder's lock for some seconds, once ``ready`` is set; for a process that imports little else."""
+    from inspect_cli.store.lock import lock_folder
+
+    with lock_folder(folder, "busy"):
+        ready.set()
+        time.sleep(seconds)

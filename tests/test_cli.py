@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import typer
+from helpers import COARSE
 
 from inspect_cli import docs
 from inspect_cli.cli import app, run
@@ -48,7 +49,7 @@ def call(capsys, models):
 
 
 def score_arguments(folder: Path, models: Path) -> list[str]:
-    return ["score", str(folder), "--material", "foil", "--models", str(models)]
+    return ["score", str(folder), "--material", "foil", "--models", str(models), *COARSE]
 
 
 def test_missing_folder(call, models, tmp_path):
@@ -249,7 +250,8 @@ def test_help_and_usage_errors_do_not_import_heavy_modules(arguments, tmp_path):
 
 def test_in_crons_bare_environment(batch, models):
     """No HOME, no locale, no terminal: one plain line a part, no escape codes."""
-    found = inspect(*score_arguments(batch / "test", models), env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"})
+    bare = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "OMP_NUM_THREADS": "1"}
+    found = inspect(*score_arguments(batch / "test", models), env=bare)
     assert found.returncode == 0, found.stderr
     assert "\x1b" not in found.stdout + found.stderr
     assert "\r" not in found.stdout + found.stderr
@@ -304,21 +306,22 @@ def test_what_an_interrupted_rerun_does_not_reach_is_listed_as_it_is(batch, mode
 
     run_folder = batch / "test/inspection/foil"
     evaluate = ["evaluate", str(run_folder), "--truth", str(batch / "ground_truth")]
-    assert run(score_arguments(batch / "test", models)) == 0
+    score = [*score_arguments(batch / "test", models), "--outputs", "heatmap,maps"]
+    assert run(score) == 0
     assert run(evaluate) == 0
     before = verdicts()
     monkeypatch.setattr(Stopper, "wanted", lambda _self: True)
     monkeypatch.setattr(Stopper, "exit_code", 143)
-    assert run(score_arguments(batch / "test", models)) == 143
+    assert run(score) == 143
     assert verdicts() == before
     assert (run_folder / "evaluation.json").is_file()
     assert run(["threshold", "--material", "foil", "--models", str(models), "--value", "albedo=0.01"]) == 0
-    assert run(score_arguments(batch / "test", models)) == 143
+    assert run(score) == 143
     assert verdicts() == ["pending"] * 4
     assert not (run_folder / "evaluation.json").exists()
     assert run(evaluate) == 4, "nothing is judged by the limits of today"
     monkeypatch.undo()
-    assert run(score_arguments(batch / "test", models)) == 0
+    assert run(score) == 0
     assert "pending" not in verdicts()
 
 
@@ -369,7 +372,8 @@ def test_what_is_done_is_listed_whatever_ends_the_run(batch, models, monkeypatch
         return honest(self, tiles)
 
     monkeypatch.setattr(TorchEngine, "score", breaking)
-    assert run(score_arguments(batch / "test", models)) == 70
+    score = [*score_arguments(batch / "test", models), "--outputs", "maps", "--stride", "16"]
+    assert run(score) == 70
     assert "internal fault: RuntimeError: a fault in the program" in capsys.readouterr().err
     run_folder = batch / "test/inspection/foil"
     record = json.loads((run_folder / "run.json").read_text())
@@ -377,7 +381,7 @@ def test_what_is_done_is_listed_whatever_ends_the_run(batch, models, monkeypatch
     assert (record["counts"]["pending"], sum(record["counts"].values())) == (2, 4)
     assert len((run_folder / "parts.csv").read_text().splitlines()) == 5
     monkeypatch.setattr(TorchEngine, "score", honest)
-    assert run(score_arguments(batch / "test", models)) == 0
+    assert run(score) == 0
 
 
 def test_recipe_new_check_and_schema(tmp_path, capsys):

@@ -5,10 +5,10 @@ import json
 import multiprocessing
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
+from helpers import COARSE, hold
 from prometheus_client.parser import text_string_to_metric_families
 
 from inspect_cli.cli import run
@@ -107,7 +107,8 @@ def test_only_what_changed_lately_may_still_grow(tmp_path, clocks):
 
 
 def score(batch: Path, models: Path, *more: object) -> int:
-    words = ["score", batch / "test", "--material", "foil", "--models", models, *more]
+    """Score the batch coarsely, without what can be left out unless ``more`` asks for it."""
+    words = ["score", batch / "test", "--material", "foil", "--models", models, *COARSE, *more]
     return run([str(word) for word in words])
 
 
@@ -120,7 +121,7 @@ def maps(batch: Path) -> list[Path]:
 
 
 def replaced(path: Path, content: bytes) -> None:
-    """Write a file anew: the batch's own files are links."""
+    """Write a file anew, as another file."""
     path.unlink()
     path.write_bytes(content)
 
@@ -164,7 +165,7 @@ def test_limits_keep_pending_parts(batch, models):
     made_old(batch)
     path = maps(batch)[0]
     replaced(path, path.read_bytes()[:5000])
-    score(batch, models, "--settle-s", 0.1)
+    score(batch, models, "--outputs", "maps", "--stride", 16, "--settle-s", 0.1)
     values = ["--value", "albedo=0.5", "--value", "normal=0.5"]
     folder = batch / "test" / "inspection" / "foil"
     assert run(["threshold", "-m", "foil", "--models", str(models), *values, "--apply", str(folder)]) == 0
@@ -214,12 +215,6 @@ def test_limits_are_set_from_good_parts_without_markers(batch, models):
     recipe.write_text(recipe.read_text() + 'done_marker: "{part}.done"\n')
     common = ["threshold", "--material", "foil", "--models", str(models)]
     assert run([*common, "--good", str(batch / "train"), "--rule", "max"]) == 0
-
-
-def hold(folder: Path, seconds: float, ready) -> None:
-    with lock_folder(folder, "busy"):
-        ready.set()
-        time.sleep(seconds)
 
 
 @pytest.fixture
@@ -349,14 +344,15 @@ def test_space_is_estimated_before_the_first_part(batch, models, monkeypatch, ca
     pixels, stored = 200 * 150, 3
     needed = len(maps(batch)) // 2 * 1.6 * pixels * stored
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=needed - 1))
-    assert score(batch, models) == 6
+    everything = ("--outputs", "all")
+    assert score(batch, models, *everything) == 6
     assert "need about 0.0 GB" in capsys.readouterr().err
     assert not (batch / "test" / "inspection").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=needed))
-    assert score(batch, models) == 0
+    assert score(batch, models, *everything) == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
-    assert score(batch, models) == 0, "all is done already"
-    assert score(batch, models, "--force") == 6
+    assert score(batch, models, *everything) == 0, "all is done already"
+    assert score(batch, models, *everything, "--force") == 6
 
 
 def test_pixel_limit_is_checked_from_the_header(batch, models, capsys):

@@ -17,11 +17,11 @@ from inspect_cli.errors import EXIT_SIGTERM, IncompleteError, InputError, UsageE
 from inspect_cli.images import open_map
 from inspect_cli.stopping import SignalStop, stopped_by_signals
 from inspect_cli.store.materials import adopt, find_material
-from tests.helpers import TRAINED, material_of
+from tests.helpers import COARSE, TRAINED, material_of
 
 
 def score(batch, models, *more: str) -> int:
-    return run(["score", str(batch / "test"), "--material", "foil", "--models", str(models), *more])
+    return run(["score", str(batch / "test"), "--material", "foil", "--models", str(models), *COARSE, *more])
 
 
 def grey(path, side=64, dtype=np.uint8, seed=0):
@@ -36,13 +36,6 @@ def test_a_store_that_is_not_there_is_told_and_none_stands_in_for_it(batch, tmp_
     assert run(["score", str(batch / "test"), "--material", "riblet"]) == 1
     assert f"INSPECT_MODELS={tmp_path / 'other'}: no such folder" in capsys.readouterr().err
     assert not (batch / "test/inspection").exists()
-
-
-def test_training_makes_the_store_that_is_named(tmp_path):
-    grey(tmp_path / "data/a.png")
-    command = ["train", "--material", "new", "--data", str(tmp_path / "data"), "--models", str(tmp_path / "store")]
-    assert run([*command, "--method", "cae", "--budget", "2steps"]) in TRAINED
-    assert (tmp_path / "store/new/recipe.yaml").is_file()
 
 
 @pytest.mark.parametrize("wrong", [["--method", "nonsense"], ["--budget", "5x"]])
@@ -86,7 +79,7 @@ def test_the_mask_of_a_part_may_come_after_its_maps(tmp_path, capsys):
     assert run(["train", *common, "--data", str(parts), "--budget", "2steps"]) in TRAINED
     (parts / "b_roi.png").unlink()
     capsys.readouterr()
-    assert run(["score", str(parts), *common, "--settle-s", "0.3"]) == 0
+    assert run(["score", str(parts), *common, *COARSE, "--settle-s", "0.3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("pending") and "the ROI's mask is missing" in line for line in lines)
 
@@ -128,7 +121,7 @@ def test_parts_smaller_than_a_patch_are_told(tmp_path, capsys):
 
 
 def test_a_box_without_a_part_is_named_by_its_line(batch, models, tmp_path, capsys):
-    assert score(batch, models) == 0
+    assert score(batch, models, "--outputs", "heatmap") == 0
     table = tmp_path / "truth/boxes.csv"
     table.parent.mkdir()
     table.write_text("x_px,y_px,width_px,height_px,part\n1,1,5,5,dent/b000\n5,5,9,9\n")

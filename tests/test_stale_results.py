@@ -21,7 +21,8 @@ PART = "good/g003"
 
 
 def score(batch, models, *more: str) -> int:
-    return run(["score", str(batch / "test"), "--material", "foil", "--models", str(models), *more])
+    options = ["--outputs", "heatmap,maps", "--stride", "32", *more]
+    return run(["score", str(batch / "test"), "--material", "foil", "--models", str(models), *options])
 
 
 def overwritten(batch: Path) -> bytes:
@@ -31,6 +32,13 @@ def overwritten(batch: Path) -> bytes:
     path.unlink()
     tifffile.imwrite(path, np.ascontiguousarray(pixels[::-1]))
     return before
+
+
+@pytest.fixture
+def seen(batch, models):
+    """Results of the very files of the batch: a copy of results would not know them."""
+    assert score(batch, models) == 0
+    return batch / "test" / "inspection" / "foil"
 
 
 @pytest.fixture
@@ -57,22 +65,22 @@ def told(results: Path) -> dict:
     return record
 
 
-def test_a_part_that_a_stopped_run_did_not_reach_has_no_verdict_of_other_files(results, batch, models, stopped):
+def test_a_part_that_a_stopped_run_did_not_reach_has_no_verdict_of_other_files(seen, batch, models, stopped):
     overwritten(batch)
     stopped(batch, models)
-    record = told(results)
+    record = told(seen)
     assert [entry["part"] for entry in record["pending"]] == [PART]
     assert sorted(record["parts"]) == ["dent/b000", "scratch/b002", "stain/b001"]
     limits = ["--value", "albedo=1", "--value", "normal=1"]
     common = ["threshold", "--material", "foil", "--models", str(models)]
-    assert run([*common, *limits, "--apply", str(results)]) == InputError.exit_code
-    assert [entry["part"] for entry in told(results)["pending"]] == [PART]
+    assert run([*common, *limits, "--apply", str(seen)]) == InputError.exit_code
+    assert [entry["part"] for entry in told(seen)["pending"]] == [PART]
     assert score(batch, models) == 0
-    assert told(results)["pending"] == []
-    assert not list(results.rglob(PART_RECORD_ASIDE))
+    assert told(seen)["pending"] == []
+    assert not list(seen.rglob(PART_RECORD_ASIDE))
 
 
-def test_a_killed_run_leaves_no_verdict_of_other_files(results, batch, models, monkeypatch):
+def test_a_killed_run_leaves_no_verdict_of_other_files(seen, batch, models, monkeypatch):
     overwritten(batch)
 
     def killed(*_arguments):
@@ -80,21 +88,21 @@ def test_a_killed_run_leaves_no_verdict_of_other_files(results, batch, models, m
 
     monkeypatch.setattr(outputs_run, "_score_or_fail", killed)
     score(batch, models)
-    assert not (results / "parts" / PART / "part.json").exists()
-    assert (results / "parts/dent/b000/part.json").exists()
+    assert not (seen / "parts" / PART / "part.json").exists()
+    assert (seen / "parts/dent/b000/part.json").exists()
 
 
-def test_a_file_that_was_only_touched_is_not_scored_again(results, batch, models, stopped):
-    before = (results / "parts" / PART / "heatmap.tif").stat().st_mtime_ns
+def test_a_file_that_was_only_touched_is_not_scored_again(seen, batch, models, stopped):
+    before = (seen / "parts" / PART / "heatmap.tif").stat().st_mtime_ns
     path = batch / "test" / f"{PART}_albedo.tif"
     content = overwritten(batch)
     path.write_bytes(content)
     stopped(batch, models)
-    assert [entry["part"] for entry in told(results)["pending"]] == [PART], "nobody has looked yet"
+    assert [entry["part"] for entry in told(seen)["pending"]] == [PART], "nobody has looked yet"
     assert score(batch, models) == 0
-    assert told(results)["pending"] == []
-    assert (results / "parts" / PART / "heatmap.tif").stat().st_mtime_ns == before
-    assert not list(results.rglob(PART_RECORD_ASIDE))
+    assert told(seen)["pending"] == []
+    assert (seen / "parts" / PART / "heatmap.tif").stat().st_mtime_ns == before
+    assert not list(seen.rglob(PART_RECORD_ASIDE))
 
 
 def test_the_roi_is_that_of_the_map_it_is_looked_for_in():

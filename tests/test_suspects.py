@@ -106,7 +106,9 @@ def dirty(tmp_path):
         if number == 3:
             grey[80:100, 40:70] = 230
         cv2.imwrite(str(tmp_path / "good" / f"p{number}.png"), grey.clip(0, 255).astype(np.uint8))
-    material_of(tmp_path / "models", "stuff", tile_px=64, method="cae", hidden=32, latent=8)
+    small = {"architecture": "cifar10", "hidden": 32, "latent": 8}
+    recipe = material_of(tmp_path / "models", "stuff", tile_px=64, method="cae", **small) / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("training:\n", "training:\n  usual_map: false\n"))
     return tmp_path
 
 

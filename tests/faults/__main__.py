@@ -19,7 +19,7 @@ from helpers import TRAINED
 
 from faults.damage import sweep
 from faults.jobs import jobs, score, train, write_world
-from faults.kills import campaign, run_forked
+from faults.kills import Undisturbed, campaign, run_forked, undisturbed
 from faults.soak import soak
 
 COLUMNS = ("promise", "how it was broken", "tried", "lost or wrong", "seed", "what else was seen")
@@ -64,18 +64,22 @@ def prepared(scratch: Path) -> Path:
     return world
 
 
-def break_rows(kind: str, world: Path, scratch: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Break each command off at its steps."""
+def break_rows(
+    kind: str, world: Path, scratch: Path, options: argparse.Namespace, usual: dict[str, Undisturbed]
+) -> list[dict[str, Any]]:
+    """Break each command off at its steps; ``usual`` keeps how each goes undisturbed."""
     promise, how = BREAKS[kind]
     rows = []
     for job in jobs(world):
         if options.only not in (None, job.name):
             continue
-        place = scratch / kind / job.name
-        place.mkdir(parents=True)
+        if job.name not in usual:
+            place = scratch / "broken" / job.name
+            place.mkdir(parents=True)
+            usual[job.name] = undisturbed(job, place)
         steps = options.steps or STEPS[job.name]
         times = max(1, options.times // 5) if kind == "full" else options.times
-        tally = campaign(job, place, times, steps, options.seed, full=kind == "full")
+        tally = campaign(job, usual[job.name], times, steps, options.seed, full=kind == "full")
         tell(tally.faults)
         rows.append(
             row(
@@ -150,9 +154,10 @@ def main() -> int:
         world = prepared(scratch) if {"kills", "full", "soak"} & set(options.campaigns) else scratch
         if "damage" in options.campaigns:
             rows.append(damage_row(scratch, options))
+        usual: dict[str, Undisturbed] = {}
         for kind in BREAKS:
             if kind in options.campaigns:
-                rows += break_rows(kind, world, scratch, options)
+                rows += break_rows(kind, world, scratch, options, usual)
         if "soak" in options.campaigns:
             rows.append(soak_row(world, scratch, options))
     for found in rows:

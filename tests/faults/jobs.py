@@ -15,7 +15,7 @@ maps:
   albedo: {files: "{part}_albedo.tif", channels: 1}
   normal: {files: "{part}_normal.tif", channels: 3}
 tiles: {size_px: 32, stride_px: 16}
-method: {name: cae, settings: {hidden: 32, latent: 8}}
+method: {name: cae, settings: {architecture: cifar10, hidden: 32, latent: 8}}
 training: {batch: 8, validate_every: 3, budget: 6steps}
 scoring: {smooth_sigma_px: 1.5, min_area_px: 4}
 """

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from helpers import TRAINED
 
@@ -55,8 +56,8 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-def run_forked(arguments: Sequence[str], hook: Hook | None = None) -> int:
-    """Run the program in a forked child, its writer reporting steps to ``hook``; return how the child ended."""
+def start_forked(arguments: Sequence[str], hook: Hook | None = None, folder: Path | None = None) -> int:
+    """Start the program in a forked child, in ``folder``, its writer reporting to ``hook``; return its number."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -65,6 +66,8 @@ def run_forked(arguments: Sequence[str], hook: Hook | None = None) -> int:
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
+            if folder is not None:
+                os.chdir(folder)
             if hook is not None:
                 _report_steps(hook)
             from inspect_cli.cli import run
@@ -74,7 +77,12 @@ def run_forked(arguments: Sequence[str], hook: Hook | None = None) -> int:
             traceback.print_exc()
             code = 99
         os._exit(code)
-    _, status = os.waitpid(child, 0)
+    return child
+
+
+def run_forked(arguments: Sequence[str], hook: Hook | None = None, folder: Path | None = None) -> int:
+    """Run the program in a forked child, its writer reporting steps to ``hook``; return how the child ended."""
+    _, status = os.waitpid(start_forked(arguments, hook, folder), 0)
     return os.waitstatus_to_exitcode(status)
 
 
@@ -156,17 +164,31 @@ def filler(step: str, occurrence: int) -> Hook:
     return fill
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """A job that was let be: how often each step came, and what it left in ``folder``."""
+
+    folder: Path
+    occurring: Counter[str]
+    expected: dict[str, Any]
+
+
+def undisturbed(job: Job, scratch: Path) -> Undisturbed:
+    """Run a job as it is disturbed later, in the same folder: results name their input."""
+    folder = scratch / "attempt"
+    occurring = Counter(steps_of(job, folder))
+    return Undisturbed(folder, occurring, content_of(folder / job.results))
+
+
 def campaign(
-    job: Job, scratch: Path, times: int, most_steps: int | None = None, seed: int = 0, full: bool = False
+    job: Job, usual: Undisturbed, times: int, most_steps: int | None = None, seed: int = 0, full: bool = False
 ) -> Tally:
     """Kill a job ``times`` times at each of its steps (or at some of them) and tally what was lost.
 
     ``full``: instead of a kill the disk is full from that step on; the job must end with the code for that.
     """
     tally = Tally()
-    folder = scratch / "attempt"  # always the same one: results name their input
-    occurring = Counter(steps_of(job, folder))
-    expected = content_of(folder / job.results)
+    folder, occurring, expected = usual.folder, usual.occurring, usual.expected
     chooser = random.Random(seed)
     steps = sorted(step for step in occurring if not full or step.rpartition(":")[2] in WRITING)
     if most_steps is not None:

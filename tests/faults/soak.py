@@ -12,8 +12,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from faults.jobs import RECIPE
+from faults.kills import run_forked, start_forked
 from faults.tree import broken_files, content_of, differences
 
 #: Share of parts that are broken, and how.
@@ -29,6 +28,11 @@ KINDS = ("cut off", "no image", "map missing", "wrong size")
 SETTLE_S = 0.4
 #: Long ago: a file that is cut off and this old is not still being written.
 OLD = 1e9
+#: What runs again and again, in the folder that holds the share and the models.
+COMMAND = (
+    *("score", "share", "-m", "foil", "--models", "models", "--engine", "torch"),
+    *("--log-file", "score.log", "--settle-s", str(SETTLE_S)),
+)
 
 
 @dataclass
@@ -59,37 +63,30 @@ def soak(trained: Path, scratch: Path, parts: int = 200, seed: int = 0) -> Repor
     if writer == 0:
         _write_all(source, share, names, broken, random.Random(seed + 1))
         os._exit(0)
-    command = _command(scratch)
     writing, last_code = True, -1
     while writing or last_code not in (0, 3) or _pending(share):
         if writing:
             writing = os.waitpid(writer, os.WNOHANG) == (0, 0)
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment())
-        deadline = time.monotonic() + chooser.uniform(1.5, 9.0)
-        while writing and child.poll() is None and time.monotonic() < deadline:
+        child = start_forked(COMMAND, folder=scratch)
+        deadline = time.monotonic() + chooser.uniform(0.3, 6.0)
+        ended = 0
+        while writing and ended == 0 and time.monotonic() < deadline:
             time.sleep(0.05)
-        if writing and child.poll() is None:
-            child.send_signal(signal.SIGKILL)
-            report.kills += 1
-        last_code = child.wait()
+            ended, status = os.waitpid(child, os.WNOHANG)
+        if ended == 0:
+            if writing:
+                os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+        last_code = os.waitstatus_to_exitcode(status)
+        report.kills += last_code == -signal.SIGKILL
     report.faults += _faults(scratch, names, broken)
-    report.memory_growth, report.files_growth = _growth([*command, "--force"])
+    report.memory_growth, report.files_growth = _growth([*COMMAND, "--force"], scratch)
     return report
 
 
 def _cycle(kinds: tuple[str, ...]) -> Iterator[str]:
     while True:
         yield from kinds
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def _command(scratch: Path) -> list[str]:
-    words = ["score", "share", "-m", "foil", "--models", "models", "--engine", "torch", "--log-file", "score.log"]
-    program = "import os, sys; os.chdir(sys.argv.pop(1)); from inspect_cli.cli import main; main()"
-    return [sys.executable, "-c", program, str(scratch), *words, "--settle-s", str(SETTLE_S)]
 
 
 def _make_parts(good: Path, source: Path, names: list[str]) -> None:
@@ -161,25 +158,24 @@ def _faults(scratch: Path, names: list[str], broken: dict[str, str]) -> Iterator
     yield from (f"{name}: scored {count} times" for name, count in scored.items() if count > 1)
     disturbed = content_of(run)
     shutil.rmtree(run)
-    if subprocess.run(_command(scratch), capture_output=True, env=_environment()).returncode not in (0, 3):
+    if run_forked(COMMAND, folder=scratch) not in (0, 3):
         yield "the undisturbed run ended badly"
     yield from differences(disturbed, content_of(run))
 
 
-def _growth(command: list[str]) -> tuple[float, int]:
+def _growth(command: list[str], folder: Path) -> tuple[float, int]:
     """Run once more over everything; return by how much memory (a share) and open files grew from start to end."""
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment())
+    child = start_forked(command, folder=folder)
     memory, files = [], []
-    while child.poll() is None:
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
         try:
-            pages = int(Path(f"/proc/{child.pid}/statm").read_text().split()[1])
-            opened = len(list(Path(f"/proc/{child.pid}/fd").iterdir()))
+            pages = int(Path(f"/proc/{child}/statm").read_text().split()[1])
+            opened = len(list(Path(f"/proc/{child}/fd").iterdir()))
         except OSError:
-            break
+            continue
         memory.append(pages)
         files.append(opened)
-        time.sleep(0.05)
-    child.wait()
+        time.sleep(0.02)
     third = len(memory) // 3  # the first third holds the start
     early, late = memory[third : 2 * third], memory[2 * third :]
     return max(late) / max(early) - 1, max(files[2 * third :]) - max(files[third : 2 * third])
