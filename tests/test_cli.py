@@ -261,7 +261,7 @@ def test_in_crons_bare_environment(batch, models):
 
 
 def test_batch_goes_on_when_the_reader_of_stdout_leaves(batch, models):
-    command = [sys.executable, "-m", "inspect_cli", *score_arguments(batch / "test", models)]
+    command = [sys.executable, "-m", "inspect_cli", *score_arguments(batch / "test", models), "--engine", "torch"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.close()
@@ -327,7 +327,7 @@ def test_what_an_interrupted_rerun_does_not_reach_is_listed_as_it_is(batch, mode
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
 def test_a_full_disk_behind_stdout_ends_the_run_with_code_6(batch, models):
-    arguments = [sys.executable, "-m", "inspect_cli", *score_arguments(batch / "test", models)]
+    arguments = [sys.executable, "-m", "inspect_cli", *score_arguments(batch / "test", models), "--engine", "torch"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
         shown = subprocess.run([sys.executable, "-m", "inspect_cli", "recipe", "schema"], stdout=full, check=False)
