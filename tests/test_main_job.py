@@ -405,9 +405,12 @@ def test_train_resumes_from_a_killed_process(batch, models):
     for line in process.stderr:
         if line.startswith("training"):
             break
-    time.sleep(0.5)
+    time.sleep(2)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     state = json.loads((models / "foil/cae/.checkpoint/albedo/state.json").read_text())
     assert state["step"] >= 0
