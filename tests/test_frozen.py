@@ -1,5 +1,7 @@
 """Frozen networks run by OpenVINO while torch trains the rest."""
 
+import warnings
+
 import cv2
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ def _openvino_by_default(monkeypatch):
 
 @pytest.fixture(scope="module")
 def network() -> EfficientNetLite0Features:
-    return EfficientNetLite0Features((2, 4))
+    return EfficientNetLite0Features((0, 2))
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None
 def test_features_are_those_of_torch_for_any_number_and_size(hastened):
     network, used = hastened
     counted = network.hastened
-    for count, side in ((2, 48), (5, 48), (1, 80)):
+    for count, side in ((2, 48), (5, 48), (1, 64)):
         found = network(images(count, side))
         network.hastened = None
         assert_near(found, network(images(count, side)))
@@ -62,14 +64,14 @@ def test_features_are_those_of_torch_for_any_number_and_size(hastened):
 
 
 def test_networks_of_the_same_weights_with_other_outputs_are_others():
-    for depths in ((2,), (0, 2)):
+    for depths in ((1,), (0, 1)):
         network = EfficientNetLite0Features(depths)
         network.hastened = frozen_run(CPU)
         assert len(network(images(2))) == len(depths)
 
 
 def test_changed_weights_are_seen():
-    network = EfficientNetLite0Features((2,))
+    network = EfficientNetLite0Features((0,))
     network.hastened = frozen_run(CPU)
     before = network(images(2))[0]
     with torch.no_grad():
@@ -81,18 +83,16 @@ def test_changed_weights_are_seen():
 
 
 def test_gradients_and_other_graphs_and_lower_precision_go_through_torch(hastened):
-    from inspect_cli.engines.graph import openvino_core, to_openvino
-
     network, used = hastened
     given = images(1).requires_grad_()
     network(given)[0].sum().backward()
     assert float(given.grad.abs().max()) > 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert network(images(1))[0].dtype == torch.bfloat16
-    detector = build_detector("feature-ae", 1, 64, {"memory": 20}).eval()
-    detector.hasten(lambda *_: pytest.fail("a graph for other runtimes holds torch's own operations"))
-    model = to_openvino(detector, (1, 1, 64, 64))
-    openvino_core().compile_model(model, "CPU")
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer
+        traced = torch.jit.trace(lambda given: tuple(network(given)), images(1), check_trace=False)
+        assert_near(list(traced(images(1))), network._torch(images(1)))
     assert used == []
 
 
@@ -133,7 +133,7 @@ def test_a_training_uses_it_and_ends_near_that_with_torch_alone(tmp_path, monkey
             return real(self, *given)
 
         monkeypatch.setattr(_OnOpenVino, "__call__", counted)
-        material_of(tmp_path / engine, "stripes", 64, "feature-direct", memory=50)
+        material_of(tmp_path / engine, "stripes", 64, "feature-direct", memory=50, depths=[2])
         arguments = ["train", "-m", "stripes", "--models", str(tmp_path / engine), "--data", str(folder)]
         assert run([*arguments, "--budget", "6steps"]) in TRAINED
         losses.append(read_bundle(tmp_path / engine / "stripes" / "feature-direct").manifest.maps["image"])
