@@ -1,7 +1,7 @@
 """Frozen networks run by OpenVINO, beside those that torch trains on the CPU.
 
 A detector on pretrained features spends most of a step, and nearly all of what it learns at the end, in a network
-that never changes. OpenVINO runs that in a third of torch's time.
+that never changes. OpenVINO runs that in a third to a half of torch's time.
 """
 
 from __future__ import annotations
