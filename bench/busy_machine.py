@@ -12,22 +12,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from timed_training import trained_s, write_foil
 
 #: What GNU OpenMP does unless told otherwise.
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
-
-
-def trained_s(batch: Path, models: Path, steps: int, environment: dict[str, str]) -> float:
-    """Return how long a training takes."""
-    started = time.monotonic()
-    command = [sys.executable, "-m", "inspect_cli", "train", "-m", "riblet", "--method", "cae", "--maps", "albedo"]
-    where = ["--data", str(batch / "train"), "--models", str(models), "--budget", f"{steps}steps"]
-    ended = subprocess.run([*command, *where], env=os.environ | environment, capture_output=True, check=False)
-    if ended.returncode not in (0, 9):
-        sys.exit(ended.stderr.decode())
-    return time.monotonic() - started
 
 
 def main() -> None:
@@ -40,14 +30,13 @@ def main() -> None:
         os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as scratch:
         batch = Path(scratch) / "batch"
-        sample = ["sample", "riblet", "--out", str(batch), "--parts", "3", "--size", "512x512", "--maps", "albedo"]
-        subprocess.run([sys.executable, "-m", "inspect_cli", *sample], check=True, capture_output=True)
+        write_foil(batch, parts=3, side_px=512)
         seconds = {}
         for busy in (0, options.busy):
             others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
             try:
                 for how, environment in (("sleep", {}), ("spin", SPINNING)):
-                    seconds[busy, how] = trained_s(batch, Path(scratch) / "models", options.steps, environment)
+                    seconds[busy, how] = trained_s(batch, "cae", options.steps, environment=environment)
                     print(f"{busy} busy, threads {how}: {seconds[busy, how]:.1f} s", flush=True)
             finally:
                 for other in others:

@@ -8,11 +8,10 @@ Prints seconds of `inspect train --method feature-direct` on generated foil (one
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
+
+from timed_training import trained_s, write_foil
 
 #: The program, with the engine that it takes on a CPU named.
 PROGRAM = """
@@ -24,15 +23,6 @@ sys.exit(run(sys.argv[2:]))
 """
 
 
-def trained_s(engine: str, words: list[str]) -> float:
-    """Return how long a training takes."""
-    started = time.monotonic()
-    ended = subprocess.run([sys.executable, "-c", PROGRAM, engine, *words], capture_output=True, check=False)
-    if ended.returncode not in (0, 9):
-        sys.exit(ended.stderr.decode())
-    return time.monotonic() - started
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -40,15 +30,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512, help="pixels of an image along each side")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        batch, models = Path(scratch) / "batch", Path(scratch) / "models"
-        size = f"{options.side}x{options.side}"
-        sample = ["sample", "riblet", "--out", str(batch), "--parts", "8", "--size", size, "--maps", "albedo"]
-        subprocess.run([sys.executable, "-m", "inspect_cli", *sample], check=True, capture_output=True)
-        words = ["train", "-m", "riblet", "--method", "feature-direct", "--maps", "albedo", "--models", str(models)]
-        words += ["--data", str(batch / "train"), "--budget", f"{options.steps}steps"]
+        batch = Path(scratch) / "batch"
+        write_foil(batch, parts=8, side_px=options.side)
         seconds = {}
         for engine in ("openvino", "torch"):
-            seconds[engine] = trained_s(engine, words)
+            seconds[engine] = trained_s(batch, "feature-direct", options.steps, ("-c", PROGRAM, engine))
             print(f"frozen network by {engine}: {seconds[engine]:.1f} s", flush=True)
     print(f"torch over openvino {seconds['torch'] / seconds['openvino']:.2f}")
 

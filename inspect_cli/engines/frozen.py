@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-import warnings
 import weakref
 from typing import Any, Final
 
@@ -81,15 +80,9 @@ class _Outputs(nn.Module):
 
 def _compile(network: nn.Module, images: Tensor) -> Any:
     """Return a network compiled for any number of images of one size."""
-    import openvino  # noqa: PLC0415  (an optional package)
+    from inspect_cli.engines.graph import converted, openvino_core  # noqa: PLC0415  (an optional package)
 
-    from inspect_cli.engines.graph import openvino_core  # noqa: PLC0415
-
-    example = images[:1].detach().contiguous()
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about shapes that are fixed here on purpose
-        traced = torch.jit.trace(_Outputs(network).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
-        model = openvino.convert_model(traced, example_input=example, input=[[-1, *images.shape[1:]]])
+    model = converted(_Outputs(network), images[:1].detach().contiguous(), any_number=True)
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",

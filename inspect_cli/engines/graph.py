@@ -49,13 +49,20 @@ def to_openvino(detector: Detector, shape: tuple[int, int, int, int], any_number
 
     With ``any_number`` the model takes any number of tiles, otherwise n only.
     """
+    return converted(_Scoring(detector), torch.rand(shape), any_number)
+
+
+def converted(function: nn.Module, example: Tensor, any_number: bool) -> Any:
+    """Return the OpenVINO model of what ``function`` makes of ``example`` (n, channels, height, width).
+
+    With ``any_number`` the model takes any n.
+    """
     import openvino  # noqa: PLC0415  (an optional package)
 
-    example = torch.rand(shape)
-    wanted = [-1 if any_number else shape[0], *shape[1:]]
+    wanted = [-1 if any_number else example.shape[0], *example.shape[1:]]
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about shapes that are fixed here on purpose
-        traced = torch.jit.trace(_Scoring(detector).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(function.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
         return openvino.convert_model(traced, example_input=example, input=[wanted])
 
 

@@ -69,13 +69,17 @@ class Budget:
 def left_of(budget: str, spent_s: float) -> str:
     """Return what is left of a budget in time after ``spent_s``, two fifths of it at least; steps are not spent."""
     _, seconds = parse_budget(budget)
-    return budget if seconds is None else f"{max(round(max(seconds - spent_s, _LEAST_LEFT * seconds), 1), 0.1)}s"
+    return budget if seconds is None else _in_seconds(max(seconds - spent_s, _LEAST_LEFT * seconds))
 
 
 def without_closing(budget: str) -> str:
     """Return what of a budget in time there is to train networks, the rest being for what comes after; steps stay."""
     _, seconds = parse_budget(budget)
-    return budget if seconds is None else f"{max(round((1 - _CLOSING_SHARE) * seconds, 1), 0.1)}s"
+    return budget if seconds is None else _in_seconds((1 - _CLOSING_SHARE) * seconds)
+
+
+def _in_seconds(seconds: float) -> str:
+    return f"{max(round(seconds, 1), 0.1)}s"
 
 
 def step_size(peak: float, progress: float) -> float:
