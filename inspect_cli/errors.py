@@ -111,7 +111,7 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
         "a worker died or the device gave up",
         "run again, with a smaller `--batch` (`train`: `training.batch` in the recipe)",
     ),
-    EXIT_DEFECTS: ("defects found (only with `--fail-on-defect`)", "look at the failed parts"),
+    EXIT_DEFECTS: ("defects found (only with `--fail-on-defect`)", "look at the parts with verdict `fail`"),
     EXIT_DOUBT: (
         "trained, but the model hardly tells defects from good material (only `train`)",
         "read the warnings; train longer, on more parts, or with `--method auto`; until then no part passes",

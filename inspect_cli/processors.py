@@ -1,4 +1,4 @@
-"""The processors that there are for this process, and how its threads wait on them."""
+"""How many processors this process may use, and how its threads wait for each other."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def usable_processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 def sleep_while_waiting() -> None:
     """Let threads of torch that wait for each other soon sleep; to be called before torch is imported.
 
-    Where other programs have the processors too, the thread that waits would keep the late one from running:
-    training takes 1.2 to 3 times as long then. What the user sets in the environment holds.
+    A thread that spins while it waits takes the processor from the thread that it waits for, where other programs
+    run too: training takes 1.2 to 3 times as long then. What the user sets in the environment holds.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _ROUNDS)

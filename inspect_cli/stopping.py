@@ -1,4 +1,4 @@
-"""The first SIGINT or SIGTERM lets the part in hand finish; the second, or one elsewhere, stops at once."""
+"""The first SIGINT or SIGTERM lets the part in hand finish; a second one, or one outside a run, stops at once."""
 
 from __future__ import annotations
 

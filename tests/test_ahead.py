@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from inspect_cli.scoring.ahead import ahead, behind
+from inspect_cli.ahead import ahead, behind
 
 
 def test_items_keep_their_order_and_are_made_elsewhere():

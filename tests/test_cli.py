@@ -149,16 +149,16 @@ def test_bad_part_is_named_and_the_rest_is_done(fault, batch, models, capsys):
     damage(path)
     assert run(score_arguments(batch / "test", models)) == 3
     lines = capsys.readouterr().out.splitlines()
-    bad = [line for line in lines if line.startswith("failed")]
+    bad = [line for line in lines if line.startswith("error ")]
     assert len(bad) == 1
     assert "dent/b000" in bad[0]
     assert message in bad[0]
     assert len(lines) == 4, "one line a part"
     record = json.loads((batch / "test/inspection/foil/run.json").read_text())
-    assert record["counts"]["failed"] == 1
+    assert record["counts"]["error"] == 1
     assert sum(record["counts"].values()) == 4
     assert record["exit_code"] == 3
-    assert record["failed"][0]["part"] == "dent/b000"
+    assert record["errors"][0]["part"] == "dent/b000"
 
 
 def test_failed_part_is_tried_again_and_its_old_result_does_not_stand(batch, models, capsys):
@@ -224,6 +224,13 @@ def test_every_command_has_help_with_an_example(path, capsys):
     text = capsys.readouterr().out
     assert "Example" in text
     assert f"inspect {' '.join(path)}" in text
+
+
+def test_list_of_commands_shows_whole_sentences(capsys):
+    assert run(["--help"]) == 0
+    commands = capsys.readouterr().out.split("Commands:")[1].strip().splitlines()
+    assert len(commands) > 10
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
 
 @pytest.mark.parametrize("name", sorted(docs.PAGES))

@@ -138,9 +138,7 @@ def trained(seed: int, steps: int) -> tuple[SupervisedCnn, list[float]]:
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = step_size(2e-3, step / steps) * group["pace"]
-        losses.append(
-            detector.train_step(labelled(8, rng), [optimizer], torch.autocast("cpu", enabled=False))["loss"]
-        )
+        losses.append(detector.train_step(labelled(8, rng), [optimizer], torch.autocast("cpu", enabled=False)))
     return detector.eval(), losses
 
 

@@ -138,7 +138,7 @@ def test_half_written_part_is_pending_and_scored_when_it_is_whole(batch, models,
     assert score(batch, models, "--settle-s", 0.3) == 0
     found = record(batch)
     assert found["counts"]["pending"] == 1
-    assert found["failed"] == []
+    assert found["errors"] == []
     assert "truncated TIFF" in found["pending"][0]["error"]
     assert found["pending"][0]["part"] not in found["parts"]
     assert re.search(r"^pending .*the next run takes it$", capsys.readouterr().out, re.MULTILINE)
@@ -157,7 +157,7 @@ def test_part_that_was_cut_off_long_ago_has_failed(batch, models):
     made_old(batch)
     assert score(batch, models, "--settle-s", 0.3) == 3
     assert record(batch)["counts"] | {"pass": 0, "fail": 0} == {
-        "pass": 0, "fail": 0, "undecided": 0, "failed": 1, "pending": 0,
+        "pass": 0, "fail": 0, "undecided": 0, "error": 1, "pending": 0,
     }  # fmt: skip
 
 
@@ -266,8 +266,8 @@ def test_log_has_a_line_a_part_that_machines_can_split(batch, models, tmp_path):
     assert lines[-1].startswith(lines[-1][:21] + "ERROR")
     assert "event=end exit_code=3" in lines[-1]
     assert sum(" part=" in line for line in lines) == len(record(batch)["parts"]) + 1 == len(lines) - 2
-    (failed,) = [line for line in lines if "verdict=failed" in line]
-    assert 'part="good/bad part"' in failed
+    (unread,) = [line for line in lines if "verdict=error" in line]
+    assert 'part="good/bad part"' in unread
     score(batch, models, "--log-file", log)
     assert len(log.read_text().splitlines()) == 2 * len(lines)
 
@@ -286,7 +286,7 @@ def test_log_ends_with_the_exit_code_and_the_reason_of_a_fault(batch, models, tm
     assert score(batch, models, "--log-file", log) == 3
     last = log.read_text().splitlines()[-1]
     assert "exit_code=3" in last
-    assert "error=" not in last
+    assert "reason=" not in last
     assert run(["score", str(tmp_path / "nowhere"), "--log-file", str(log)]) == 4
     assert "no such folder" in log.read_text().splitlines()[-1]
 
@@ -325,7 +325,7 @@ def test_metrics_tell_how_the_run_ended_and_when_one_last_succeeded(batch, model
     assert score(batch, models, "--metrics-file", path) == 3
     bad = metrics_of(path)
     assert bad["inspect_last_run_exit_code"] == 3
-    assert bad["inspect_last_run_partsfailed"] == 1
+    assert bad["inspect_last_run_partserror"] == 1
     assert bad["inspect_last_success_timestamp_seconds"] == good["inspect_last_success_timestamp_seconds"]
     assert bad["inspect_last_run_timestamp_seconds"] > good["inspect_last_run_timestamp_seconds"]
 
@@ -366,7 +366,7 @@ def test_pipes_and_devices_are_refused_and_not_waited_for(batch, models):
         os.mkfifo(batch / "test" / "good" / name)
         (batch / "test" / "good" / name.replace("p1", "p2")).symlink_to("/dev/zero")
     assert score(batch, models, "--settle-s", 0.1) == 3
-    assert {entry["part"]: entry["error"].split(": ")[-1] for entry in record(batch)["failed"]} == {
+    assert {entry["part"]: entry["error"].split(": ")[-1] for entry in record(batch)["errors"]} == {
         "good/p1": "not a regular file",
         "good/p2": "not a regular file",
     }
@@ -382,8 +382,8 @@ def test_names_with_line_breaks_quotes_and_other_bytes_stay_in_their_row(batch, 
     found = record(batch)
     assert r"good/a\nb  score=" in capsys.readouterr().out
     assert {"good/a\nb", "good/=1+1", 'good/<b>"x'} < set(found["parts"])
-    assert [entry["part"] for entry in found["failed"]] == ["good/\\xff\\xfe"]
-    assert "rename it" in found["failed"][0]["error"]
+    assert [entry["part"] for entry in found["errors"]] == ["good/\\xff\\xfe"]
+    assert "rename it" in found["errors"][0]["error"]
     assert run(["report", str(batch / "test")]) == 0
     page = (batch / "test" / "inspection" / "foil" / "report.html").read_text()
     assert '<b>"x' not in page

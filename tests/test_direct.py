@@ -253,7 +253,7 @@ def trained(steps, **settings):
         tiles = stripes(16, 32, rng)
         noised, changed = detector.corruption()(tiles, rng)
         batch = Batch(*(torch.from_numpy(v) if v is not None else None for v in (tiles, None, noised, changed)))
-        losses.append(detector.train_step(batch, optimizers, autocast)["loss"])
+        losses.append(detector.train_step(batch, optimizers, autocast))
     return detector.eval(), losses
 
 

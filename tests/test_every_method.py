@@ -118,8 +118,8 @@ def test_a_few_steps_lower_the_loss(name, folder):
 
     before = measured()
     for step in range(STEPS.get(name, 30)):
-        losses = training.detector.train_step(training_batch(training, step, TILE), optimizers, autocast)
-        assert np.isfinite(list(losses.values())).all()
+        loss = training.detector.train_step(training_batch(training, step, TILE), optimizers, autocast)
+        assert np.isfinite(loss)
     assert measured() < before - LEAST_FALL.get(name, 0.2) * abs(before)
 
 

@@ -528,9 +528,9 @@ def test_applying_limits_keeps_failed_parts_and_the_exit_code(batch, models):
     folder = batch / "test/inspection/foil"
     assert threshold(models, "--value", "albedo=1e-9", "--apply", str(folder)) == 0
     record = json.loads((folder / "run.json").read_text())
-    counts = {"pass": 0, "fail": 3, "undecided": 0, "failed": 1, "pending": 0}
+    counts = {"pass": 0, "fail": 3, "undecided": 0, "error": 1, "pending": 0}
     assert (record["exit_code"], record["counts"]) == (3, counts)
-    assert {row["part"]: row["verdict"] for row in _rows(folder / "parts.csv")}["dent/b000"] == "failed"
+    assert {row["part"]: row["verdict"] for row in _rows(folder / "parts.csv")}["dent/b000"] == "error"
 
 
 def test_limits_are_applied_to_all_parts_of_a_run_or_to_none(results, models):

@@ -176,7 +176,7 @@ def trained(steps: int) -> tuple[NoiseInjectedAutoencoder, list[float]]:
         tiles = np.broadcast_to(tops * np.linspace(0, 1, 64), (8, 1, 64, 64)).astype(np.float32)
         damaged = detector.corruption()(tiles, rng)
         batch = Batch(torch.from_numpy(tiles), None, *map(torch.from_numpy, damaged))
-        losses.append(detector.train_step(batch, optimizers, torch.autocast("cpu", enabled=False))["loss"])
+        losses.append(detector.train_step(batch, optimizers, torch.autocast("cpu", enabled=False)))
     return detector.eval(), losses
 
 

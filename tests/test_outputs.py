@@ -239,7 +239,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 def test_tables_hold_every_part_and_region(run: Path) -> None:
     parts = rows_of((run / "parts.csv").read_text())
-    assert [row["verdict"] for row in parts] == ["fail"] * len(HOSTILE) + ["failed"]
+    assert [row["verdict"] for row in parts] == ["fail"] * len(HOSTILE) + ["error"]
     assert [row["part"].removeprefix("'") for row in parts] == [*HOSTILE, "broken"]
     assert (parts[0]["score"], parts[0]["seconds"], parts[0]["defect_area_mm2"]) == ("1.5", "1.25", "")
     regions = rows_of((run / "regions.csv").read_text())
@@ -252,7 +252,7 @@ def test_tables_hold_every_part_and_region(run: Path) -> None:
 
 def test_finished_parts_are_those_that_the_run_lists(run: Path) -> None:
     names = dict.fromkeys(("material", "input", "interrupted", "exit_code", "started_utc"))
-    content = names | {"parts": [HOSTILE[0], "gone"], "failed": [], "pending": []}
+    content = names | {"parts": [HOSTILE[0], "gone"], "errors": [], "pending": []}
     (run / "run.json").write_text(json.dumps(content))
     assert finished_parts(run) == [HOSTILE[0]], "left from before, or not there"
     (run / "run.json").write_text("{}")

@@ -392,7 +392,7 @@ CALIBRATION = {
 PARTS = [  # part, verdict, score, folder below parts/
     ("good/b010", "pass", 0.61, "good/b010"),
     ("dent/b007", "fail", 1.52, "dent/b007"),
-    ("good/b014", "failed", None, None),
+    ("good/b014", "error", None, None),
     ("scratch/b000", "fail", 3.217, "renamed_by_hand"),
     ("good/b013", "undecided", 0.4, "good/b013"),
     (HOSTILE, "pass", 0.72, "odd"),
@@ -460,7 +460,7 @@ def make_run(run: Path) -> Path:
         "tile_px": 128,
         "started_utc": "2025-11-22T03:10:59Z",
         "seconds": 123.4,
-        "counts": {"pass": 2, "fail": 2, "undecided": 1, "failed": 1},
+        "counts": {"pass": 2, "fail": 2, "undecided": 1, "error": 1},
         "exit_code": 3,
     }
     (run / "run.json").write_text(json.dumps(record))
@@ -525,7 +525,7 @@ def test_hostile_names_are_text_not_markup(page):
 
 
 def test_head_says_what_ran_and_whether_to_trust_it(page):
-    for verdict, count in {"fail": 2, "undecided": 1, "failed": 1, "pass": 2}.items():
+    for verdict, count in {"fail": 2, "undecided": 1, "error": 1, "pass": 2}.items():
         assert re.search(rf"<b>{count}</b><strong>{verdict}</strong>", page)
     assert "The limits are provisional." in page
     assert "max of 24 held-out patches x 1.25" in page

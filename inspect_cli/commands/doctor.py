@@ -9,7 +9,7 @@ from inspect_cli.commands.options import Json, Models
 
 
 def doctor(models: Models = None, as_json: Json = False) -> None:
-    """Say what this installation runs on, what slows it down, and what would help.
+    """Say what slows this installation down, and what would help.
 
     Looks at processors, threads, GPU, memory, disk, engines and materials, and times a network in the
     engines and precisions that may pay here. Takes some seconds; other programs should be quiet.

@@ -26,7 +26,7 @@ def export(
     method: Method = None,
     as_json: Json = False,
 ) -> None:
-    """Write the networks of a material as ONNX and OpenVINO files, with a report of how exact they are.
+    """Write the networks as ONNX and OpenVINO files.
 
     A file takes tiles in the unit range, any number of them, and gives their anomaly maps: the residual is part
     of the graph. Its scores are compared with the trained network's; a file that differs is not written.

@@ -22,9 +22,10 @@ def report(
     ] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the path.")] = False,
 ) -> None:
-    """Write one self-contained HTML page about a run: verdicts, pictures, regions, times.
+    """Write one HTML page about a run.
 
-    The page needs no network and no other file; links lead to the full-size files in the run folder.
+    It holds verdicts, pictures, regions and times, and needs no network and no other file; links lead to the
+    full-size files in the run folder.
 
     \b
     Examples

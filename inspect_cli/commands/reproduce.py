@@ -43,7 +43,7 @@ def reproduce(
     force: Annotated[bool, typer.Option("--force", help="Measure rows again that are there already.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a paper's table again and print it beside the paper's numbers.
+    """Run a paper's table again, beside the paper's numbers.
 
     Each row is one training. A run that was ended goes on where it stopped: rows measured with the same data,
     budget and seed are kept. TABLE.csv in the folder holds all of them.

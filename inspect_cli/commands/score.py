@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from inspect_cli.scoring.model import ScoringModel
 
 #: Colour of a verdict on a terminal; elsewhere the lines are plain.
-COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow", "failed": "magenta", "pending": "cyan"}
+COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow", "error": "magenta", "pending": "cyan"}
 
 
 def score(
@@ -100,10 +100,11 @@ def score(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Score a batch of parts: heatmaps, masks, histograms, regions, a verdict for each part.
+    """Score a batch of parts and give each one a verdict.
 
-    Prints one line a part. Parts that are done are skipped; a part that cannot be read is named and the rest
-    goes on. Stop with Ctrl-C: the part in hand is finished, the next run goes on from there.
+    Writes heatmaps, masks, histograms, regions and tables, and prints one line a part. Parts that are done are
+    skipped; a part that cannot be read is named and the rest goes on. Stop with Ctrl-C: the part in hand is
+    finished, the next run goes on from there.
 
     \b
     Examples:

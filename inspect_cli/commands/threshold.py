@@ -104,10 +104,10 @@ def threshold(
     precision: Precision = "f32",
     as_json: Json = False,
 ) -> None:
-    """Set the limits of a material, with their origin, and apply them.
+    """Set the limits of a material, and apply them to a run.
 
     The parts of --good or --labelled are scored first (what is done already is not scored again). The
-    limits are stored in the model; a histogram with the limits drawn is written beside it.
+    limits are stored in the model with their origin; a histogram with the limits drawn is written beside it.
 
     \b
     Examples:

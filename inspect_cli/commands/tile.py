@@ -46,7 +46,9 @@ def tile(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds patches.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Cut maps into patches (TIFF, bit depth kept) with an index (CSV and Parquet).
+    """Cut maps into patches for other tools.
+
+    Patches are TIFF files of the same bit depth; an index of them is written as CSV and Parquet.
 
     \b
     Examples:

@@ -80,7 +80,7 @@ def train(
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a material on defect-free parts: one network for each map.
+    """Train a material on good parts: one network for each map.
 
     Writes a bundle beside the recipe (weights, manifest, model card, loss curve, sample reconstructions)
     and provisional limits, so that `inspect score` works at once. A material without a recipe gets one from

@@ -42,7 +42,7 @@ class OpenVinoEngine:
     name = "openvino"
     device_name = "cpu"
 
-    def __init__(self, detector: Detector, batch: int = 0, precision: str = "f32", threads: int = 0) -> None:
+    def __init__(self, detector: Detector, batch: int = 0, precision: str = "f32") -> None:
         if precision not in PRECISIONS:
             raise UsageError(f"--precision {precision}: valid with openvino: {', '.join(PRECISIONS)}")
         self.batch = batch or count_of_area(DEFAULT_BATCH, detector.tile_px)
@@ -50,7 +50,6 @@ class OpenVinoEngine:
         self.precision = precision
         self.size_step_px = detector.size_step_px
         self._detector = detector.eval()
-        self._threads = threads
         self._requests: dict[tuple[int, ...], Any] = {}
         # A request that ends while Python does would abort the process.
         weakref.finalize(self, _wait_for_all, self._requests)
@@ -101,8 +100,6 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": self.precision,
             "ENABLE_CPU_PINNING": False,
         }
-        if self._threads:
-            options["INFERENCE_NUM_THREADS"] = self._threads
         n, channels, height, width = shape
         model = to_openvino(self._detector, (n, channels, height, width))
         compiled = openvino_core().compile_model(model, "CPU", options)

@@ -363,8 +363,8 @@ def _rows(path: Path, shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.
                 f"{path}: map is {width}x{height} px, its part.json says {shape[1]}x{shape[0]} px; "
                 "score the part again"
             )
-        for y0 in range(0, height, BAND_ROWS):
-            band = np.asarray(source.read_rows(y0, min(y0 + BAND_ROWS, height)), dtype=np.float32)
+        for y0, stored in source.bands(BAND_ROWS):
+            band = np.asarray(stored, dtype=np.float32)
             if bool((band < 0).any()):
                 raise InputError(f"{path}: negative score near row {y0}; score the part again")
             yield y0, band

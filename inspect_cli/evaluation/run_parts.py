@@ -61,7 +61,7 @@ class RunParts(NamedTuple):
 
 
 def find_parts(run: Path) -> RunParts:
-    """Return the parts of a run; one that is left from before, but not in the run's own list, does not count."""
+    """Return the parts of a run. Folders of parts that the run's record does not list are left out."""
     top = run / PARTS_FOLDER
     finished = sorted(record.parent for record in top.rglob(PART_RECORD))
     above = {top, *(parent for folder in finished for parent in folder.parents)}
@@ -77,7 +77,7 @@ def find_parts(run: Path) -> RunParts:
     record = _run_record(run)
     if record is not None:
         finished = [folder for folder in finished if folder.relative_to(top).as_posix() in record.parts]
-        unfinished |= {entry.part for entry in [*record.failed, *record.pending]}
+        unfinished |= {entry.part for entry in [*record.errors, *record.pending]}
         unfinished |= record.parts - {folder.relative_to(top).as_posix() for folder in finished}  # never begun
     if record is None:
         return RunParts(finished, frozenset(unfinished), None, None)
@@ -92,7 +92,7 @@ class _RunRecord(BaseModel):
     """What ``run.json`` says, as far as it matters here."""
 
     parts: frozenset[str]
-    failed: list[_Left]
+    errors: list[_Left]
     pending: list[_Left] = []
     input: Path | None = None
     tile_px: int | None = Field(None, ge=1)

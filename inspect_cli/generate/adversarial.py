@@ -12,11 +12,10 @@ measures beside them; without the first three the generator still yields one pic
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from collections.abc import Generator as Generating
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+from inspect_cli.ahead import ahead
 from inspect_cli.errors import ModelError
 from inspect_cli.generate.dcgan import LATENT, Discriminator, Generator, discriminator_loss, generator_loss
 from inspect_cli.training.budget import Budget
@@ -97,7 +97,7 @@ class Game:
         """
         budget.start()
         started = time.monotonic()
-        with closing(_prefetched(real)) as batches:
+        with closing(ahead(map(real, itertools.count()))) as batches:  # the next are cut while the networks work
             for step, patches in enumerate(batches):
                 progress = budget.progress(step)
                 if progress >= 1.0 and step > 0:
@@ -158,15 +158,3 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-
-
-def _prefetched(real: Real) -> Generating[NDArray[np.float32], None, None]:
-    """Yield the patches of step after step; the next ones are cut while the networks work."""
-    with ThreadPoolExecutor(1) as pool:
-        step = 0
-        following = pool.submit(real, step)
-        while True:
-            patches = following.result()
-            step += 1
-            following = pool.submit(real, step)
-            yield patches

@@ -160,8 +160,8 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
 
 def _is_output(folder: Path, folders: Sequence[str], names: Sequence[str]) -> bool:
     """Whether a folder was written by ``inspect score``, which may have lost its record, or ``inspect tile``."""
-    beheaded = folder.parent.name == RUN_FOLDER and PARTS_FOLDER in folders and LOCK in names
-    if TILE_INDEX in names or beheaded:
+    has_lost_record = folder.parent.name == RUN_FOLDER and PARTS_FOLDER in folders and LOCK in names
+    if TILE_INDEX in names or has_lost_record:
         return True
     if RUN_RECORD not in names:
         return False

@@ -6,11 +6,11 @@ A format is one class with one registration: how its files begin, and how to ope
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,11 @@ class MapReader(abc.ABC):
         """Return the whole image."""
         return self.read_rows(0, self.header.height)
 
+    def bands(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the image top to bottom in bands of at most ``rows`` rows, each with its first row."""
+        for y0 in range(0, self.header.height, rows):
+            yield y0, self.read_rows(y0, min(y0 + rows, self.header.height))
+
     def close(self) -> None:  # noqa: B027  (a reader that holds no file has nothing to let go of)
         """Let go of the file."""
 
@@ -85,10 +90,8 @@ class MapReader(abc.ABC):
 Opener = Callable[[Path], MapReader]
 
 
-class _Formats:
-    """Registry of image formats by the first bytes of the file."""
-
-    by_magic: ClassVar[dict[bytes, Opener]] = {}
+#: How to open a file, by its first bytes.
+_OPENERS: Final[dict[bytes, Opener]] = {}
 
 
 def register_format(*magics: bytes) -> Callable[[Opener], Opener]:
@@ -96,7 +99,7 @@ def register_format(*magics: bytes) -> Callable[[Opener], Opener]:
 
     def register(opener: Opener) -> Opener:
         for magic in magics:
-            _Formats.by_magic[magic] = opener
+            _OPENERS[magic] = opener
         return opener
 
     return register
@@ -119,7 +122,7 @@ def open_map(path: Path, max_mpixels: float | None = None) -> MapReader:
             start = file.read(_MAGIC_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    opener = next((o for magic, o in _Formats.by_magic.items() if start.startswith(magic)), None)
+    opener = next((o for magic, o in _OPENERS.items() if start.startswith(magic)), None)
     if opener is None:
         if len(start) < _MAGIC_BYTES:
             raise IncompleteError(
@@ -153,7 +156,7 @@ def read_mask(path: Path, height: int, width: int) -> NDArray[np.bool_]:
 
 
 def marked(pixels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which pixels (height, width[, channels]) of a mask are not 0 in some channel but opacity."""
+    """Return which pixels (height, width[, channels]) of a mask are not 0 in some colour; opacity does not count."""
     if pixels.ndim == 2:
         return np.asarray(pixels != 0)
     colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))

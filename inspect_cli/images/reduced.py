@@ -59,7 +59,7 @@ class BlockReducer:
             pixels = np.outer(down, across).astype(np.float32)
             sums = self._blocks(rows, np.add)
             return np.asarray(sums / pixels.reshape(*pixels.shape, *[1] * (rows.ndim - 2)), np.float32)
-        return self._blocks(rows, np.fmax)  # the other one of a number and NaN
+        return self._blocks(rows, np.fmax)  # a number wins over NaN
 
     def _blocks(self, rows: Array, join: np.ufunc) -> Array:
         """Join the pixels of each block: whole rows first, then every so many columns, both long operations."""

@@ -144,13 +144,10 @@ _RULES: dict[str, Callable[[MapReader], Mask]] = {"saturated": _saturated, "dark
 
 def _all_channels(reader: MapReader, test: Callable[[NDArray[Any]], Mask]) -> Mask:
     """Return the pixels of which all channels pass the test, or are no finite numbers, as beside a measured part."""
-    height, width = reader.header.height, reader.header.width
-    mask = np.empty((height, width), bool)
-    for y0 in range(0, height, _READ_ROWS):
-        y1 = min(y0 + _READ_ROWS, height)
-        rows = reader.read_rows(y0, y1)
+    mask = np.empty((reader.header.height, reader.header.width), bool)
+    for y0, rows in reader.bands(_READ_ROWS):
         hit = test(rows) | ~np.isfinite(rows)
-        mask[y0:y1] = hit.all(axis=2) if hit.ndim == 3 else hit
+        mask[y0 : y0 + len(rows)] = hit.all(axis=2) if hit.ndim == 3 else hit
     return mask
 
 

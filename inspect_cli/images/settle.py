@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from inspect_cli.images.parts import Part, expected_file
 
-#: A file that ends in zeros may have been given its size before its pixels: it is left alone so many times longer.
+#: A file that ends in zeros may have been given its size before its pixels: it must rest so many times longer.
 ZEROS_FACTOR: Final = 15.0
 _TAIL_BYTES: Final = 4096
 #: A file that ends early may be the work of a slow writer if it changed within this time.

@@ -52,21 +52,18 @@ class AdversarialAutoencoder(ConvolutionalAutoencoder):
             torch.optim.Adam([{"params": generator, "pace": pace, "lr": pace * learning_rate}]),
         ]
 
-    def train_step(
-        self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], autocast: Any
-    ) -> dict[str, float]:
+    def train_step(self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], autocast: Any) -> float:
         """Make one step of both phases: reconstruction, then critic and encoder against each other."""
-        losses = super().train_step(batch, optimizers[:1], autocast)
+        loss = super().train_step(batch, optimizers[:1], autocast)
         for _ in range(self.critic_steps):
             with torch.no_grad(), autocast:
                 codes = self.encode(batch.tiles).float()
-            distance = self.critic_gap(codes)
-            _step(optimizers[1], -distance)
+            _step(optimizers[1], -self.critic_gap(codes))
             self.clip_critic()
         with autocast:
             codes = self.encode(batch.tiles)
         _step(optimizers[2], -self.critic(codes.float()).mean())
-        return losses | {"distance": float(distance.detach())}
+        return loss
 
     def critic_gap(self, codes: Tensor) -> Tensor:
         """Return the critic's estimate of the Wasserstein distance between N(0, I) and ``codes`` (n, latent)."""

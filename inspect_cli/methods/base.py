@@ -120,7 +120,7 @@ class Detector(nn.Module, abc.ABC):
         return self
 
     def hasten(self, run: FrozenRun) -> None:
-        """Let ``run`` do the work of what is frozen; nothing is, unless a method says so."""
+        """Let ``run`` compute the parts of the network that are never trained; most methods have none."""
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return the optimizers that :meth:`train_step` steps.
@@ -129,17 +129,15 @@ class Detector(nn.Module, abc.ABC):
         """
         return [torch.optim.Adam(self.parameters(), lr=learning_rate)]
 
-    def train_step(
-        self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], autocast: Any
-    ) -> dict[str, float]:
-        """Make one optimisation step and return its losses by name, ``loss`` among them."""
+    def train_step(self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], autocast: Any) -> float:
+        """Make one optimisation step and return its loss."""
         optimizer = optimizers[0]
         optimizer.zero_grad(set_to_none=True)
         with autocast:
             loss = self.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        return {"loss": float(loss.detach())}
+        return float(loss.detach())
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

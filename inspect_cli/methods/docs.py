@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from inspect_cli.methods.registry import method_class, method_entries
+from inspect_cli.recipe.docs import fields_table
 
 #: Figures of ``bench/methods_table.py``.
 MEASURED: Final = Path(__file__).resolve().parents[2] / "bench" / "methods.csv"
@@ -26,7 +27,8 @@ def methods_markdown() -> str:
         measured_markdown(),
     ]
     for name, entry in method_entries().items():
-        lines.append(f"## `{name}`\n\n{entry.idea} ({entry.source}).\n\n{_about(name)}\n\n{settings_table(name)}")
+        idea, settings = entry.idea[0].upper() + entry.idea[1:], fields_table(method_class(name).Settings)
+        lines.append(f"## `{name}`\n\n{idea} ({entry.source}).\n\n{_about(name)}\n\n{settings}")
     return "\n".join(lines)
 
 
@@ -66,25 +68,18 @@ def _conditions(rows: list[dict[str, str]]) -> str:
     narrow = {row["method"]: json.loads(row["settings"]) for row in rows if row["settings"] != "{}"}
     widths = "".join(f", `{name}` with width {settings['width']}" for name, settings in sorted(narrow.items()))
     return (
-        f"Each trained for {first['budget']} (all maps together) on {first['threads']} core of a server CPU, seed "
-        f"{first['seed']}, tiles that suit the method (128 px at stride 64; of features the image's shorter side), "
-        f"smoothing 4 px, default settings{widths}. fabric_00 "
-        "with the ROI rule `saturated`. `cnn` learns from every second defective part and is measured on the "
-        "others. .5 is chance. A short training on one core says what to expect for little time, not what a method "
-        "can reach; other work ran on the other core. "
-        "`python bench/methods_table.py --data DATA --budget 60s` makes the figures again; "
-        "rows that `bench/methods.csv` has are kept.\n"
+        f"- Each was trained for {first['budget']} (all maps together) on {first['threads']} core of a server CPU, "
+        f"seed {first['seed']}; other work ran on the other core. This says what to expect for little time, not what "
+        "a method can reach.\n"
+        "- Tiles suit the method (128 px at stride 64; of features the image's shorter side), scores are smoothed by "
+        f"4 px, settings are the default ones{widths}.\n"
+        "- fabric_00 has the ROI rule `saturated`.\n"
+        "- `cnn` learns from every second defective part and is measured on the others.\n"
+        "- An AUROC of .5 is chance.\n\n"
+        "`python bench/methods_table.py --data DATA --budget 60s` makes the figures again; rows that "
+        "`bench/methods.csv` has are kept.\n"
     )
 
 
 def _short(number: str) -> str:
     return f"{float(number):.3f}".removeprefix("0") if number else "-"
-
-
-def settings_table(name: str) -> str:
-    """Return a method's settings as a Markdown table."""
-    rows = [
-        f"| `{key}` | `{field.default}` | {field.description or ''} |"
-        for key, field in method_class(name).Settings.model_fields.items()
-    ]
-    return "| setting | default | meaning |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"

@@ -1,7 +1,7 @@
 """What DIR does to pixels, done to features: a small network names damaged places by the features they have.
 
-It sees many kinds of damage, but only kinds that were made up; how unusual features are knows no kinds, but blurs.
-A place scores high where both say so.
+These marks are sharp, but know only the artificial damage that they were trained on. How unusual the features are
+holds for damage of any kind, but blurs. The score is the product of both.
 """
 
 from __future__ import annotations

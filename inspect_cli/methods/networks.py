@@ -80,7 +80,7 @@ def check_tile(tile_px: int, architecture: Architecture) -> None:
 
 
 def encoder(channels: int, architecture: Architecture) -> nn.Sequential:
-    """Return the convolutions from the image to (n, 16, tile/16, tile/16)."""
+    """Return the convolutions from the image to (n, channels[-1], tile / reduction, tile / reduction)."""
     layers: list[nn.Module] = []
     before = channels
     for after, stride in zip(architecture.channels, architecture.strides, strict=True):

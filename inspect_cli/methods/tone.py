@@ -19,8 +19,8 @@ CELL_PX: Final = 16
 _FINE: Final = 1.0
 _COARSE: Final = 4.0
 _TRUNCATE: Final = 3.0
-#: Least standard deviation of a cell's difference, of the unit range: material without any must not make a hair's
-#: breadth stand out.
+#: Least standard deviation of a cell's difference, of the unit range: on even material a tiny difference must not
+#: score high.
 _LEAST_DEVIATION: Final = 0.002
 #: Added to the variance along each direction of colour, in units of the mean one.
 _LEAST_SHARE: Final = 0.01

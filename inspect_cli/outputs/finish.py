@@ -87,7 +87,7 @@ def _forget_evaluation(run: Path) -> None:
 
 @contextlib.contextmanager
 def _told_as_output(run: Path) -> Iterator[None]:
-    """Turn what the system refuses in a run folder into one clear line, and a full disk."""
+    """Turn an OSError of a file in the run folder, and a full disk anywhere, into an OutputError."""
     try:
         yield
     except BrokenPipeError:  # who read what is printed has left
@@ -100,7 +100,7 @@ def _told_as_output(run: Path) -> Iterator[None]:
 
 
 def _listed(run: Path) -> list[str] | None:
-    """Return the parts that a run lists before it is written anew, None where there is none that came to its end."""
+    """Return the parts that the folder's last run lists; None if there was none, or it never came to its end."""
     try:
         record = run_record(run)
     except NoInputError:
@@ -130,8 +130,8 @@ def _check_place(run: Path, folder: Path, parts: Sequence[Part], model: ScoringM
 
 def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
     counts = summary.counts()
-    if counts["failed"]:
-        alone = counts["failed"] == len(summary.outcomes)
+    if counts["error"]:
+        alone = counts["error"] == len(summary.outcomes)
         return NoInputError.exit_code if alone else InputError.exit_code
     if not fail_on_defect:
         return EXIT_DONE
@@ -147,9 +147,9 @@ def check_applicable(run: Path, model: ScoringModel) -> None:
 def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], None]) -> tuple[RunSummary, int]:
     """Judge the stored maps of a run again with the limits in force; return the summary and the exit code.
 
-    The network does not run. Parts that failed or are pending stay so, and the run keeps its exit code. Parts whose
-    stored maps turn out to be damaged, those that a signal left, and those that a killed run never began are pending:
-    the next ``inspect score`` takes them.
+    The network does not run. Parts that could not be read or are pending stay so, and the run keeps its exit code.
+    Parts whose stored maps turn out to be damaged, those that a signal left, and those that a killed run never began
+    are pending: the next ``inspect score`` takes them.
 
     Raises
     ------
@@ -190,13 +190,13 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
 
 
 def _without_result(before: dict[str, Any], records: Collection[str]) -> list[Outcome]:
-    """Return the parts of a run that failed, are pending, or were never begun, but for those with ``records``."""
-    failed = [Outcome(entry["part"], error=entry["error"]) for entry in before["failed"]]
+    """Return the parts of a run that are errors, pending, or were never begun, but for those with ``records``."""
+    unread = [Outcome(entry["part"], error=entry["error"]) for entry in before["errors"]]
     waiting = [
         Outcome(e["part"], error=e["error"], pending=True) for e in before["pending"] if e["part"] not in records
     ]
     never = [Outcome(part, error=NOT_REACHED, pending=True) for part in before["parts"] if part not in records]
-    return failed + waiting + never
+    return unread + waiting + never
 
 
 def _not_reached(run: Path, before: dict[str, Any], model: ScoringModel) -> dict[str, dict[str, Any]]:

@@ -71,7 +71,7 @@ class Monitor:
         record = outcome.record
         if record is None:
             level = logging.INFO if outcome.pending else logging.ERROR
-            self._say(level, part=outcome.part, verdict=outcome.verdict, error=outcome.error)
+            self._say(level, part=outcome.part, verdict=outcome.verdict, reason=outcome.error)
             return
         self._say(
             logging.INFO if outcome.verdict == "pass" else logging.WARNING,
@@ -92,7 +92,7 @@ class Monitor:
         counts = {verdict: self._verdicts[verdict] for verdict in VERDICTS if self._verdicts[verdict]}
         seconds = round(time.time() - self._started, 1)
         reason = "" if error is None or isinstance(error, typer.Exit) else str(error)
-        self._say(level, event="end", exit_code=code, seconds=seconds, **counts, error=reason or None)
+        self._say(level, event="end", exit_code=code, seconds=seconds, **counts, reason=reason or None)
         if self._log is not None:
             self._log.close()
         if self._metrics is not None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from inspect_cli.ahead import ahead
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.outputs.outlines import outlines
@@ -23,7 +24,6 @@ from inspect_cli.outputs.tiff_stream import TiffRowWriter
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.report.pictures import encode_png, save_heatmap, save_overlay
 from inspect_cli.report.plots import save_patch_histogram
-from inspect_cli.scoring.ahead import ahead
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
@@ -240,6 +240,5 @@ def stored_blocks(folder: Path, names: Iterable[str]) -> Iterator[dict[str, Rows
     """Yield blocks of rows of the stored raw maps."""
     with ExitStack() as stack:
         readers = {name: stack.enter_context(open_map(folder / "maps" / f"{name}.tif")) for name in names}
-        height = next(iter(readers.values())).header.height
-        for y in range(0, height, _REPLAY_ROWS):
-            yield {n: r.read_rows(y, min(y + _REPLAY_ROWS, height)) for n, r in readers.items()}
+        for bands in zip(*(reader.bands(_REPLAY_ROWS) for reader in readers.values()), strict=True):
+            yield {name: rows for name, (_, rows) in zip(readers, bands, strict=True)}

@@ -38,7 +38,7 @@ from inspect_cli.store.layout import ALL_OUTPUTS, RUN_RECORD
 from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
-VERDICTS: Final = ("pass", "fail", "undecided", "failed", "pending")
+VERDICTS: Final = ("pass", "fail", "undecided", "error", "pending")
 
 
 @dataclass
@@ -53,10 +53,10 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """One of VERDICTS: ``failed`` if the part could not be read, ``pending`` if it is not whole yet."""
+        """One of VERDICTS: ``error`` if the part could not be read, ``pending`` if it is not whole yet."""
         if self.pending:
             return "pending"
-        return "failed" if self.record is None else str(self.record["verdict"])
+        return "error" if self.record is None else str(self.record["verdict"])
 
 
 NOT_REACHED: Final = "the run ended before it; the next run takes it"
@@ -102,7 +102,7 @@ def score_parts(
     """Score ``parts`` and note their outcomes in ``summary``; one that cannot be read fails and the rest goes on.
 
     A part with a file that changed within ``settle_s`` seconds comes last. If it has not settled by then, if its
-    marker is missing, or if it ends early and changed a short while ago, it is pending: neither scored nor failed,
+    marker is missing, or if it ends early and changed a short while ago, it is pending: neither scored nor an error,
     and left to the next run.
 
     While the pictures of a part are drawn and written, the network works on the next one.
@@ -367,7 +367,7 @@ def write_run_record(
         "seconds": summary.seconds,
         "counts": summary.counts(),
         "parts": summary.listed(),
-        "failed": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.verdict == "failed"],
+        "errors": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.verdict == "error"],
         "pending": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.pending],
         "interrupted": summary.interrupted,
         "exit_code": exit_code,

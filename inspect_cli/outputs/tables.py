@@ -29,7 +29,7 @@ REGION_COLUMNS: Final = (
     "width_mm", "height_mm", "area_mm2", "score_max", "score_mean", "peak_x_px", "peak_y_px",
 )  # fmt: skip
 #: Keys of run.json that later steps rely on.
-RUN_KEYS: Final = ("material", "input", "parts", "failed", "pending", "interrupted", "exit_code", "started_utc")
+RUN_KEYS: Final = ("material", "input", "parts", "errors", "pending", "interrupted", "exit_code", "started_utc")
 
 
 def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:

@@ -257,6 +257,7 @@ def write_index(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_with(out / TILE_INDEX, lambda path: pq.write_table(table, path))
 
 
+_READ_ROWS: Final = 512
 #: Quantiles of the pixels that a picture of 16-bit or float maps shows as black and white.
 _SHOWN: Final = (0.01, 0.99)
 
@@ -267,8 +268,8 @@ def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTil
     reducer = BlockReducer(scale, "mean")
     with open_map(part.files[next(iter(order.maps))]) as reader:
         limits = ValueRange.of_type(reader.header.dtype)
-        for y in range(0, places.height, 512):
-            reducer.push(limits.to_unit(reader.read_rows(y, min(y + 512, places.height))))
+        for _, rows in reader.bands(_READ_ROWS):
+            reducer.push(limits.to_unit(rows))
         few_bits = reader.header.dtype.itemsize == 1
     unit = reducer.result()
     if unit.ndim == 3:

@@ -41,12 +41,17 @@ def recipe_schema_json() -> str:
 
 def _table(title: str, section: type[BaseModel]) -> str:
     about = (section.__doc__ or "").split("\n")[0]
+    return f"## {title}\n\n{about}\n\n{fields_table(section)}"
+
+
+def fields_table(section: type[BaseModel]) -> str:
+    """Return the fields of a section as a Markdown table: key, value, default, meaning."""
     rows = [
         f"| `{name}` | {_type_name(field)} | {_default(field)} | {_escape(field.description or '')} |"
         for name, field in section.model_fields.items()
     ]
     head = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n"
-    return f"## {title}\n\n{about}\n\n{head}" + "\n".join(rows) + "\n"
+    return head + "\n".join(rows) + "\n"
 
 
 def _type_name(field: FieldInfo) -> str:

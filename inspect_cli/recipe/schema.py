@@ -49,7 +49,7 @@ class MapSpec(Section):
         description="Stored values that become 0 and 1 at the network's input. `type`: the limits of the "
         "integer type, symmetric around zero for signed types so that a signed normal keeps its sign; "
         "0 to 1 for floats. `train`: the 0.1 % and 99.9 % quantiles of the training images, "
-        "which new recipes say for 16-bit and float maps. "
+        "which new recipes have for 16-bit and float maps. "
         "Or two numbers, such as `[-1, 1]`.",
     )
 
@@ -116,7 +116,7 @@ class TilesSpec(Section):
     blend: Literal["average", "hann"] = Field(
         "average",
         description="Weight of overlapping tiles: equal, or a Hann window that trusts the middle, "
-        "which new recipes say.",
+        "which new recipes have.",
     )
     whole: bool = Field(
         False,

@@ -38,7 +38,7 @@ _PICTURES: Final[dict[str, tuple[str, str, _Embed]]] = {
 _MEANINGS: Final = {
     "fail": "above the limit",
     "undecided": "could not be judged: look by hand",
-    "failed": "input could not be used",
+    "error": "input could not be used",
     "pending": "still being written: the next run takes it",
     "pass": "no region above the limit",
 }
@@ -132,7 +132,7 @@ def write_report(run: Path, out: Path | None = None, top: int = 50) -> Path:
     """
     data = RunData(run)
     page = out if out is not None else run / "report.html"
-    ranked = [(rank, row) for rank, row in enumerate(data.parts, start=1) if row.verdict not in ("failed", "pending")]
+    ranked = [(rank, row) for rank, row in enumerate(data.parts, start=1) if row.verdict not in ("error", "pending")]
     sections = [_section(data, rank, row, page.parent) for rank, row in ranked[: max(0, top)]]
     content = _environment().get_template(_TEMPLATE).render(
         title=f"{data.run.get('material', 'unnamed material')}: inspection report",
@@ -143,7 +143,7 @@ def write_report(run: Path, out: Path | None = None, top: int = 50) -> Path:
         meanings=_MEANINGS,
         ending=_ending(data.run),
         warnings=_texts(data.run.get("warnings")),
-        failures=[row for row in data.parts if row.verdict == "failed"],
+        failures=[row for row in data.parts if row.verdict == "error"],
         most_failures=_MOST_FAILURES,
         evaluation=_evaluation_table(data.evaluation),
         evaluation_picture=None if data.evaluation is None else embed.plot(run / EVALUATION_PICTURE),

@@ -44,6 +44,8 @@ def save_patch_histogram(path: Path, scores: Mapping[str, ArrayLike]) -> None:
     scores
         Map name to the scores of its patches, in units of the limit. NaN is left out and counted.
     """
+    from matplotlib.ticker import NullLocator  # noqa: PLC0415
+
     # Room that is known beforehand: to find out how much all labels need takes longer than to draw them.
     figure = _figure(1, layout=None)
     legend_in = 0.1 + 0.2 * len(scores)
@@ -69,7 +71,7 @@ def save_patch_histogram(path: Path, scores: Mapping[str, ArrayLike]) -> None:
         axes.set_yscale("log", nonpositive="clip")
         axes.set_ylim(bottom=0.6)
         axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_minor_formatter("")
+        axes.yaxis.set_minor_locator(NullLocator())  # its ticks take a third of the time
     if scores:
         axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
     _finish(axes, "patch score", "patches", None if any_known else "no patch scores")

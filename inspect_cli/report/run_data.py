@@ -16,7 +16,7 @@ from inspect_cli.store.layout import EVALUATION, PART_RECORD, RUN_RECORD
 from inspect_cli.store.manifest import DOUBT
 
 #: Verdicts from the first to look at to the last; an unknown one comes first.
-VERDICT_ORDER: Final = ("failed", "undecided", "fail", "pending", "pass")
+VERDICT_ORDER: Final = ("error", "undecided", "fail", "pending", "pass")
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def laid_alike(parts: NDArray[np.float32], turned: bool = False) -> tuple[NDArra
 
 
 def _ordinary(parts: NDArray[np.float32]) -> int:
-    """Return which of parts (parts, rows, columns, channels) has brightness most like the others, at any place."""
+    """Return which of parts (parts, rows, columns, channels) has grey values distributed most like the others'."""
     levels = np.quantile(np.nan_to_num(parts), _LEVELS, axis=(1, 2, 3))
     return int(np.abs(levels - np.median(levels, axis=1, keepdims=True)).sum(axis=0).argmin())
 
@@ -130,14 +130,13 @@ def cell_means(reader: MapReader, values: ValueRange, roi: Mask | None, cell_px:
     NaN where more than half of a cell lies outside. The image is read once, a few rows at a time.
     """
     sums, inside = BlockReducer(cell_px, "mean"), BlockReducer(cell_px, "mean")
-    height, count = reader.header.height, _ROWS_OF_CELLS * cell_px
-    for top in range(0, height, count):
-        end = min(top + count, height)
-        unit = values.to_unit(reader.read_rows(top, end))
+    for top, rows in reader.bands(_ROWS_OF_CELLS * cell_px):
+        unit = values.to_unit(rows)
         unit = unit if unit.ndim == 3 else unit[..., None]
         if roi is not None:
-            unit = np.where(roi[top:end, :, None], unit, np.float32(0))
-            inside.push(roi[top:end].astype(np.float32))
+            where = roi[top : top + len(rows)]
+            unit = np.where(where[..., None], unit, np.float32(0))
+            inside.push(where.astype(np.float32))
         sums.push(unit)
     if roi is None:
         return sums.result()

@@ -137,8 +137,8 @@ class Judge:
     def decide(self, acquisition_faults: Sequence[str], doubts: Sequence[str] = ()) -> Judgement:
         """Return the verdict.
 
-        ``acquisition_faults`` are reasons not to trust the pictures; ``doubts`` are why the part may not pass,
-        although what lies above the limit may still fail.
+        ``acquisition_faults`` are reasons not to trust the pictures: the part neither passes nor fails. ``doubts``
+        keep it from passing, but not from failing.
         """
         self._count_missing_rows()
         self.finish()

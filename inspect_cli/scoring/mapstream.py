@@ -13,13 +13,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.ahead import ahead, behind
 from inspect_cli.engines import Engine
 from inspect_cli.engines.base import Wait
 from inspect_cli.engines.resident import Band, Finished, ResidentRows
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import Preprocess, continue_outside
 from inspect_cli.recipe.schema import ScoringSpec
-from inspect_cli.scoring.ahead import ahead, behind
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.scoring.precision import round_scores

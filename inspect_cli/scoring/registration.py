@@ -14,8 +14,8 @@ from inspect_cli.scoring.smooth import smoothed
 Motion = NDArray[np.float32]
 
 AT_REST: Final[Motion] = np.eye(2, 3, dtype=np.float32)
-#: A part is found as long as no corner lies farther off than this share of the longer side; no corner but for a
-#: turn, if parts lie at any angle.
+#: A part is found as long as no corner lies farther off than this share of the longer side; where parts lie at any
+#: angle, once it is turned back.
 _FARTHEST: Final = 0.1
 _ROUNDS: Final = 50
 _PRECISION: Final = 1e-5

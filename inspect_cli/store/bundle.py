@@ -143,7 +143,7 @@ def _write(folder: Path, name: str, tensors: dict[str, Tensor]) -> tuple[str, st
 
 
 def _read(path: Path, sha256: str) -> bytes:
-    """Return a file's bytes; raises ModelError if it cannot be read or is another than it was."""
+    """Return a file's bytes; raises ModelError if it cannot be read or its sha256 differs."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -159,7 +159,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def prune_weights(folder: Path, manifest: Manifest) -> None:
-    """Remove weights that the manifest does not name; only for who holds the bundle's lock."""
+    """Remove weights that the manifest does not name. The caller must hold the bundle's lock."""
     named = {trained.weights for trained in manifest.maps.values()}
     named |= {trained.usual.cells for trained in manifest.maps.values() if trained.usual is not None}
     for path in folder.glob("*.safetensors"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Folder below a batch that runs are written into, one folder each; these are left out when the batch is read.
+#: Folder below a batch that holds its run folders; it is skipped when the batch is read.
 RUN_FOLDER: Final = "inspection"
 #: Folder of a run with a folder for each part.
 PARTS_FOLDER: Final = "parts"

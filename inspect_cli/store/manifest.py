@@ -90,11 +90,11 @@ class RoiShare(_Strict):
 
 
 class Usual(_Strict):
-    """Where is stored how high good parts score, and how bright they are, at each place of the image.
+    """Names the file of what is usual at each place of the image: how high good parts score, how bright they are.
 
     ``alike`` is the rank correlation of scores over places, on average between two of ``parts`` parts.
-    ``brightness_weight`` is what a squared standard deviation of brightness adds to a score; None in models of
-    before.
+    ``brightness_weight`` is what a squared standard deviation of brightness adds to a score; None in models that
+    older versions wrote.
     """
 
     cells: str = Field(pattern=_WEIGHTS)
@@ -137,7 +137,7 @@ class TrainedMap(_Strict):
     dtype: str
     shown_low: tuple[float, ...]
     shown_high: tuple[float, ...]
-    #: One a channel; models of before have one for all channels together.
+    #: One a channel; models that older versions wrote have one for all channels together.
     acquisition: Annotated[tuple[Acquisition, ...], BeforeValidator(_in_a_tuple), Field(min_length=1)]
     steps: int
     seconds: float
@@ -230,7 +230,7 @@ class Manifest(_Strict):
     #: What the trained network of each map makes of artificial defects.
     checks: dict[str, Trial] = Field(default_factory=dict)
     suspects: list[Suspect] = Field(default_factory=list)
-    #: The rule that the material was found by, with its map named; None in models of before, like the next.
+    #: ROI rule of the training, with its map. None, like the next, in models that older versions wrote.
     roi: RoiSpec | None = None
     roi_share: RoiShare | None = None
 

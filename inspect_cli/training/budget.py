@@ -67,13 +67,13 @@ class Budget:
 
 
 def left_of(budget: str, spent_s: float) -> str:
-    """Return what is left of a budget in time after ``spent_s``, two fifths of it at least; steps are not spent."""
+    """Return what is left of a budget in time after ``spent_s``, two fifths of it at least; steps stay."""
     _, seconds = parse_budget(budget)
     return budget if seconds is None else _in_seconds(max(seconds - spent_s, _LEAST_LEFT * seconds))
 
 
 def without_closing(budget: str) -> str:
-    """Return what of a budget in time there is to train networks, the rest being for what comes after; steps stay."""
+    """Return the share of a budget in time that networks are trained for, before what follows; steps stay."""
     _, seconds = parse_budget(budget)
     return budget if seconds is None else _in_seconds((1 - _CLOSING_SHARE) * seconds)
 

@@ -29,7 +29,6 @@ class TrainingState:
     fingerprint: str
     step: int = 0
     spent_s: float = 0.0
-    best_step: int = 0
     best_loss: float = float("inf")
     waited: int = 0
     finished: bool = False

@@ -1,4 +1,4 @@
-"""What was learnt, said plainly."""
+"""Warnings about a training: nothing learnt, overfitting, copies, odd images, too little material."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _run(
 
 def _step(job: MapTraining, batch: Batch, optimizers: Optimizers, autocast: object) -> float:
     job.detector.train()
-    loss = job.detector.train_step(batch, optimizers, autocast)["loss"]
+    loss = job.detector.train_step(batch, optimizers, autocast)
     if not loss < float("inf"):
         raise ModelError(
             f"training diverged: the loss is {loss}; look for NaN in the images, or lower training.learning_rate"
@@ -154,7 +154,7 @@ def _step(job: MapTraining, batch: Batch, optimizers: Optimizers, autocast: obje
 
 def _judge(job: MapTraining, state: TrainingState, val_loss: float, best: dict[str, Tensor]) -> dict[str, Tensor]:
     if val_loss < state.best_loss:
-        state.best_loss, state.best_step, state.waited = val_loss, state.step, 0
+        state.best_loss, state.waited = val_loss, 0
         return _copy(job.detector)
     state.waited += 1
     return best

@@ -200,9 +200,8 @@ def measure_image(path: Path, roi: Mask | None) -> ImageMoments:
     with open_map(path) as reader:
         moments.scale = reduction(reader.header.height, reader.header.width, _SMALL_PX)
         reducer = BlockReducer(moments.scale, "mean")
-        for y in range(0, reader.header.height, _READ_ROWS):
-            y1 = min(y + _READ_ROWS, reader.header.height)
-            rows, inside = stored.to_unit(reader.read_rows(y, y1)), None if roi is None else roi[y:y1]
+        for y, band in reader.bands(_READ_ROWS):
+            rows, inside = stored.to_unit(band), None if roi is None else roi[y : y + len(band)]
             moments.add(rows, inside)
             moments.add_steps(rows, inside)
             reducer.push(rows)
@@ -261,7 +260,7 @@ def learn_acquisition(moments: Sequence[PixelMoments], limits: ValueRange) -> li
     return [_range_of(mean, spread, tilt, least) for mean, spread in zip(means.T, spreads.T, strict=True)]
 
 
-def learn_roi_share(rois: Sequence[Mask | None]) -> RoiShare:
+def learn_roi_share(rois: Iterable[Mask | None]) -> RoiShare:
     """Return the range of the share of the image that training ROIs cover.
 
     The room is the larger of four standard deviations and a hundredth of the mean.

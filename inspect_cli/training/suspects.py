@@ -141,7 +141,7 @@ def without_suspects(
 
 
 def note_of(order: TrainingOrder) -> Path:
-    """Return where is kept what was found, until the training is done."""
+    """Return the file that holds what was found until the training is done."""
     return order.material.folder / NOTE.format(method=order.method)
 
 

@@ -200,7 +200,7 @@ def _train_locked(
         checks={name: found.check for name, found in trained.items() if found.check is not None},
         suspects=suspects,
         roi=recipe.resolved_roi(),
-        roi_share=learn_roi_share([sources.survey.rois[part.id] for part in sources.survey.parts]),
+        roi_share=learn_roi_share(sources.survey.rois[part.id] for part in sources.survey.parts),
     )
     if kept is not None:
         old, names = kept

@@ -274,7 +274,7 @@ def _cells(scorer: Scorer, part: Part, roi: Mask | None, name: str, cell_px: int
 
 
 def _affordable(scorer: Scorer, part: Part, survey: Survey, name: str, budget_s: float | None) -> int:
-    """Return how many parts the budget leaves time to score, as long as a window of one says that takes.
+    """Return how many parts there is time to score, judged by the time that a window of one takes.
 
     The fewest that are needed may take a larger share of it.
     """

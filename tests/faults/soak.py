@@ -148,7 +148,7 @@ def _faults(scratch: Path, names: list[str], broken: dict[str, str]) -> Iterator
     """Compare what is there with what should be: each part once, as an undisturbed run has it."""
     run = scratch / "share" / "inspection" / "foil"
     record = json.loads((run / "run.json").read_text())
-    listed, failed = Counter(record["parts"]), Counter(entry["part"] for entry in record["failed"])
+    listed, failed = Counter(record["parts"]), Counter(entry["part"] for entry in record["errors"])
     for name in names:
         wanted, other = (failed, listed) if name in broken else (listed, failed)
         if wanted[name] != 1 or other[name]:

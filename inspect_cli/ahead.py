@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar, cast
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 _END: Final = object()
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def ahead(items: Iterable[T]) -> Generator[T, None, None]:
     """Yield ``items`` in their order, each made by another thread while its predecessor is in use.
 
     Never more than one item waits. What making an item raises is raised here, in its place; when the
@@ -27,7 +27,7 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
 def behind(items: Iterable[T]) -> Iterator[T]:
     """Yield each of ``items`` when its successor has been made, the last one at the end.
 
-    For items that go on working by themselves: while one is in use, the next is in work.
+    For items that are computed while nobody waits: an item is only handed on once the next has been started.
     """
     waiting: list[T] = []
     for item in items:
