@@ -24,6 +24,7 @@ from inspect_cli.commands.score import score
 from inspect_cli.commands.threshold import threshold
 from inspect_cli.commands.tile import tile
 from inspect_cli.commands.train import train
+from inspect_cli.console import replace_closed_streams
 from inspect_cli.errors import (
     EXIT_DONE,
     InspectError,
@@ -73,6 +74,7 @@ def root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit: the boundary where an error becomes a line and an exit code."""
+    replace_closed_streams()
     sys.exit(run(arguments))
 
 

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from pathlib import Path
+from typing import Final, TextIO
 
 import typer
 
@@ -19,8 +20,11 @@ _LINE_BREAKS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
 def say(text: str) -> None:
-    """Print a line to stderr."""
-    typer.echo(text, err=True)
+    """Print a line to stderr; if it cannot be written, as where its reader has left, go on without it."""
+    try:
+        typer.echo(text, err=True)
+    except OSError:
+        _leave(sys.stderr)
 
 
 def out(text: str) -> None:
@@ -35,15 +39,22 @@ def out(text: str) -> None:
         typer.echo(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        _leave_stdout()
+        _leave(sys.stdout)
     except OSError as error:
-        _leave_stdout()  # or the end of the program would try again
+        _leave(sys.stdout)  # or the end of the program would try again
         raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
 
 
-def _leave_stdout() -> None:
-    """Let what is still to be written to stdout go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _leave(stream: TextIO) -> None:
+    """Let what is still to be written to a stream go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def replace_closed_streams() -> None:
+    """Give a program that was started without stdin, stdout or stderr, as some daemons do it, streams to nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8", errors="backslashreplace"))
 
 
 def one_line(name: str) -> str:
@@ -71,13 +82,13 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     both = sys.stdout.isatty()  # lines on stdout go above the bar on a terminal, and untouched into a pipe
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=both) as bar:

@@ -281,6 +281,21 @@ def test_batch_goes_on_when_the_reader_of_stdout_leaves(batch, models):
     assert (batch / "test/inspection/foil/parts.csv").is_file()
 
 
+@pytest.mark.parametrize("closed", [(), (0, 1), (0, 2), (0, 1, 2)], ids=str)
+def test_batch_goes_on_when_nobody_reads_stderr_or_streams_are_closed(batch, models, closed):
+    def close() -> None:
+        for stream in closed:
+            os.close(stream)
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "inspect_cli", *score_arguments(batch / "test", models), "--engine", "torch"]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=writer, preexec_fn=close, check=False)
+    os.close(writer)
+    assert done.returncode == 0
+    assert json.loads((batch / "test/inspection/foil/run.json").read_text())["counts"]["fail"] == 3
+
+
 def test_first_signal_finishes_the_part_in_hand(batch, models, monkeypatch):
     import signal
 
