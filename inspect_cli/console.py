@@ -54,7 +54,8 @@ def replace_closed_streams() -> None:
     """Give a program that was started without stdin, stdout or stderr, as some daemons do it, streams to nowhere."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8", errors="backslashreplace"))
+            stream = Path(os.devnull).open(mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def one_line(name: str) -> str:

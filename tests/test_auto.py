@@ -92,6 +92,23 @@ def test_the_best_candidate_is_trained_and_the_table_kept(stripes, capsys, monke
     assert run(["recipe", "check", "stuff", "--models", str(stripes / "models")]) == 0
 
 
+def test_another_training_leaves_an_interrupted_choice_alone(stripes, monkeypatch):
+    choice = stripes / "models" / "stuff" / CHOICE
+    choice.write_text("{}")
+    assert train(stripes, "--method", "cae") in TRAINED
+    assert choice.exists()
+
+
+def test_fewer_windows_are_shown_to_a_network_that_is_slow(monkeypatch):
+    now = iter([0.0, 2.0])  # two seconds a window: twelve with five kinds
+    monkeypatch.setattr(trial.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(trial, "scored", lambda *_: [])
+    windows = trial.Windows(np.zeros((9, 1, 8, 8), np.float32), np.ones((9, 8, 8), bool), (0.5,))
+    found = trial._affordable(windows, None, None, None, 50.0)
+    assert len(found.pixels) == len(found.roi) == int(50 / (2 * (1 + len(KINDS))))
+    assert len(trial.Windows(windows.pixels, None, (0.5,)).first(99).pixels) == 9
+
+
 def test_measured_trial_sees_what_a_detector_sees():
     """A detector of grey values finds creases and pits on flat material, and no displaced structure."""
     import torch

@@ -128,6 +128,8 @@ def test_command_prints_rows_and_ratios_and_writes_table_and_picture(models, tmp
         (["--stride", "0"], "whole numbers from 1"),
         (["--contenders", "monay"], "monai"),
         (["--map", "albado", "--stride", "16"], "albedo"),
+        (["--size", "64x48,64x31", "--stride", "16"], "--size 64x31: each side must have 32 px or more"),
+        (["--contenders", ","], "--contenders ',': name at least one"),
     ],
 )
 def test_mistakes_are_named(arguments, reason, models, capsys):

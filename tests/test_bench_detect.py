@@ -62,6 +62,21 @@ def test_rows_are_measured_kept_and_averaged(stripes, tmp_path, capsys, monkeypa
         )
 
 
+def test_rows_that_two_runs_write_at_once_are_all_kept(stripes, tmp_path, monkeypatch):
+    def order(seed):
+        return detect.DetectOrder([stripes], ["cae"], [seed], "1steps", "none", tmp_path)
+
+    def measure(work, folder, method, seed, *_):
+        if seed == 0:  # the other run begins later and ends earlier
+            detect.measure_detection(order(1), console, lambda row: None)
+        return dict.fromkeys(detect.COLUMNS[6:], 0.5) | {"chosen": method, "steps": seed}
+
+    monkeypatch.setattr(detect, "_measure", measure)
+    detect.measure_detection(order(0), console, lambda row: None)
+    table = csv.DictReader((tmp_path / "detect.csv").read_text().splitlines())
+    assert [row["seed"] for row in table] == ["1", "0"]
+
+
 def test_a_table_of_another_version_is_not_overwritten(stripes, tmp_path, capsys):
     table = tmp_path / "out" / "detect.csv"
     table.parent.mkdir()
@@ -101,6 +116,7 @@ def test_means_are_over_folders_and_seeds_and_leave_out_what_is_missing():
     [
         (["--methods", "patchcor"], UsageError.exit_code, "patchcore"),
         (["--methods", "cnn"], UsageError.exit_code, "Valid"),
+        (["--methods", ","], UsageError.exit_code, "--methods ',': name at least one"),
         (["--roi", "round"], 1, "saturated"),
     ],
 )

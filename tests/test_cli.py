@@ -110,6 +110,16 @@ def test_read_only_output_folder(call, models, batch, tmp_path):
     assert code == 6
 
 
+def test_two_cuts_into_one_folder_are_not_mixed(call, batch, tmp_path):
+    from inspect_cli.store.lock import lock_folder
+
+    with lock_folder(tmp_path / "out", ""):
+        code, line = call("tile", batch / "test", "--out", tmp_path / "out", "--size", "64")
+    assert code == 75
+    assert "out: another run is writing here" in line
+    assert not list((tmp_path / "out").rglob("*.tif"))
+
+
 def test_locked_run_folder(call, models, batch):
     from filelock import FileLock
 
@@ -204,6 +214,28 @@ def test_wrong_usage_ends_with_1_and_one_line(arguments, capsys, tmp_path, monke
     code = run(arguments)
     assert code == 1
     error_line(code, capsys)
+
+
+@pytest.mark.parametrize("names", ["", ","])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tile", ".", "--out", "x", "--material", "riblet"],
+        ["augment", "--material", "riblet", "--out", "x"],
+        ["sample", "riblet", "--out", "x"],
+        ["train", "--material", "riblet"],
+    ],
+)
+def test_a_list_of_maps_without_a_name_is_wrong_usage(arguments, names, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, line = call(*arguments, "--maps", names)
+    assert code == 1
+    assert f"--maps {names!r}: name at least one" in line
+
+
+def test_patches_without_pixels_are_wrong_usage(call, batch, tmp_path):
+    code, line = call("tile", batch / "test", "--out", tmp_path / "x", "--size", "0")
+    assert (code, line) == (1, "error: --size 0: must be 8 to 1024 px")
 
 
 def _commands(command, path=()):

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from helpers import COARSE, hold
 from prometheus_client.parser import text_string_to_metric_families
 
 from inspect_cli.cli import run
-from inspect_cli.errors import LockedError, OutputError
+from inspect_cli.errors import LockedError, OutputError, UsageError
 from inspect_cli.images import discover_parts
 from inspect_cli.images.settle import SLOW_WRITER_S, ZEROS_FACTOR, Settling
 from inspect_cli.outputs.monitor import Monitor
@@ -370,6 +371,37 @@ def test_pipes_and_devices_are_refused_and_not_waited_for(batch, models):
         "good/p1": "not a regular file",
         "good/p2": "not a regular file",
     }
+
+
+def test_a_link_to_itself_is_an_error_and_the_rest_goes_on(batch, models):
+    for name in ("p1_albedo.tif", "p1_normal.tif"):
+        (batch / "test" / "good" / name).symlink_to(name)
+    assert score(batch, models) == 3
+    assert [entry["part"] for entry in record(batch)["errors"]] == ["good/p1"]
+    assert len(record(batch)["parts"]) == 4
+
+
+def test_folders_whose_names_are_no_text_are_refused_and_told_in_the_metrics(batch, models, tmp_path, capsys):
+    sys.stderr.reconfigure(errors="backslashreplace")  # as it is where pytest does not catch it
+    metrics, odd = tmp_path / "inspect.prom", batch / os.fsdecode(b"bl\xf6ck")
+    assert score(batch, models, "--out", odd) == UsageError.exit_code
+    assert r"bl\xf6ck: the name is no valid UTF-8; rename it" in capsys.readouterr().err
+    (batch / "test").rename(odd)
+    words = ["score", odd, "--material", "foil", "--models", models, "--metrics-file", metrics]
+    assert run([str(word) for word in words]) == UsageError.exit_code
+    assert metrics_of(metrics)["inspect_last_run_exit_code"] == UsageError.exit_code
+    assert not (odd / "inspection").exists()
+
+
+def test_the_last_success_of_a_folder_whose_name_is_no_text_is_carried_on(tmp_path):
+    metrics, odd = tmp_path / "inspect.prom", tmp_path / os.fsdecode(b"bl\xf6ck")
+    with Monitor(metrics, None, odd):
+        pass
+    with pytest.raises(OutputError), Monitor(metrics, None, odd):
+        raise OutputError("full")
+    found = metrics_of(metrics)
+    assert found["inspect_last_run_exit_code"] == OutputError.exit_code
+    assert "inspect_last_success_timestamp_seconds" in found
 
 
 def test_names_with_line_breaks_quotes_and_other_bytes_stay_in_their_row(batch, models, capsys):

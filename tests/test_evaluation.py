@@ -744,6 +744,18 @@ def test_tables_are_plain_text_off_a_terminal(small_run: _Run, monkeypatch: pyte
     assert "5 parts: 2 good, 3 defective; 1 undecided, 2 unfinished" in text
 
 
+def test_brackets_and_colons_in_kinds_are_printed_as_they_are(small_run: _Run) -> None:
+    kinds = ["a [/hole] b", "d[bold]", "no:warning:sign"]
+    rows = [f"good{number},{kind},1,9,5,5" for number, kind in enumerate(kinds)]
+    for number in range(len(kinds)):
+        small_run.add(f"good{number}", number)
+    table = "\n".join(["part,kind,x_px,y_px,width_px,height_px", *rows])
+    (small_run.truth / "boxes.csv").write_text(table)
+    lines = _command(small_run.run, "--truth", small_run.truth).stdout.splitlines()
+    for kind in kinds:
+        assert any(line.startswith(f"{kind} ") for line in lines)
+
+
 def test_the_command_module_imports_nothing_heavy() -> None:
     code = (
         "import sys, inspect_cli.commands.evaluate\n"

@@ -135,6 +135,13 @@ def test_a_map_that_cannot_be_one_is_wrong_usage(maps, tmp_path, capsys):
     assert f"error: --maps {maps}: map name {maps!r} may hold" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["roi", "Mask", "left_roi"])
+def test_a_map_named_like_no_map_is_wrong_usage(name, tmp_path, capsys):
+    command = ["recipe", "new", "foo", "--maps", f"albedo,{name}", "--models", str(tmp_path)]
+    assert run(command) == UsageError.exit_code
+    assert f"error: --maps albedo,{name}: map {name!r}: files named" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stride", ["0", "500"])
 def test_a_stride_that_cannot_be_is_wrong_usage(stride, batch, models):
     assert score(batch, models, "--stride", stride) == UsageError.exit_code

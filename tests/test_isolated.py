@@ -18,6 +18,10 @@ def _refused() -> None:
     raise InputError("part.tif: is no image")
 
 
+def _broken() -> None:
+    raise ValueError("a fault\nin two lines")
+
+
 def _killed() -> None:
     os._exit(9)
 
@@ -28,8 +32,11 @@ def test_a_process_of_its_own_tells_its_own_peak_memory():
     assert large.peak_mb - small.peak_mb == pytest.approx(400, rel=0.1)
 
 
-def test_what_a_process_of_its_own_raises_comes_back():
+def test_what_a_process_of_its_own_raises_comes_back(capfd):
     with pytest.raises(InputError, match="no image"):
         run_isolated(_refused)
+    with pytest.raises(WorkerError, match="ValueError: a fault in two lines"):
+        run_isolated(_broken)
+    assert "Traceback" not in capfd.readouterr().err
     with pytest.raises(WorkerError, match="exit status 9"):
         run_isolated(_killed)

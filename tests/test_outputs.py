@@ -17,13 +17,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inspect_cli.errors import NoInputError
+from inspect_cli.cli import run as main
+from inspect_cli.errors import NoInputError, UsageError
+from inspect_cli.evaluation.truth import Truth
+from inspect_cli.images import Part
 from inspect_cli.images.reduced import PREVIEW_PX, BlockReducer, preview_scale
+from inspect_cli.outputs import calibrate
 from inspect_cli.outputs.outlines import MAX_OUTLINES, TOLERANCE_PX, outlines
 from inspect_cli.outputs.part_folder import patch_table
 from inspect_cli.outputs.png_stream import MaskWriter
 from inspect_cli.outputs.run import Outcome
 from inspect_cli.outputs.tables import finished_parts, write_tables
+from inspect_cli.outputs.tile_export import check_out
 from inspect_cli.scoring.mapstream import PatchScores
 from inspect_cli.scoring.regions import Region, RegionFinder
 from inspect_cli.store.manifest import Calibration, MapLimit
@@ -284,3 +289,45 @@ def test_no_cell_is_a_formula(run: Path, table: str) -> None:
         for key, value in row.items():
             if key in ("part", "reasons", "error", "map"):
                 assert not value.startswith(("=", "+", "-", "@"))
+
+
+# ---------------------------------------------------------------- links in a circle
+
+
+def test_a_link_to_itself_stops_neither_the_cutting_nor_the_looking_for_masks(tmp_path: Path) -> None:
+    link = tmp_path / "P.png"
+    link.symlink_to("P.png")
+    check_out(tmp_path / "out", [Part("P", {"image": link}, tmp_path)], force=False)
+    assert not Truth.open(tmp_path).without([link]).files
+
+
+# ---------------------------------------------------------------- limits from a folder
+
+
+def threshold(models: Path, *words: object) -> int:
+    return main(["threshold", "--material", "foil", "--models", str(models), *map(str, words)])
+
+
+def test_folder_that_limits_come_from_is_judged_by_those_in_force(batch: Path, models: Path) -> None:
+    assert threshold(models, "--good", batch / "train", "--margin", 1.3) == 0
+    in_force = json.loads((models / "foil/cae/manifest.json").read_text())["calibration"]
+    assert threshold(models, "--good", batch / "train", "--margin", 1.2) == 0
+    told = json.loads((batch / "train/inspection/foil/run.json").read_text())["calibration"]
+    assert (told["provisional"], told["origin"]) == (False, in_force["origin"])
+
+
+def test_rule_that_needs_more_parts_is_refused_before_any_is_scored(batch: Path, models: Path) -> None:
+    assert threshold(models, "--good", batch / "train", "--quantile", 0.9) == UsageError.exit_code
+    assert not (batch / "train/inspection").exists()
+
+
+def test_part_with_a_black_mask_is_drawn_as_good(
+    results: Path, batch: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(calibrate, "save_threshold_histogram", lambda *given: drawn.append(given))
+    (batch / "ground_truth/good").mkdir()
+    cv2.imwrite(str(batch / "ground_truth/good/g003_mask.png"), np.zeros((150, 200), np.uint8))
+    assert threshold(models, "--labelled", batch / "test", "--truth", batch / "ground_truth") == 0
+    ((_, good, _, defective),) = drawn
+    assert (len(good["albedo"]), len(defective["albedo"])) == (1, 3)

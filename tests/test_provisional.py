@@ -163,3 +163,13 @@ def test_parts_that_vary_have_no_outlier_and_equal_ones_none_either():
     assert not outliers([1.0] * 10).far.any()
     assert not outliers([0.0] * 10).far.any()
     assert not outliers([1.0] * 9 + [1.9]).far.any(), "not twice as high"
+
+
+def test_windows_end_with_the_time_and_sooner_where_a_network_is_slow():
+    extent = Extent(20, 6.0)
+    assert not extent.is_used_up(5.0, 12, 3)
+    assert not extent.is_used_up(7.0, 11, 3)
+    assert extent.is_used_up(7.0, 12, 3)
+    assert not extent.is_used_up(7.0, 12, 13), "each part sets the limit"
+    assert extent.is_used_up(12.5, 2, 13)
+    assert not Extent().is_used_up(1e9, 11, 3), "without a budget in time"

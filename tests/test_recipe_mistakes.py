@@ -59,6 +59,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         ["maps", "same file pattern"],
     ),
     "map name": ("maps: {'a b': {files: '{part}.tif'}}", ["maps", "'a b'"]),
+    "files that are never maps": (
+        "maps: {a: {files: '{part}_MASK.*'}}",
+        ["maps", "'a'", "*_mask and *_roi are never"],
+    ),
     "material name": ("material: ../foil", ["material", "'../foil'"]),
     "no maps": ("maps: {}", ["maps", "at least 1"]),
     "nothing": ("maps:", ["maps", "None"]),

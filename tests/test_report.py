@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from hypothesis.extra.numpy import arrays
 from typer.testing import CliRunner
 
 from inspect_cli.commands.report import report
-from inspect_cli.errors import InputError, InspectError, NoInputError, OutputError
+from inspect_cli.errors import InputError, InspectError, NoInputError, OutputError, UsageError
 from inspect_cli.report import embed, numerals, pictures, plots
 from inspect_cli.report.colour import NO_SCORE_RGB, inferno_table, score_colours
 from inspect_cli.report.html import write_report
@@ -611,6 +612,23 @@ def test_links_lead_from_a_page_elsewhere_and_survive_odd_names(copied, tmp_path
     shutil.move(copied / "parts" / "odd", odd)
     text = write_report(copied, tmp_path / "elsewhere" / "page.html").read_text()
     assert 'href="../copy/parts/a%20b%231/%2541/mask.png"' in text
+
+
+def test_files_of_a_part_below_another_are_its_own(copied):
+    inner = copied / "parts" / "good" / "b010" / "x"
+    shutil.copytree(copied / "parts" / "odd", inner / "deeper")
+    (inner / "notes.txt").write_text("seen by hand")
+    part = section(write_report(copied).read_text(), "good/b010")
+    assert "x/notes.txt" in part
+    assert "x/deeper" not in part
+
+
+def test_names_that_are_no_text_are_refused(run, tmp_path):
+    odd = tmp_path / os.fsdecode(b"bl\xf6ck")
+    shutil.copytree(run, odd)
+    for place, page in ((odd, None), (run, odd / "page.html")):
+        with pytest.raises(UsageError, match=r"bl\\xf6ck.*no valid UTF-8; rename it"):
+            write_report(place, page)
 
 
 def test_only_the_worst_parts_have_pictures_and_the_page_says_so(run, tmp_path):

@@ -46,6 +46,8 @@ def scored(engine, pixels, roi=None, blend="average", stride=20):
 
 def image(shape, dtype, seed=0):
     rng = np.random.default_rng(seed)
+    if dtype == "float64":
+        return 1e6 + 0.02 * rng.random(shape)
     if np.dtype(dtype).kind == "f":
         return rng.random(shape).astype(dtype)
     limits = np.iinfo(dtype)
@@ -57,6 +59,7 @@ CASES = {
     "8 bit, three channels": ((90, 133, 3), "uint8", False, "hann"),
     "signed, with an ROI": ((150, 170, 3), "int16", True, "average"),
     "float": ((64, 96), "float32", True, "hann"),
+    "heights far from zero": ((64, 96), "float64", False, "average"),
     "big endian": ((64, 96), ">u2", False, "average"),
     "smaller than a tile": ((20, 25), "uint16", False, "average"),
     "flat": ((20, 200), "uint16", True, "average"),

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images.parts import Part, discover_parts
-from inspect_cli.images.roi import MIN_STRIP_PX, find_roi
+from inspect_cli.images.roi import MIN_STRIP_PX, find_roi, largest_share
 from inspect_cli.recipe.schema import MapSpec, Recipe
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=25)
@@ -192,6 +192,15 @@ def test_a_map_for_the_roi_that_is_missing_may_still_come(tmp_path: Path) -> Non
     part = part_of(tmp_path, picture("dark", area(), "uint8"))
     with pytest.raises(IncompleteError, match="the map 'normal' that the ROI is looked for in is missing"):
         find_roi(recipe(rule="dark", map="normal"), part, tmp_path)
+
+
+@pytest.mark.parametrize("tile_px", [9, 64, 200])
+def test_largest_share_of_a_tile_inside_the_roi(tile_px: int) -> None:
+    roi = area((10, 50, 20, 60), (0, 5, 0, 5))
+    down, across = min(tile_px, HEIGHT), min(tile_px, WIDTH)
+    sums = np.lib.stride_tricks.sliding_window_view(roi, (down, across)).mean(axis=(2, 3))
+    assert largest_share(roi, tile_px) == pytest.approx(sums.max(), abs=0.03)
+    assert largest_share(np.ones((HEIGHT, WIDTH), bool), tile_px) == pytest.approx(1)
 
 
 def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -439,6 +439,14 @@ def test_a_batch_is_overwritten_only_by_force(tmp_path: Path) -> None:
     assert not (tmp_path / "test" / "line").exists()
 
 
+def test_a_size_beyond_the_memory_leaves_the_earlier_batch(tmp_path: Path) -> None:
+    write_batch(plan_batch("noise", 2, 1, (64, 64)), tmp_path)
+    before = digests(tmp_path)
+    with pytest.raises(MemoryError):
+        write_batch(plan_batch("noise", 2, 1, (9999999, 9999999)), tmp_path, force=True)
+    assert digests(tmp_path) == before
+
+
 def test_force_never_removes_files_outside_the_folder(tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("keep")

@@ -139,6 +139,13 @@ def test_tiles_are_no_larger_than_extra_images(folder, capsys):
     assert "images of 24 px are smaller than the tiles of 32 px" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("what", ["--preview-corruptions", "--preview-roi"])
+def test_preview_as_json_names_its_pictures(folder, capsys, what):
+    assert train(folder, what, "--json", method="ssae") == 0
+    (picture,) = json.loads(capsys.readouterr().out)["pictures"]
+    assert Path(picture).is_file()
+
+
 def test_preview_of_corruptions_trains_nothing(folder, capsys):
     assert train(folder, "--preview-corruptions", method="ssae") == 0
     picture = Path(capsys.readouterr().out.strip())

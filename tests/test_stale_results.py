@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from inspect_cli.cli import run
-from inspect_cli.errors import EXIT_SIGTERM, InputError
+from inspect_cli.errors import EXIT_SIGTERM, InputError, NoInputError, UsageError
 from inspect_cli.outputs import run as outputs_run
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.store.layout import PART_RECORD_ASIDE
@@ -103,6 +103,36 @@ def test_a_file_that_was_only_touched_is_not_scored_again(seen, batch, models, s
     assert told(seen)["pending"] == []
     assert (seen / "parts" / PART / "heatmap.tif").stat().st_mtime_ns == before
     assert not list(seen.rglob(PART_RECORD_ASIDE))
+
+
+def test_a_damaged_record_of_a_run_is_made_again(results, batch, models):
+    (results / "run.json").write_text("{")
+    assert score(batch, models) == 0
+    assert len(told(results)["parts"]) == 4
+
+
+def test_results_in_a_folder_whose_name_is_no_text_are_refused(results, batch, models):
+    odd = results.rename(results.parent / os.fsdecode(b"bl\xf6ck"))
+    limits = ["--material", "foil", "--models", str(models), "--value", "albedo=1"]
+    assert run(["threshold", *limits, "--apply", str(odd)]) == UsageError.exit_code
+    assert run(["evaluate", str(odd), "--truth", str(batch / "ground_truth")]) == UsageError.exit_code
+
+
+def test_a_record_of_another_program_is_left_alone(batch, models, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("{")
+    assert score(batch, models, "--out", str(tmp_path / "out")) == NoInputError.exit_code
+    assert (tmp_path / "out" / "run.json").read_text() == "{"
+
+
+def test_a_page_about_older_results_does_not_stay(seen, batch, models):
+    page = seen / "report.html"
+    page.touch()
+    assert score(batch, models) == 0
+    assert page.exists(), "nothing changed"
+    overwritten(batch)
+    assert score(batch, models) == 0
+    assert not page.exists()
 
 
 def test_the_roi_is_that_of_the_map_it_is_looked_for_in():

@@ -279,6 +279,19 @@ def test_image_with_white_as_zero_is_refused(tmp_path: Path, bits: int) -> None:
     assert "zero is white" in refusal(path)
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_image_that_does_not_lie_upright_is_refused(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "map.tif"
+    path.write_bytes(hand_made(tags_of(4, 8) | {274: (3, [orientation])}, [bytes(32)]))
+    assert f"Orientation is {orientation}: " in refusal(path)
+
+
+def test_image_that_says_it_is_upright_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    path.write_bytes(hand_made(tags_of(4, 8) | {274: (3, [1])}, [bytes(32)]))
+    assert read(path).shape == (4, 8)
+
+
 # ---------------------------------------------------------------- damage
 
 

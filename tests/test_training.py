@@ -3,8 +3,10 @@
 import copy
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -18,6 +20,7 @@ from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec, RoiSpec, TrainingSpec
 from inspect_cli.store.bundle import MANIFEST
 from inspect_cli.store.manifest import RoiShare
+from inspect_cli.store.materials import Material
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training import loop
 from inspect_cli.training.batches import MapTraining, training_batch
@@ -25,6 +28,7 @@ from inspect_cli.training.budget import Budget, left_of, step_size, without_clos
 from inspect_cli.training.health import training_warnings
 from inspect_cli.training.joining import kept_maps
 from inspect_cli.training.loop import Interrupted, train_map
+from inspect_cli.training.order import TrainingOrder, with_room
 from inspect_cli.training.prepare import (
     ImageMoments,
     PackedMasks,
@@ -32,9 +36,13 @@ from inspect_cli.training.prepare import (
     learn_preprocess,
     learn_roi_share,
     measure_image,
+    range_of,
     split_parts,
     survey_parts,
+    without_room,
 )
+from inspect_cli.training.sources import Sources
+from tests.helpers import Quiet
 
 
 @pytest.fixture
@@ -231,6 +239,35 @@ def test_preprocess_learns_range_and_fill_inside_the_roi(tmp_path):
     assert learn_preprocess(sampler, MapSpec(files="{part}.tif", range=(0, 4000))).range == ValueRange(0, 4000)
 
 
+def test_range_of_a_dark_field_reaches_to_its_bright_pixels():
+    pixels = np.zeros((5000, 1), np.uint16)
+    pixels[::2000] = 40_000
+    assert range_of(pixels) == ValueRange(0, 40_000)
+
+
+@pytest.mark.parametrize("value", [np.uint16(7), np.uint8(255), np.int16(-3), np.float32(0.25), np.float64(1e12)])
+def test_range_of_an_even_map_keeps_its_values_finite(value):
+    pixels = np.full((100, 1), value)
+    assert np.isfinite(range_of(pixels).to_unit(pixels + value.dtype.type(1))).all()
+
+
+def test_range_holds_whatever_the_unit_of_a_map_is():
+    heights_m = 2e-9 * np.random.default_rng(0).standard_normal((5000, 1))
+    in_m, in_nm = (range_of(h).to_unit(h) for h in (heights_m, 1e9 * heights_m))
+    np.testing.assert_allclose(in_m, in_nm, atol=1e-4)
+
+
+@pytest.mark.parametrize("values", [1e6 + 0.02 * np.arange(20), 2_000_000_000 + np.arange(20, dtype=np.int32)])
+def test_values_far_from_zero_keep_what_differs_in_them(values):
+    limits = ValueRange(float(values[0]), float(values[-1]))
+    np.testing.assert_allclose(limits.to_unit(values), np.linspace(0, 1, 20), atol=1e-4)
+
+
+def test_any_seed_will_do(image, tmp_path):
+    job = replace(_job(image, tmp_path, 2), seed=20_260_730_120_000)
+    assert train_map(job, _quiet).step == 2
+
+
 def test_acquisition_range_covers_the_training_images_and_not_a_dark_one(tmp_path):
     rng = np.random.default_rng(0)
     parts = []
@@ -313,6 +350,31 @@ def test_an_image_that_is_left_out_does_not_fix_the_type_of_the_others(tmp_path)
         parts.append(Part(name, {"height": tmp_path / f"{name}.tif"}, tmp_path))
     survey = survey_parts(parts, recipe, dict(recipe.maps), tmp_path)
     assert [part.id for part in survey.parts] == ["b", "c"]
+
+
+def test_a_part_whose_roi_has_no_room_is_left_out_by_name_and_tiles_shrink_to_fit_the_others(tmp_path):
+    text = "material: m\nmaps: {a: {files: '{part}.png'}}\nroi: {rule: file, file: '{part}_roi.png', margin_px: 0}"
+    recipe = parse_recipe(text, "r")
+    parts = []
+    for name, width in (("wide", 250), ("narrow", 50)):
+        mask = np.zeros((400, 420), np.uint8)
+        mask[:, :width] = 255
+        for file, pixels in ((f"{name}.png", np.full_like(mask, 9)), (f"{name}_roi.png", mask)):
+            cv2.imwrite(str(tmp_path / file), pixels)
+        parts.append(Part(name, {"a": tmp_path / f"{name}.png"}, tmp_path))
+    survey = survey_parts(parts, recipe, dict(recipe.maps), tmp_path)
+    faults = without_room(survey, recipe)
+    assert list(faults) == ["narrow"]
+    assert "narrow.png: no tile of 128 px lies inside its ROI by 50% (by 39% at most)" in faults["narrow"]
+    sources, quiet = Sources(survey, split_parts(parts, 0.5, 0)), Quiet()
+    order = TrainingOrder(Material(recipe, tmp_path), parts, "cae", dict(recipe.maps), "1steps", 0, "cpu")
+    left = with_room(order, sources, quiet).survey
+    assert [part.id for part in left.parts] == ["wide"]
+    assert left.largest_tile_px(400, 0.5) == 400
+    assert left.largest_tile_px(400, 0.9) == 200
+    assert left.largest_tile_px(400, 1.1) == 128
+    with pytest.raises(NoInputError, match=r"set tiles\.size_px or training\.min_roi_share lower"):
+        with_room(order, replace(sources, survey=replace(survey, parts=parts[1:])), quiet)
 
 
 @pytest.mark.parametrize("rule", ["dark", "saturated"])

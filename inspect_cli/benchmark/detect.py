@@ -27,6 +27,7 @@ from inspect_cli.scoring.model import load_model
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.cells import safe_cell
 from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.materials import RECIPE, Material
 from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material
@@ -35,13 +36,15 @@ METRICS: Final = ("image_auroc", "pixel_auroc", "pixel_aupr", "au_pro", "f1_max"
 COLUMNS: Final = (
     "data", "roi", "method", "seed", "budget", "chosen", *METRICS, "train_s", "score_s_per_mpx", "steps",
 )  # fmt: skip
-_TEXTS: Final = ("data", "roi", "method", "seed", "budget", "chosen")
+_KEY: Final = ("data", "roi", "method", "seed", "budget")
+_TEXTS: Final = (*_KEY, "chosen")
 #: What the others are compared with.
 BASELINE: Final = "patchcore"
 FOLDERS: Final = ("train", "test", "ground_truth")
-
 #: Rules that need no more than the images.
 ROI_RULES: Final = ("none", "saturated", "dark", "foreground")
+#: How long another run that writes a row is waited for.
+_WAIT_S: Final = 60.0
 
 Row = dict[str, Any]
 
@@ -80,7 +83,9 @@ def check_order(order: DetectOrder) -> None:
 
 
 def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row], None]) -> list[Row]:
-    """Return one row a folder, method and seed; ``on_row`` gets each when it is there, and the table is rewritten.
+    """Return one row a folder, method and seed; ``on_row`` gets each when it is there, and the table has it.
+
+    Other runs may add rows to the same table meanwhile.
 
     Raises
     ------
@@ -88,7 +93,6 @@ def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row]
         If a signal ended the scoring; rows that are done are kept.
     """
     path = order.out / "detect.csv"
-    kept = _read(path)
     rows = []
     for folder in order.folders:
         for method in order.methods:
@@ -100,7 +104,7 @@ def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row]
                     "seed": str(seed),
                     "budget": order.budget,
                 }
-                row = next((old for old in kept if all(old[name] == value for name, value in key.items())), None)
+                row = next((old for old in _read(path) if _is_same(old, key)), None)
                 if row is None:
                     teller.say(f"{key['data']}, {method}, seed {seed}")
                     with (
@@ -109,8 +113,7 @@ def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row]
                         else nullcontext(order.keep / f"{key['data']}-{method}-{seed}")
                     ) as work:
                         row = {**key, **_measure(Path(work), folder, method, seed, order, teller)}
-                    kept.append(row)
-                    _write(path, kept)
+                    _add(path, row)
                 rows.append(row)
                 on_row(row)
     return rows
@@ -194,6 +197,17 @@ def _score_s_per_mpx(run: Path, maps: int) -> float:
         seconds += record["timing_s"]["total"]
         megapixels += width * height / 1e6
     return seconds / (megapixels * maps) if megapixels else 0.0
+
+
+def _is_same(row: Row, other: Row) -> bool:
+    """Whether two rows are of the same measurement."""
+    return all(row[name] == other[name] for name in _KEY)
+
+
+def _add(path: Path, row: Row) -> None:
+    """Write a row into the table, beside what other runs have written there by now."""
+    with lock_folder(path.parent, f"{path}: another run is writing it; choose another --out", _WAIT_S):
+        _write(path, [*(old for old in _read(path) if not _is_same(old, row)), row])
 
 
 def _read(path: Path) -> list[Row]:

@@ -29,7 +29,8 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Ended:
     InspectError
         The function's own.
     WorkerError
-        If the process ended without an answer, as it does when the system's memory runs out.
+        If the function raised anything else, which it tells, or the process ended without an answer, as it does
+        when the system's memory runs out.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -55,6 +56,8 @@ def _answer(channel: Connection, function: Callable[..., Any], arguments: tuple[
         answer: Any = (function(*arguments), peak_mb())
     except InspectError as error:
         answer = error
+    except Exception as error:
+        answer = WorkerError(f"a measurement failed: {type(error).__name__}: {' '.join(str(error).split())}")
     channel.send(answer)
 
 

@@ -91,8 +91,14 @@ def measure_speed(order: SpeedOrder, on_row: Callable[[Row], None], say: Callabl
 
     ``on_row`` gets each row when it is measured. ``say`` is told of a contender whose package is not installed and
     that is left out.
+
+    Raises
+    ------
+    UsageError
+        If a size is below the tile's, or the map unknown.
     """
     bundle = one_map(order.bundle, order.map_name)
+    _check_sizes(order.sizes_px, bundle.manifest.tile_px)
     rows: list[Row] = []
     for name, (width, height), stride in _runs(order, say):
         with tempfile.TemporaryDirectory(prefix="inspect-bench-") as scratch:
@@ -109,6 +115,12 @@ def measure_speed(order: SpeedOrder, on_row: Callable[[Row], None], say: Callabl
     if "network" in seconds and choose_device(order.hardware.device).type == "cpu":
         limit_s = operations_per_tile(bundle.detector(order.map_name)) * tiles / run_isolated(matrix_rate).result
     return SpeedResult(rows, ratios(seconds, limit_s))
+
+
+def _check_sizes(sizes_px: Sequence[tuple[int, int]], tile_px: int) -> None:
+    for width, height in sizes_px:
+        if min(width, height) < tile_px:
+            raise UsageError(f"--size {width}x{height}: each side must have {tile_px} px or more, as a tile has")
 
 
 def ratios(seconds: dict[str, float], limit_s: float | None) -> dict[str, float]:

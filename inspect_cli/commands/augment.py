@@ -63,9 +63,10 @@ def augment(
     from inspect_cli.training.material import maps_to_train, material_to_train
 
     check_name(material)
+    names = parse_names(maps, "--maps")
     chosen = material_to_train(material, data, models, maps is not None, console)
     folder = training_root(data if data is not None else training_folder(chosen))
-    wanted = maps_to_train(chosen, parse_names(maps))
+    wanted = maps_to_train(chosen, names)
     parts = discover_parts(folder, wanted, chosen.recipe.maps)
     order = AugmentOrder(chosen, parts, wanted, out, count, width, budget, seed, device, force)
     with graceful_stop() as stopper:

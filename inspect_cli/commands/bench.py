@@ -67,7 +67,7 @@ def speed(
     from inspect_cli.store.materials import find_material
     from inspect_cli.tiles.tiling import tiling_of
 
-    names = parse_names(contenders) or []
+    names = parse_names(contenders, "--contenders") or []
     check_contenders(names)
     chosen = find_material(material, models)
     bundle = find_bundle(chosen.folder, method)
@@ -134,7 +134,7 @@ def detect(
     from inspect_cli.benchmark.detect import DetectOrder, as_line, check_order, means, measure_detection
     from inspect_cli.outputs.calibrate import Stopped
 
-    names = parse_names(methods) or []
+    names = parse_names(methods, "--methods") or []
     order = DetectOrder(folders, names, range(seed, seed + seeds), budget, roi, out, keep)
     check_order(order)
     try:

@@ -102,17 +102,17 @@ def _as_tables(result: dict[str, Any]) -> str:
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
-    drawn = Console(force_terminal=terminal, width=None if terminal else 200)
+    width = None if terminal else 200
+    drawn = Console(force_terminal=terminal, width=width, markup=False, emoji=False, highlight=False)
     with drawn.capture() as captured:
         drawn.print(_overall_table(result), "")
         if result["by_kind"]:
             drawn.print(_kind_table(result), "")
         drawn.print(
             "{parts} parts: {good} good, {defective} defective; {undecided} undecided, "
-            "{unfinished} unfinished".format_map(result),
-            highlight=False,
+            "{unfinished} unfinished".format_map(result)
         )
-        drawn.print(_of_verdicts(result), highlight=False)
+        drawn.print(_of_verdicts(result))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 

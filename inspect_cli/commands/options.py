@@ -64,6 +64,17 @@ def check_name(name: str) -> None:
         raise UsageError(f"material {name!r}: a name holds letters, digits, '_' and '-' only")
 
 
-def parse_names(text: str | None) -> list[str] | None:
-    """Return the names in a comma-separated list."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+def parse_names(text: str | None, option: str | None = None) -> list[str] | None:
+    """Return the names in a comma-separated list, None without one.
+
+    Raises
+    ------
+    UsageError
+        If there is no name in the list, and ``option`` says whose it is.
+    """
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if option is not None and not names:
+        raise UsageError(f"{option} {text!r}: name at least one, or leave the option out")
+    return names

@@ -58,7 +58,7 @@ def sample(
     from inspect_cli.sample.plan import plan_batch
 
     size_px = parse_size(size) if size is not None else None
-    map_names = parse_names(maps)
+    map_names = parse_names(maps, "--maps")
     batch = plan_batch(material, parts, defective, size_px, map_names, seed)
     _report(_write(batch, out, force), as_json)
 
@@ -76,7 +76,7 @@ def _write(batch: Batch, out: Path, force: bool) -> Summary:
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[part]}"),
+        TextColumn("{task.fields[part]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(batch.material, total=len(batch.parts), part="")

@@ -69,7 +69,7 @@ def tile(
         failed.append(part)
         console.say(f"failed: {error}")
 
-    order = _order(folder, material, models, parse_names(maps), size, stride, random, seed, min_roi_share)
+    order = _order(folder, material, models, parse_names(maps, "--maps"), size, stride, random, seed, min_roi_share)
     parts = discover_parts(folder, order.maps, order.recipe.maps)
     if not plan:
         check_out(out, parts, force)
@@ -121,7 +121,7 @@ def _order(
     if unknown:
         raise UsageError(f"--maps {', '.join(unknown)}: not among {', '.join(recipe.maps)}")
     asked = tiling_of(recipe.tiles)
-    side = size or asked.size_px
+    side = size if size is not None else asked.size_px
     if not 8 <= side <= 1024:
         raise UsageError(f"--size {side}: must be 8 to 1024 px")
     step = stride if stride is not None else min(asked.stride_px, side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,9 +113,10 @@ def train(
     if budget is not None:
         Budget.parse(budget, 1)
     check_name(material)
+    names = parse_names(maps, "--maps")
     chosen = material_to_train(material, data, models, maps is not None, console)
     folder = training_root(data if data is not None else training_folder(chosen))
-    wanted = maps_to_train(chosen, parse_names(maps))
+    wanted = maps_to_train(chosen, names)
     recipe = chosen.recipe
     parts = discover_parts(folder, wanted, recipe.maps)
     bad = () if defects is None else discover_parts(defects, wanted, recipe.maps)
@@ -134,14 +136,12 @@ def train(
         truth=_truth(truth, bad),
     )
     if preview_roi:
-        for picture in write_rois(order, console):
-            console.out(str(picture))
+        _tell_pictures(write_rois(order, console), as_json)
         return
     if preview_corruptions and order.method == AUTO:
         raise UsageError(f"--preview-corruptions: method {AUTO} tries several; name one with --method")
     if preview_corruptions:
-        for picture in write_previews(order, console):
-            console.out(str(picture))
+        _tell_pictures(write_previews(order, console), as_json)
         return
     started = time.monotonic()
     with graceful_stop() as stopper:
@@ -173,6 +173,11 @@ def _method(name: str) -> str:
     if name not in known:
         raise UsageError(f"--method {name!r} is unknown: {nearest(name, known)}")
     return name
+
+
+def _tell_pictures(pictures: Sequence[Path], as_json: bool) -> None:
+    names = [str(picture) for picture in pictures]
+    console.out(json.dumps({"pictures": names}) if as_json else "\n".join(names))
 
 
 def _tell(bundle: Bundle, seconds: float, as_json: bool) -> None:

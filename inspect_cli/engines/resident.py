@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from inspect_cli.images.values import Preprocess, mirror_sources
+from inspect_cli.images.values import Preprocess, is_wide, mirror_sources
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.stitch import axis_weight, blend_window
 
@@ -147,8 +147,9 @@ class ResidentRows:
         """Return the pixels (channels, tile_px, padded width) of the row of tiles, in the unit range."""
         limits = self._preprocess.range
         stored = self._upload(band.fresh)
-        planes = (stored[None] if stored.ndim == 2 else stored.movedim(2, 0)).float()
-        unit = (planes - limits.low) * (1.0 / (limits.high - limits.low))
+        planes = stored[None] if stored.ndim == 2 else stored.movedim(2, 0)
+        planes = planes.double() if is_wide(band.fresh.dtype) else planes.float()
+        unit = ((planes - limits.low) * (1.0 / (limits.high - limits.low))).float()
         keep = self._grid.tile_px - unit.shape[1]
         self._pixels = torch.cat([self._pixels[:, self._pixels.shape[1] - keep :], unit], dim=1)
         return self._pixels

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from inspect_cli.errors import InputError
 from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, PARTS_FOLDER, RUN_RECORD
+from inspect_cli.store.paths import check_is_text
 
 
 class MapRecord(BaseModel):
@@ -62,6 +63,7 @@ class RunParts(NamedTuple):
 
 def find_parts(run: Path) -> RunParts:
     """Return the parts of a run. Folders of parts that the run's record does not list are left out."""
+    check_is_text(run)
     top = run / PARTS_FOLDER
     finished = sorted(record.parent for record in top.rglob(PART_RECORD))
     above = {top, *(parent for folder in finished for parent in folder.parents)}

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.images import marked, open_map
 from inspect_cli.images.parts import truth_of
+from inspect_cli.store.paths import without_links
 
 BOXES_FILE: Final = "boxes.csv"
 #: Pixels of a defect that a patch must show to count as defective.
@@ -91,10 +92,10 @@ class Truth:
 
     def without(self, pictures: Iterable[Path]) -> Truth:
         """Return the truth without files that are pictures of parts, as where masks are looked for among them."""
-        known = {path.resolve() for path in pictures}
+        known = {without_links(path) for path in pictures}
 
         def left(files: dict[str, Path]) -> dict[str, Path]:
-            return {name: path for name, path in files.items() if path.resolve() not in known}
+            return {name: path for name, path in files.items() if without_links(path) not in known}
 
         return replace(self, files=left(self.files), others=left(self.others))
 

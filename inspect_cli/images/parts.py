@@ -10,11 +10,10 @@ from pathlib import Path
 
 from inspect_cli.errors import IncompleteError, InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES, UNREAD
-from inspect_cli.recipe.schema import PART, MapSpec
+from inspect_cli.recipe.schema import NOT_A_MAP, PART, MapSpec
 from inspect_cli.store.layout import LOCK, PARTS_FOLDER, RUN_FOLDER, RUN_RECORD, SAMPLES_PICTURE, TILE_INDEX
+from inspect_cli.store.paths import as_text
 
-#: Files that lie beside the maps but are none.
-_NOT_A_MAP = re.compile(r"_(mask|roi)\.[^.]+$", re.IGNORECASE)
 #: How the masks of defects are named after their parts: here, and in the data sets of Kolektor.
 _TRUTH = re.compile(r"_(mask|label|gt)$", re.IGNORECASE)
 
@@ -96,7 +95,7 @@ def discover_parts(
         if match is None or match[0] not in maps:
             continue
         name, part = match
-        text = os.fsencode(part).decode("utf-8", "backslashreplace")
+        text = as_text(part)
         files = found.setdefault(text, {})
         if text != part:
             faults[text] = f"{text}: the file name is no valid UTF-8; rename it"
@@ -154,7 +153,7 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
             if truth_of(Path(name).stem) in stems:
                 continue  # the mask of a part that lies beside it
             is_samples = below and name == SAMPLES_PICTURE and Path(root).name == RUN_FOLDER
-            if not (name.startswith(".") or _NOT_A_MAP.search(name) or is_samples):
+            if not (name.startswith(".") or NOT_A_MAP.search(name) or is_samples):
                 yield Path(root, name)
 
 

@@ -28,8 +28,15 @@ _NUMBER_TAGS: Final = frozenset((*_NEEDED_TAGS, 258, 266, 273, 277, 278, 279, 28
 #: How compressed pixels are to be added up. Lost, it leaves a picture of differences that nothing else tells of; so a
 #: maker's own tag that differs from it in its first byte alone is taken for it.
 _PREDICTOR: Final = 317
+#: How the image lies: 1 is upright.
+_ORIENTATION: Final = 274
 #: Values that the standard knows: bit order, orientation, planes, predictor.
-_KNOWN_VALUES: Final = {266: (1, 2), 274: range(1, 9), 284: (1, 2), _PREDICTOR: (1, 2, 3, 34892, 34893, 34894, 34895)}
+_KNOWN_VALUES: Final = {
+    266: (1, 2),
+    _ORIENTATION: range(1, 9),
+    284: (1, 2),
+    _PREDICTOR: (1, 2, 3, 34892, 34893, 34894, 34895),
+}
 _BIG: Final = 43  # the number that marks a BigTIFF
 _NUMBER_TYPES: Final = (3, 4, 16)  # SHORT, LONG, LONG8
 _TEXT_TAGS: Final = frozenset((269, 270, 271, 272, 285, 305, 306, 315, 316))
@@ -94,6 +101,12 @@ class TiffReader(MapReader):
             )
         if page.photometric.name not in _SUPPORTED_PHOTOMETRIC:
             raise InputError(f"{self._path}: TIFF colour kind {page.photometric.name} is not supported")
+        orientation = page.tags.valueof(_ORIENTATION, default=1)
+        if orientation != 1:
+            raise InputError(
+                f"{self._path}: its tag Orientation is {orientation}: the pixels are stored turned or mirrored; save "
+                "it upright (Orientation 1)"
+            )
         return ImageHeader(
             path=self._path,
             format="TIFF",

@@ -31,11 +31,18 @@ class ValueRange:
 
     def to_unit(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return ``pixels`` as float32, ``low`` at 0 and ``high`` at 1; the shape stays."""
-        scale = np.float32(1.0 / (self.high - self.low))
+        scale = 1.0 / (self.high - self.low)
+        if is_wide(pixels.dtype):
+            return ((pixels - self.low) * scale).astype(np.float32)
         unit = pixels.astype(np.float32)
         unit -= np.float32(self.low)
-        unit *= scale
+        unit *= np.float32(scale)
         return unit
+
+
+def is_wide(dtype: np.dtype[Any]) -> bool:
+    """Whether values do not fit into the 24 bits of a float32: heights far from 0 would lose what differs in them."""
+    return dtype.itemsize > 4 or (dtype.itemsize == 4 and dtype.kind != "f")
 
 
 @dataclass(frozen=True)

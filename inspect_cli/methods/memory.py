@@ -33,14 +33,18 @@ def farthest_points(rows: Tensor, count: int, order: torch.Generator) -> Tensor:
     return torch.tensor(chosen)
 
 
-def squared_distance(values: Tensor, memory: Tensor) -> Tensor:
+def squared_distance(values: Tensor, memory: Tensor, rounding: float = 0.0) -> Tensor:
     """Return the squared distance of each feature of ``values`` (n, c, h, w) to the nearest row of ``memory`` (m, c).
+
+    It is less by ``rounding`` times the feature's squared length, so that errors of rounding are no distances.
 
     Returns
     -------
     (n, 1, h, w), at least 0.
     """
     n, _, height, width = values.shape
-    rows = values.movedim(1, 3).flatten(1, 2)
-    squares = rows.square().sum(2, keepdim=True) + memory.square().sum(1) - 2 * rows @ memory.T
-    return squares.amin(dim=2).clamp(min=0).reshape(n, 1, height, width)
+    centre = memory.mean(dim=0)  # short vectors: their squares lose little where they are subtracted
+    rows, memory = values.movedim(1, 3).flatten(1, 2) - centre, memory - centre
+    lengths = rows.square().sum(2, keepdim=True)
+    nearest = (lengths + memory.square().sum(1) - 2 * rows @ memory.T).amin(dim=2)
+    return (nearest - rounding * lengths[..., 0]).clamp(min=0).reshape(n, 1, height, width)

@@ -20,6 +20,8 @@ from inspect_cli.methods.memory import farthest_points, squared_distance
 _DEPTHS: Final = (4, 10)
 #: Features are averaged over so many neighbours each way (section 3.1 of the paper: 3).
 _NEIGHBOURHOOD: Final = 3
+#: Squared distances up to this share of a feature's squared length are errors of rounding: engines differ in them.
+_ROUNDING: Final = 1e-5
 _FIT_BATCH: Final = 32
 #: Vectors that the memory is chosen from; more take time and change little.
 _MOST_VECTORS: Final = 60_000
@@ -103,7 +105,7 @@ class PatchCore(Detector):
     def score(self, tiles: Tensor) -> Tensor:
         """Return the distance to the nearest good feature, (n, height, width)."""
         values = self._vectors(tiles)
-        nearest = squared_distance(values, self.memory).sqrt()
+        nearest = squared_distance(values, self.memory, _ROUNDING).sqrt()
         return functional.interpolate(nearest, tiles.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
     def loss(self, batch: Batch) -> Tensor:

@@ -20,6 +20,8 @@ SMALLEST_SIDE_PX: Final = 32
 _TINY: Final = torch.finfo(torch.float32).tiny
 #: Smallest root mean square residual that a network's scores are divided by.
 _LEAST_RESIDUAL: Final = 1e-6
+#: Tiles that both networks copy at once when the usual residual is learnt.
+_FIT_BATCH: Final = 8
 
 
 class SsaeSettings(MethodSettings):
@@ -235,7 +237,8 @@ class SelfSupervisedEnsemble(SelfSupervisedAutoencoder):
     @torch.no_grad()
     def fit(self, tiles: Tensor) -> None:
         """Learn the mean residual of both networks on good ``tiles``."""
-        means = torch.stack([residual.mean() for residual in self._residuals(tiles)])
+        batches = [torch.stack(self._residuals(some)) for some in torch.split(tiles, _FIT_BATCH)]
+        means = torch.cat(batches, dim=1).mean(dim=(1, 2, 3))
         self.good_residuals.copy_(means.sqrt().clamp(min=_LEAST_RESIDUAL))
 
     def _residuals(self, tiles: Tensor) -> tuple[Tensor, Tensor]:

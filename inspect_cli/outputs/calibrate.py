@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
+from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, peaks_of, raw_peaks
 from inspect_cli.errors import NoInputError
 from inspect_cli.evaluation.evaluate import fused_histogram
 from inspect_cli.evaluation.truth import Truth, doubts
-from inspect_cli.images import discover_parts
+from inspect_cli.images import Part, discover_parts
 from inspect_cli.outputs.finish import score_batch
 from inspect_cli.outputs.run import Outcome, RunSummary
 from inspect_cli.outputs.stored import part_folder
@@ -64,8 +67,12 @@ def limits_from_good_folder(
     ------
     NoInputError
         If no part is left.
+    UsageError
+        If the rule asks for more parts than there are.
     """
-    summary = _score(model, folder, teller, frozenset({"maps"}))
+    parts = discover_parts(folder, model.maps, model.recipe.maps)
+    _check_enough(len(parts), model, rule, spec)
+    summary = _score(model, folder, parts, teller, frozenset({"maps"}))
     records = [o.record for o in summary.outcomes if o.record is not None]
     sound = [r for r in records if not (r["acquisition_faults"] or r.get("gaps") or r["uncovered_px"])]
     for record in records:
@@ -83,6 +90,12 @@ def limits_from_good_folder(
     calibration = _without_promise_if_one_stands_out(calibration, sound, maps, folder, teller)
     _draw(model, calibration, sound, None, teller)
     return NewLimits(_without_promise_if_trained_on(model, calibration, sound, teller), _failed(summary))
+
+
+def _check_enough(parts: int, model: ScoringModel, rule: str, spec: ThresholdSpec) -> None:
+    """Raise UsageError if ``rule`` asks for more parts than there are, before any is scored."""
+    peaks = np.ones(parts)
+    limits_from_good(dict.fromkeys(model.maps, GoodPeaks(peaks, peaks)), rule, spec)
 
 
 def _without_promise_if_one_stands_out(
@@ -126,7 +139,8 @@ def limits_from_labelled_folder(
     model: ScoringModel, folder: Path, truth: Path, rule: str, teller: Teller
 ) -> NewLimits:
     """Return limits at which IoU or F1 of the masks of the labelled parts in ``folder`` is best."""
-    summary = _score(model, folder, teller, frozenset({"maps", "heatmap"}))
+    parts = discover_parts(folder, model.maps, model.recipe.maps)
+    summary = _score(model, folder, parts, teller, frozenset({"maps", "heatmap"}))
     records = [o.record for o in summary.outcomes if o.record is not None]
     scoring = model.recipe.scoring
     pixels = fused_histogram(summary.run, truth, scoring.halo_share, scoring.halo_px)
@@ -137,16 +151,25 @@ def limits_from_labelled_folder(
     known = Truth.open(truth).without(pictures)
     for doubt in doubts(known, [outcome.part for outcome in summary.outcomes]):
         teller.warn(doubt)
-    good = [r for r in records if not known.has(str(r["part"]))]
-    _draw(model, calibration, good, [r for r in records if known.has(str(r["part"]))], teller)
+    defective = [record for record in records if _is_defective(known, record)]
+    _draw(model, calibration, [record for record in records if record not in defective], defective, teller)
     return NewLimits(calibration, _failed(summary))
+
+
+def _is_defective(truth: Truth, record: Record) -> bool:
+    """Whether a part has a mask with a pixel set; data sets have black masks of good parts."""
+    width, height = record["size_px"]
+    mask = truth.mask(str(record["part"]), height, width)
+    return mask is not None and bool(mask.any())
 
 
 def _failed(summary: RunSummary) -> list[str]:
     return [outcome.part for outcome in summary.outcomes if outcome.record is None]
 
 
-def _score(model: ScoringModel, folder: Path, teller: Teller, outputs: frozenset[str]) -> RunSummary:
+def _score(
+    model: ScoringModel, folder: Path, parts: Sequence[Part], teller: Teller, outputs: frozenset[str]
+) -> RunSummary:
     """Score a folder into its run folder; parts that are done, with ``outputs``, are not scored again.
 
     Parts that limits are set from are whole: no marker is waited for.
@@ -160,7 +183,6 @@ def _score(model: ScoringModel, folder: Path, teller: Teller, outputs: frozenset
             manifest=model.bundle.manifest.model_copy(update={"calibration": _working_limits(model)}),
         ),
     )
-    parts = discover_parts(folder, model.maps, model.recipe.maps)
     teller.say(f"scoring {len(parts)} part(s) of {folder}")
 
     def tell(outcome: Outcome) -> None:
@@ -176,8 +198,10 @@ def _score(model: ScoringModel, folder: Path, teller: Teller, outputs: frozenset
 
 
 def _working_limits(model: ScoringModel) -> Calibration:
-    """Return the limits in force, or stand-ins where there are none for the maps and the smoothing of today."""
+    """Return the limits in force, or stand-ins where they are not of the maps, smoothing and tiling of today."""
     recipe, manifest = model.recipe, model.bundle.manifest
+    if manifest.calibration is not None and _fits(manifest.calibration, model):
+        return manifest.calibration
     old = {} if manifest.calibration is None else manifest.calibration.limits
     return Calibration(
         limits={name: old.get(name, MapLimit(pixel=1.0, patch=1.0)) for name in manifest.maps},
@@ -191,6 +215,13 @@ def _working_limits(model: ScoringModel) -> Calibration:
         false_alarm_rate=None,
         created_utc=utc_now(),
     )
+
+
+def _fits(calibration: Calibration, model: ScoringModel) -> bool:
+    """Whether limits were set for the maps, smoothing, blend and stride of today."""
+    found = (calibration.smooth_sigma_px, calibration.blend, calibration.stride_px)
+    today = (model.recipe.scoring.smooth_sigma_px, model.tiles.joining, model.tiles.stride_px)
+    return found == today and calibration.limits.keys() == model.bundle.manifest.maps.keys()
 
 
 def _draw(

@@ -28,8 +28,9 @@ from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
 from inspect_cli.store.atomic import output_error
-from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, EVALUATION_PICTURE, RUN_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, EVALUATION_PICTURE, PARTS_FOLDER, REPORT, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
+from inspect_cli.store.paths import check_is_text, without_links
 from inspect_cli.store.timestamps import utc_now
 
 
@@ -76,12 +77,13 @@ def score_batch(
                 write_run_record(summary, model, folder, started_utc, exit_code)
                 same = all(outcome.unchanged for outcome in summary.outcomes)
                 if not same or summary.listed() != measured:
-                    _forget_evaluation(run)  # it measured other results
+                    _forget_what_was_made_of_it(run)  # of other results
     return summary, exit_code
 
 
-def _forget_evaluation(run: Path) -> None:
-    for name in (EVALUATION, EVALUATION_PICTURE):
+def _forget_what_was_made_of_it(run: Path) -> None:
+    """Remove what `inspect evaluate` and `inspect report` made of a run."""
+    for name in (EVALUATION, EVALUATION_PICTURE, REPORT):
         (run / name).unlink(missing_ok=True)
 
 
@@ -110,22 +112,41 @@ def _listed(run: Path) -> list[str] | None:
 
 def _check_place(run: Path, folder: Path, parts: Sequence[Part], model: ScoringModel) -> None:
     """Raise UsageError if results of this batch have no place in ``run``."""
-    place, batch = run.resolve(), folder.resolve()
+    place, batch = without_links(run), without_links(folder)
+    check_is_text(run, batch)
     if place == batch:
         raise UsageError(f"--out {run}: is the batch folder itself; choose a folder of its own")
-    inside = [path for part in parts for path in part.files.values() if path.resolve().is_relative_to(place)]
+    inside = [path for part in parts for path in part.files.values() if without_links(path).is_relative_to(place)]
     above = batch.is_relative_to(place)
     if above or inside:
         held = "the batch" if above else f"the part {inside[0].name}"
         raise UsageError(f"--out {run}: holds {held}, which would be taken for results; choose a folder of its own")
-    if (run / RUN_RECORD).is_file():
-        record = run_record(run)
+    record = _record_before(run)
+    if record is not None:
         if record["material"] != model.material.name:
             raise UsageError(f"--out {run}: holds a run of material {record['material']!r}; choose another folder")
         before = Path(record["input"])
         # A batch that was moved, or copied with the results in it, keeps them.
         if before != batch and before.is_dir() and not place.is_relative_to(batch):
             raise UsageError(f"--out {run}: holds results of {before}; choose another folder")
+
+
+def _record_before(run: Path) -> dict[str, Any] | None:
+    """Return the record of the folder's last run; None if there was none, or its record is damaged.
+
+    Raises
+    ------
+    NoInputError
+        If ``run.json`` is no run's and there are no results beside it.
+    """
+    if not (run / RUN_RECORD).is_file():
+        return None
+    try:
+        return run_record(run)
+    except NoInputError:
+        if (run / PARTS_FOLDER).is_dir():
+            return None
+        raise
 
 
 def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
@@ -139,7 +160,11 @@ def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
 
 
 def check_applicable(run: Path, model: ScoringModel) -> None:
-    """Raise InputError if limits of ``model`` cannot be applied to some part of a run; see :func:`apply_limits`."""
+    """Raise InputError if limits of ``model`` cannot be applied to some part of a run; see :func:`apply_limits`.
+
+    Raise UsageError if the folder's name is no valid UTF-8.
+    """
+    check_is_text(run)
     for part in finished_parts(run):
         _same_model(run, part, model)
 
@@ -165,7 +190,7 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         others = _without_result(before, records)
         planned = [*records, *(outcome.part for outcome in others)]
         summary = RunSummary(run, planned)
-        _forget_evaluation(run)  # it measured by other limits
+        _forget_what_was_made_of_it(run)  # by other limits
         for part, record in records.items():
             key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
             if record["key"] == key.as_dict():

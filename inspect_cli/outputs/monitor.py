@@ -19,6 +19,7 @@ from inspect_cli import console
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, OutputError, exit_code_of
 from inspect_cli.outputs.run import VERDICTS, Outcome
 from inspect_cli.store.atomic import output_error, write_bytes
+from inspect_cli.store.paths import as_text
 
 #: A log file is turned over at this size; so many older ones are kept.
 LOG_BYTES: Final = 5_000_000
@@ -49,7 +50,8 @@ class Monitor:
     """
 
     def __init__(self, metrics: Path | None, log: Path | None, folder: Path) -> None:
-        self._metrics, self._folder = metrics, os.path.abspath(folder)  # noqa: PTH100  (links stay as named)
+        self._metrics = metrics
+        self._folder = as_text(os.path.abspath(folder))  # noqa: PTH100  (links stay as named)
         self._started = time.time()
         self._verdicts: Counter[str] = Counter()
         self._log: _Log | None = None

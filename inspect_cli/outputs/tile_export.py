@@ -28,6 +28,8 @@ from inspect_cli.report.pictures import save_tile_grid
 from inspect_cli.store.atomic import write_json, write_text, write_with
 from inspect_cli.store.cells import safe_cell
 from inspect_cli.store.layout import TILE_INDEX
+from inspect_cli.store.lock import lock_folder
+from inspect_cli.store.paths import without_links
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 
 #: The parts of a cut that has not come to its end.
@@ -166,21 +168,27 @@ def cut_parts(
     """Write the tiles of parts, with a ``preview`` of where they lie, and the index; return what was cut.
 
     ``on_fault`` is told of parts that are damaged, of which nothing is left; ``on_part`` which share is done.
+
+    Raises
+    ------
+    LockedError
+        If another process cuts into the same folder.
     """
-    begin_cut(out, [part.id for part, _ in placed])
-    rows: list[dict[str, Any]] = []
-    cut = []
-    for number, (part, places) in enumerate(placed, 1):
-        try:
-            rows += write_tiles(out, part, order, places)
-        except InputError as error:
-            on_fault(part.id, error)
-            continue
-        cut.append((part, places))
-        if preview:
-            write_grid_picture(out / f"{part.id}_grid.png", part, order, places)
-        on_part(number / len(placed), part.id)
-    end_cut(out, rows)
+    with lock_folder(out, f"{out}: another run is writing here; wait for it or choose another --out"):
+        begin_cut(out, [part.id for part, _ in placed])
+        rows: list[dict[str, Any]] = []
+        cut = []
+        for number, (part, places) in enumerate(placed, 1):
+            try:
+                rows += write_tiles(out, part, order, places)
+            except InputError as error:
+                on_fault(part.id, error)
+                continue
+            cut.append((part, places))
+            if preview:
+                write_grid_picture(out / f"{part.id}_grid.png", part, order, places)
+            on_part(number / len(placed), part.id)
+        end_cut(out, rows)
     return cut
 
 
@@ -227,7 +235,7 @@ def _remove_part(out: Path, part: str) -> None:
 
 def _remove(out: Path, path: Path) -> None:
     """Remove a file, unless a link or an index that anyone may have written leads out of ``out``."""
-    if path.resolve().is_relative_to(out.resolve()):
+    if without_links(path).is_relative_to(without_links(out)):
         path.unlink(missing_ok=True)
 
 
@@ -283,9 +291,9 @@ def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTil
 
 def check_out(out: Path, parts: Sequence[Part], force: bool) -> None:
     """Raise UsageError if ``out`` holds parts that are to be cut, or tiles already and ``force`` is not given."""
-    place = out.resolve()
+    place = without_links(out)
     for path in (path for part in parts for path in part.files.values()):
-        if path.resolve().is_relative_to(place):
+        if without_links(path).is_relative_to(place):
             raise UsageError(f"--out {out}: holds the part {path.name}, which is to be cut; choose another --out")
     if (out / "index.csv").exists() and not force:
         raise UsageError(f"{out}: holds tiles already; choose another --out or give --force")

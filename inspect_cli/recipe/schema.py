@@ -14,6 +14,8 @@ from pydantic_core import to_json
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 PART = "{part}"
 MAX_CHANNELS = 64
+#: Files that lie beside the maps but are none.
+NOT_A_MAP = re.compile(r"_(mask|roi)\.[^.]+$", re.IGNORECASE)
 
 Dtype = Literal["uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64"]
 Pixels = Annotated[int, Field(ge=1)]
@@ -266,9 +268,11 @@ class Recipe(Section):
     @field_validator("maps")
     @classmethod
     def _check_map_names(cls, maps: dict[str, MapSpec]) -> dict[str, MapSpec]:
-        for name in maps:
+        for name, spec in maps.items():
             if not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f"map name {name!r} may hold letters, digits, '_' and '-' only")
+            if NOT_A_MAP.search(spec.files):
+                raise ValueError(f"map {name!r}: files named *_mask and *_roi are never maps; choose another name")
         if len({spec.files for spec in maps.values()}) < len(maps):
             raise ValueError("two maps have the same file pattern")
         return maps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,8 @@ from inspect_cli.report import embed, numerals
 from inspect_cli.report.colour import SCALE_MAX
 from inspect_cli.report.run_data import VERDICT_ORDER, PartRow, RunData, mapping, number
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.layout import EVALUATION_PICTURE
+from inspect_cli.store.layout import EVALUATION_PICTURE, PART_RECORD, REPORT
+from inspect_cli.store.paths import check_is_text
 
 _TEMPLATE: Final = "template.html.j2"
 _HISTOGRAM: Final = "histogram.png"
@@ -123,6 +124,8 @@ def write_report(run: Path, out: Path | None = None, top: int = 50) -> Path:
 
     Raises
     ------
+    UsageError
+        If a name is no valid UTF-8.
     NoInputError
         If the folder holds no ``run.json``.
     InputError
@@ -130,8 +133,9 @@ def write_report(run: Path, out: Path | None = None, top: int = 50) -> Path:
     OutputError
         If the page cannot be written.
     """
+    page = out if out is not None else run / REPORT
+    check_is_text(run, page)
     data = RunData(run)
-    page = out if out is not None else run / "report.html"
     ranked = [(rank, row) for rank, row in enumerate(data.parts, start=1) if row.verdict not in ("error", "pending")]
     sections = [_section(data, rank, row, page.parent) for rank, row in ranked[: max(0, top)]]
     content = _environment().get_template(_TEMPLATE).render(
@@ -227,15 +231,22 @@ def _figure(folder: Path, title: str) -> Figure:
 
 
 def _links(folder: Path, page_folder: Path) -> list[Link]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     return [
         Link(
             name=file.relative_to(folder).as_posix(),
             href=quote(Path(os.path.relpath(file, page_folder)).as_posix()),
             size_bytes=file.stat().st_size,
         )
-        for file in files
+        for file in sorted(_own_files(folder))
     ]
+
+
+def _own_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a part that are not hidden; the folders of other parts below its own are left out."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not Path(root, name, PART_RECORD).is_file()]
+        files = (Path(root, name) for name in names if not name.startswith("."))
+        yield from (file for file in files if file.is_file())
 
 
 def _evaluation_table(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:

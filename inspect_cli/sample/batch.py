@@ -20,7 +20,7 @@ import tifffile
 from inspect_cli import __version__
 from inspect_cli.errors import OutputError, UsageError
 from inspect_cli.sample.optics import ENCODINGS
-from inspect_cli.sample.part import Box, Image
+from inspect_cli.sample.part import Box, Image, PartData
 from inspect_cli.sample.plan import MATERIALS, Batch, Planned, generate_part
 from inspect_cli.store.atomic import output_error, write_bytes, write_json, write_text, write_with
 
@@ -46,9 +46,9 @@ def write_batch(
 ) -> Summary:
     """Generate and write all parts below ``out``; call ``on_part`` after each.
 
-    With ``force`` the files that an earlier batch in ``out`` lists as its own are removed first; other
-    files are left alone. The provenance file is written before the parts, with ``complete`` false, and
-    again at the end.
+    With ``force`` the files that an earlier batch in ``out`` lists as its own are removed once the first
+    part is generated; other files are left alone. The provenance file is written before the parts, with
+    ``complete`` false, and again at the end.
 
     Raises
     ------
@@ -58,11 +58,14 @@ def write_batch(
         If a file cannot be written.
     """
     started = perf_counter()
-    _make_room(out, force)
+    _check_room(out, force)
+    ready = [generate_part(batch, batch.parts[0])]  # one that is too large for the memory costs no earlier batch
+    _make_room(out)
     write_json(out / PROVENANCE, _provenance(batch, complete=False))
     rows: list[tuple[str, Box]] = []
     for part in batch.parts:
-        rows += [(part.name, box) for box in _write_part(batch, part, out)]
+        boxes = _write_part(batch, part, ready.pop() if ready else generate_part(batch, part), out)
+        rows += [(part.name, box) for box in boxes]
         if on_part is not None:
             on_part(part)
     write_text(out / "ground_truth" / "boxes.csv", _boxes_csv(rows))
@@ -87,11 +90,13 @@ def _mask_name(part: Planned) -> str:
     return f"ground_truth/{part.kind}/{part.stem}_mask.png"
 
 
-def _make_room(out: Path, force: bool) -> None:
-    if not any((out / name).exists() for name in (PROVENANCE, *BATCH_FOLDERS)):
-        return
-    if not force:
+def _check_room(out: Path, force: bool) -> None:
+    if not force and any((out / name).exists() for name in (PROVENANCE, *BATCH_FOLDERS)):
         raise UsageError(f"{out}: holds a batch already; choose another --out, or overwrite it with --force")
+
+
+def _make_room(out: Path) -> None:
+    """Remove what an earlier batch lists as its own."""
     listed = [out / name for name in _listed_files(out / PROVENANCE)]
     own = [path for path in listed if path.resolve().is_relative_to(out.resolve())]
     for path in own:
@@ -114,8 +119,7 @@ def _listed_files(provenance: Path) -> list[str]:
     return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
 
 
-def _write_part(batch: Batch, part: Planned, out: Path) -> list[Box]:
-    data = generate_part(batch, part)
+def _write_part(batch: Batch, part: Planned, data: PartData, out: Path) -> list[Box]:
     pitch_um = MATERIALS[batch.material].pixel_pitch_um
     for map_name, image in data.images.items():
         path = out / part.folder / _image_name(part, map_name)

@@ -22,6 +22,8 @@ PART_RECORD_ASIDE: Final = ".part.json.aside"
 EVALUATION: Final = "evaluation.json"
 #: The same, as a picture: scores of good and of defective patches.
 EVALUATION_PICTURE: Final = "evaluation.png"
+#: The page that `inspect report` writes.
+REPORT: Final = "report.html"
 #: The index of a folder of patches.
 TILE_INDEX: Final = "index.parquet"
 #: What may be left out of a part's folder, and its files. Mask, patches and record are always there.

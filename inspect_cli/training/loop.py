@@ -119,7 +119,7 @@ def _run(
         progress = job.budget.progress(state.step)
         if progress >= 1.0 and state.step > 0:
             break
-        torch.manual_seed(job.seed * 1_000_003 + state.step)
+        torch.manual_seed((job.seed * 1_000_003 + state.step) % 2**63)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = step_size(job.spec.learning_rate, progress) * group.get("pace", 1.0)

@@ -13,7 +13,7 @@ import torch
 
 from inspect_cli.engines import choose_device
 from inspect_cli.engines.frozen import frozen_run
-from inspect_cli.errors import UsageError
+from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import Part
 from inspect_cli.methods import build_detector
@@ -24,7 +24,7 @@ from inspect_cli.store.materials import Material
 from inspect_cli.tiles.tiling import Tiling, tiling_of
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import Budget
-from inspect_cli.training.prepare import learn_preprocess
+from inspect_cli.training.prepare import learn_preprocess, without_room
 from inspect_cli.training.sources import Parts, Sources, defect_sampler, good_sampler, masks_sha256, open_sources
 
 CHECKPOINTS = ".checkpoint"
@@ -116,6 +116,25 @@ def open_order(order: TrainingOrder, teller: Teller) -> Sources:
     return sources
 
 
+def with_room(order: TrainingOrder, sources: Sources, teller: Teller) -> Sources:
+    """Return the sources without the good parts whose ROI has no place for a patch, and tell which these are.
+
+    Raises
+    ------
+    NoInputError
+        If none is left.
+    """
+    recipe = order.material.recipe
+    faults = without_room(sources.survey, recipe)
+    if not faults:
+        return sources
+    if len(faults) == len(sources.survey.parts):
+        raise NoInputError(f"no usable training part: {next(iter(faults.values()))}")
+    for fault in faults.values():
+        teller.warn(f"left out: {fault}")
+    return sources.without(faults, recipe.training.validation_share, order.seed)
+
+
 def tiling_for(order: TrainingOrder, sources: Sources) -> Tiling:
     """Return how images are cut for the method: as the recipe says, else as suits the method and the images.
 
@@ -125,6 +144,7 @@ def tiling_for(order: TrainingOrder, sources: Sources) -> Tiling:
         If tiles of the recipe are larger than extra images, which would be mirrored to fill them.
     """
     suited = method_class(order.method).suited_tile_px(sources.survey.shortest_px)
+    suited = sources.survey.largest_tile_px(suited, order.material.recipe.training.min_roi_share)
     shortest_px = sources.extra.shortest_px
     if not sources.extra.parts:
         return tiling_of(order.material.recipe.tiles, suited)

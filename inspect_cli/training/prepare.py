@@ -16,15 +16,21 @@ from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images import Part, ValueRange, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.reduced import BlockReducer, reduction
+from inspect_cli.images.roi import largest_share
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.store.manifest import Acquisition, RoiShare
 from inspect_cli.tiles.sampler import PatchSampler, PatchSource
-from inspect_cli.tiles.tiling import count_of_area
+from inspect_cli.tiles.tiling import TILE_PX, count_of_area
 
 #: Quantiles of the training pixels that ``range: train`` maps to 0 and 1.
 TRAIN_QUANTILES = (0.001, 0.999)
+#: Quantiles that are as near as this tell nothing: levels of integers, and for floats a share of the value.
+_LEAST_LEVELS = 3
+_LEAST_SHARE = 1e-6
+#: The range of an even map, as a share of what its type can hold or, for floats, of its value.
+_EVEN_SHARE = 1e-3
 #: Quantiles of the training pixels that previews show as black and white.
 PREVIEW_QUANTILES = (0.01, 0.99)
 #: Of the mean share of the image inside the ROI: how much it may differ at least.
@@ -117,11 +123,26 @@ class Survey:
     faults: list[str] = field(default_factory=list)
     #: Height and width of a part's images.
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _roi_shares: dict[tuple[str, int], float] = field(default_factory=dict)
 
     @property
     def shortest_px(self) -> int:
         """Shorter side of the smallest image; 0 without any."""
         return min((min(size) for size in self.sizes.values()), default=0)
+
+    def roi_share(self, part: Part, tile_px: int) -> float:
+        """Return the largest share of a tile that lies inside a part's ROI, wherever the tile is."""
+        known = (part.id, tile_px)
+        if known not in self._roi_shares:
+            roi = self.rois[part.id]
+            self._roi_shares[known] = 1.0 if roi is None else largest_share(roi, tile_px)
+        return self._roi_shares[known]
+
+    def largest_tile_px(self, tile_px: int, least_share: float) -> int:
+        """Return ``tile_px``, halved until every part's ROI has a place for a tile, ``TILE_PX`` at least."""
+        while tile_px > TILE_PX and any(self.roi_share(part, tile_px) < least_share for part in self.parts):
+            tile_px = max(TILE_PX, tile_px // 2)
+        return tile_px
 
 
 def survey_parts(
@@ -157,6 +178,19 @@ def survey_parts(
     if not survey.parts:
         raise NoInputError(f"no usable training part: {survey.faults[0]}")
     return survey
+
+
+def without_room(survey: Survey, recipe: Recipe) -> dict[str, str]:
+    """Return the parts whose ROI has no place for a patch, so that they could not be learnt from, and why."""
+    tile_px, least = recipe.tiles.size_px or TILE_PX, recipe.training.min_roi_share
+    shares = {part.id: survey.roi_share(part, tile_px) for part in survey.parts}
+    return {
+        part.id: f"{next(iter(part.files.values()))}: no tile of {tile_px} px lies inside its ROI by {least:.0%} (by "
+        f"{shares[part.id]:.0%} at most); look at it with --preview-roi, or set tiles.size_px or "
+        "training.min_roi_share lower"
+        for part in survey.parts
+        if shares[part.id] < least
+    }
 
 
 def _usual_dtypes(parts: Sequence[Part], maps: Iterable[str]) -> dict[str, np.dtype[Any]]:
@@ -228,12 +262,28 @@ def learn_preprocess(sampler: PatchSampler, spec: MapSpec) -> Preprocess:
     if spec.range == "type":
         limits = ValueRange.of_type(sampler.dtype)
     elif spec.range == "train":
-        low, high = np.quantile(inside.astype(np.float64), TRAIN_QUANTILES)
-        limits = ValueRange(float(low), float(max(high, low + 1e-6)))
+        limits = range_of(inside)
     else:
         limits = ValueRange(*spec.range)
     fill = tuple(float(v) for v in limits.to_unit(inside).mean(axis=0, dtype=np.float64))
     return Preprocess(limits, fill, str(sampler.dtype))
+
+
+def range_of(pixels: NDArray[Any]) -> ValueRange:
+    """Return the range of stored values that ``range: train`` stands for: of the quantiles ``TRAIN_QUANTILES``.
+
+    Where these hardly differ, as on a dark field with some bright pixels, it reaches from the least value to the
+    largest; of an even map it is a small share of what the type can hold, or of its value.
+    """
+    low, high = np.quantile(pixels.astype(np.float64), TRAIN_QUANTILES)
+    is_float = pixels.dtype.kind == "f"
+    least = _LEAST_SHARE * max(abs(low), abs(high)) if is_float else _LEAST_LEVELS
+    if high - low <= least:
+        low, high = float(pixels.min()), float(pixels.max())
+    if high - low <= least:
+        whole = max(abs(low), 1.0) if is_float else float(np.iinfo(pixels.dtype).max)
+        high = low + _EVEN_SHARE * whole
+    return ValueRange(float(low), float(high))
 
 
 def preview_range(sampler: PatchSource, preprocess: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -30,6 +30,9 @@ WINDOWS: Final = 12
 _SECONDS_A_WINDOW: Final = 5.0
 _MOST_WINDOWS: Final = 200
 _SHARE_OF_BUDGET: Final = 0.1
+#: Windows that are scored in any case, and how many times that share their scoring may take.
+_FEWEST: Final = 2
+_FAR_OVER: Final = 2.0
 #: Their side: so many tiles, or one where tiles are large.
 WINDOW_TILES: Final = 4
 WINDOW_PX: Final = 512
@@ -68,6 +71,14 @@ class Extent(NamedTuple):
         count = min(max(WINDOWS, round(each_s / _SECONDS_A_WINDOW)), _MOST_WINDOWS)
         return cls(count, _SHARE_OF_BUDGET * each_s)
 
+    def is_used_up(self, spent_s: float, looked: int, parts: int) -> bool:
+        """Whether no more windows are scored: ``looked`` are, of so many parts.
+
+        Of a network that is slow to score fewer than ``WINDOWS`` must do.
+        """
+        enough = looked >= max(WINDOWS, parts) and spent_s > self.most_s
+        return enough or (looked >= _FEWEST and 0 < _FAR_OVER * self.most_s < spent_s)
+
 
 def provisional_calibration(
     recipe: Recipe,
@@ -94,7 +105,7 @@ def provisional_calibration(
         measures: dict[str, UsualMap] = {}
         looked, started = 0, time.monotonic()
         for part, window in _windows(tiling, parts, rois, name, seed, extent.windows):
-            if looked >= max(WINDOWS, len(parts)) and time.monotonic() - started > extent.most_s:
+            if extent.is_used_up(time.monotonic() - started, looked, len(parts)):
                 break
             looked += 1
             if name in usual and part.id not in measures:

@@ -161,14 +161,15 @@ def _found(
         if leave_out:
             teller.warn(f"--robust: {count} part(s) are too few to see which stands out; {LEAST_PARTS} are needed")
         return []
+    tell = teller.warn if leave_out else teller.say
     try:
         found = {name: _worst_places(order, name, sources, teller, stop) for name in order.maps}
     except (ModelError, NoInputError) as error:
-        teller.say(f"the parts were not looked at for unusual ones: {error}")
+        tell(f"the parts were not looked at for unusual ones: {error}")
         return []
     unusual = sorted((u for name in order.maps for u in ranked(found[name])), key=lambda u: -u.times)
     if not unusual:
-        teller.say("the parts were not looked at for unusual ones: no tile lies inside the ROI for half of it")
+        tell("the parts were not looked at for unusual ones: no tile lies inside the ROI for half of it")
         return []
     picture = order.material.folder / PICTURE
     save_patches(picture, [(u.place.patch, _caption(u.place, u.times), u.place.at) for u in unusual[:_SHOWN]])

@@ -54,6 +54,7 @@ from inspect_cli.training.order import (
     open_order,
     settings_of,
     tiling_for,
+    with_room,
 )
 from inspect_cli.training.prepare import (
     learn_acquisition,
@@ -98,7 +99,7 @@ def train_material(
         stack.enter_context(_locked(order))  # of method auto: the trials, and what they keep beside the recipe
         for path in (note, order.material.folder / CHOICE, order.material.folder / PICTURE):
             sweep_leftovers_of(path)  # what lies beside the recipe is in no locked folder
-        opened = open_order(order, teller)
+        opened = with_room(order, open_order(order, teller), teller)
         for part, size in opened.survey.sizes.items():
             tiling_of(order.material.recipe.tiles).check_size(part, *size)
         if order.method != AUTO:
@@ -114,7 +115,7 @@ def train_material(
         bundle = _train_locked(order, sources, trials, look.suspects, teller, stop)
         prune_weights(bundle.folder, bundle.manifest)
         shutil.rmtree(bundle.folder / CHECKPOINTS, ignore_errors=True)
-        for done in (order.material.folder / CHOICE, note):
+        for done in (order.material.folder / CHOICE, note) if trials else (note,):
             done.unlink(missing_ok=True)
     return bundle
 

@@ -7,6 +7,7 @@ The measure is the area under the ROC curve of the pixels.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ _FEWEST: Final = 2
 #: Shares of ``MOST_PX`` for each second or step of a budget: a trial must not take longer than what it judges.
 _SHARE_OF_SECOND: Final = 1 / 120
 _SHARE_OF_STEP: Final = 1 / 1200
+#: Share of a budget in time that looking at the windows may take: of slow networks there are fewer.
+_SHARE_OF_BUDGET: Final = 0.5
 #: Step of the patch source that the windows come from: apart from all others.
 _STEP: Final = 2**34
 
@@ -64,6 +67,10 @@ class Windows:
     roi: Mask | None
     fill: tuple[float, ...]
 
+    def first(self, count: int) -> Windows:
+        """Return the first ``count`` of them, or all if there are no more."""
+        return Windows(self.pixels[:count], None if self.roi is None else self.roi[:count], self.fill)
+
 
 def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: Sources) -> Windows:
     """Cut windows of the validation parts; as many as fit the budget of the training.
@@ -78,8 +85,9 @@ def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: So
     steps, seconds = job.budget.steps, job.budget.seconds
     share = seconds * _SHARE_OF_SECOND if seconds is not None else (steps or 0) * _SHARE_OF_STEP
     count = max(_FEWEST, round(min(1.0, share) * MOST_PX / side**2))
-    # As many pixels of the ROI as in a patch to learn from: a narrow part never fills half of a large window.
-    share = recipe.training.min_roi_share * min(1.0, job.detector.tile_px / side) ** 2
+    # As many pixels of the ROI as in a patch of 128 px to learn from, so that methods with other tiles are shown the
+    # same, and because a narrow part never fills half of a large window.
+    share = recipe.training.min_roi_share * min(1.0, (recipe.tiles.size_px or TILE_PX) / side) ** 2
     loose = recipe.model_copy(update={"training": recipe.training.model_copy(update={"min_roi_share": share})})
     source = good_sampler(sources, name, loose, side, job.seed + 1, validation=True)
     try:
@@ -97,9 +105,19 @@ def measure_trial(job: MapTraining, order: TrainingOrder, name: str, sources: So
     NoInputError
         If there is no window to show it, or no defect lies inside the ROI.
     """
-    windows = trial_windows(job, order, name, sources)
-    engine = TorchEngine(job.detector, job.device)
-    return kinds_told(windows, engine, tiling_for(order, sources), order.material.recipe.scoring, job.seed)
+    windows, scoring = trial_windows(job, order, name, sources), order.material.recipe.scoring
+    engine, tiling = TorchEngine(job.detector, job.device), tiling_for(order, sources)
+    if job.budget.seconds is not None:
+        windows = _affordable(windows, engine, tiling, scoring, _SHARE_OF_BUDGET * job.budget.seconds)
+    return kinds_told(windows, engine, tiling, scoring, job.seed)
+
+
+def _affordable(windows: Windows, engine: Engine, tiling: Tiling, scoring: ScoringSpec, most_s: float) -> Windows:
+    """Return as many windows as there is time to score, plain and with each kind, judged by the first one's time."""
+    started = time.monotonic()
+    scored(windows.first(1), windows.pixels[:1], engine, tiling, scoring)
+    each_s = (time.monotonic() - started) * (1 + len(KINDS))
+    return windows.first(max(_FEWEST, int(most_s / each_s)))
 
 
 def trial_of(method: str, measured: Sequence[Kinds], steps: int, seconds: float) -> Trial:

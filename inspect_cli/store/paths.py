@@ -1,0 +1,26 @@
+"""Paths as text that every library takes, and as places without links."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from inspect_cli.errors import UsageError
+
+
+def as_text(name: str) -> str:
+    """Return a name with escapes for its bytes that are no valid UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def check_is_text(*paths: Path) -> None:
+    """Raise UsageError if a path is no valid UTF-8, which tables, records and pages cannot hold."""
+    for path in paths:
+        text = as_text(str(path))
+        if text != str(path):
+            raise UsageError(f"{text}: the name is no valid UTF-8; rename it")
+
+
+def without_links(path: Path) -> Path:
+    """Return the place that a path leads to; unlike :meth:`Path.resolve`, links in a circle are no fault."""
+    return Path(os.path.realpath(path))
