@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images.infer import infer_maps, training_root, unmatched
-from inspect_cli.images.parts import Part, discover_parts, unread_images
+from inspect_cli.images.parts import Part, discover_parts, unread_images, unused_masks
 from inspect_cli.recipe.schema import MapSpec
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=50)
@@ -350,3 +350,13 @@ def test_training_images_of_a_data_set(tmp_path: Path, folders: list[str], expec
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
     assert training_root(tmp_path) == tmp_path / expected
+
+
+def test_images_that_are_named_like_masks_of_no_part_are_told(tmp_path):
+    masks = ("P1_mask.png", "truth/P2_a_mask.png", "P2_A_mask.png", "left_roi.png", "a_mask.txt")
+    for name in ("P1.png", "test/P2_a.png", *masks):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    parts = discover_parts(tmp_path, {"a": MapSpec(files="{part}.png")})
+    assert [part.id for part in parts] == ["P1", "test/P2_a"]
+    assert unused_masks(tmp_path, parts) == ["P2_A_mask.png", "left_roi.png"]

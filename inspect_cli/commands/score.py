@@ -118,7 +118,7 @@ def score(
     share_freed_memory()
     from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
-    from inspect_cli.images.parts import unread_images
+    from inspect_cli.images.parts import unread_images, unused_masks
     from inspect_cli.outputs.finish import score_batch
     from inspect_cli.outputs.monitor import Monitor
     from inspect_cli.scoring.model import load_model
@@ -140,6 +140,10 @@ def score(
         _announce(len(parts), run, model)
         if left := unread_images(folder):
             console.warn(f"{len(left)} image(s) of formats that are not read get no verdict: {', '.join(left[:5])}")
+        if masks := unused_masks(folder, parts):
+            console.warn(
+                f"{len(masks)} image(s) are named like masks or ROIs and get no verdict: {', '.join(masks[:5])}"
+            )
         order = {part.id: number for number, part in enumerate(parts)}
 
         def tell(outcome: Outcome) -> None:

@@ -113,6 +113,13 @@ def unread_images(folder: Path) -> list[str]:
     return sorted(path.name for path in walk_files(folder, {}) if path.suffix.lower() in UNREAD)
 
 
+def unused_masks(folder: Path, parts: Sequence[Part]) -> list[str]:
+    """Return the names of images below ``folder`` that are named like masks or ROIs, but of no part, sorted."""
+    known = {part.id.rsplit("/", 1)[-1] for part in parts} | {f.stem for part in parts for f in part.files.values()}
+    masks = [path for path in _walk(folder, {}) if NOT_A_MAP.search(path.name) and path.suffix.lower() in SUFFIXES]
+    return sorted(path.name for path in masks if NOT_A_MAP.sub("", path.name) not in known)
+
+
 def any_file(folder: Path, maps: Mapping[str, MapSpec]) -> bool:
     """Whether there is a file of any of the maps below ``folder``."""
     try:
@@ -134,6 +141,11 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
     like ``P1_label`` and ``P1_GT`` are masks where ``P1`` lies beside them.
     A folder that cannot be listed is noted in ``faults`` under its path below ``folder``.
     """
+    yield from (path for path in _walk(folder, faults) if not NOT_A_MAP.search(path.name))
+
+
+def _walk(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
+    """Yield what :func:`walk_files` does, and the files that are named like masks and ROIs."""
 
     def note(error: OSError) -> None:
         place = os.path.relpath(error.filename or folder, folder)
@@ -153,7 +165,7 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
             if truth_of(Path(name).stem) in stems:
                 continue  # the mask of a part that lies beside it
             is_samples = below and name == SAMPLES_PICTURE and Path(root).name == RUN_FOLDER
-            if not (name.startswith(".") or NOT_A_MAP.search(name) or is_samples):
+            if not (name.startswith(".") or is_samples):
                 yield Path(root, name)
 
 
