@@ -113,7 +113,7 @@ CASES = {
     0: (lambda world: None, "next: inspect report"),
     1: (usage, "--no-such-option"),
     2: (broken_recipe, "maps"),
-    3: (bad_part, "1 failed"),
+    3: (bad_part, "1 error"),
     4: (nothing_there, "no part found"),
     5: (tampered_model, "sha256"),
     6: (output_is_a_file, "cannot be written"),
