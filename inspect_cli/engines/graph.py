@@ -55,8 +55,8 @@ def to_openvino(detector: Detector, shape: tuple[int, int, int, int], any_number
 def converted(function: nn.Module, example: Tensor, any_number: bool) -> Any:
     """Return the OpenVINO model of what ``function`` makes of ``example`` (n, channels, height, width).
 
-    With ``any_number`` the model takes any n. ``openvino.convert_model`` does this too, but also prepares the inputs,
-    of which there is nothing to prepare and which takes four times as long as all the rest.
+    With ``any_number`` the model takes any n. ``openvino.convert_model`` does this too, but then prepares inputs that
+    need no preparation, which takes longer than all the rest.
     """
     from openvino.frontend import FrontEndManager  # noqa: PLC0415  (an optional package)
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
