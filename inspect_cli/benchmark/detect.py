@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from inspect_cli.recipe.schema import RoiSpec
 from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.scoring.model import load_model
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.cells import safe_cell
+from inspect_cli.store.cells import csv_text
 from inspect_cli.store.layout import PART_RECORD
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.materials import RECIPE, Material
@@ -207,7 +206,8 @@ def _is_same(row: Row, other: Row) -> bool:
 def _add(path: Path, row: Row) -> None:
     """Write a row into the table, beside what other runs have written there by now."""
     with lock_folder(path.parent, f"{path}: another run is writing it; choose another --out", _WAIT_S):
-        _write(path, [*(old for old in _read(path) if not _is_same(old, row)), row])
+        kept = [old for old in _read(path) if not _is_same(old, row)]
+        write_text(path, csv_text(COLUMNS, [*kept, row]))
 
 
 def _read(path: Path) -> list[Row]:
@@ -230,11 +230,3 @@ def _value(name: str, text: str) -> Any:
     if not text:
         return None
     return int(text) if name == "steps" else float(text)
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())

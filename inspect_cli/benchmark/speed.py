@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +21,7 @@ from inspect_cli.errors import UsageError, nearest
 from inspect_cli.report.plots import save_bars
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.bundle import Bundle
+from inspect_cli.store.cells import csv_text
 from inspect_cli.store.manifest import MapLimit, TrainedMap
 from inspect_cli.store.materials import Material
 from inspect_cli.tiles.grid import Grid
@@ -212,11 +211,7 @@ def write_map(path: Path, width: int, height: int, trained: TrainedMap) -> None:
 
 def write_results(folder: Path, result: SpeedResult, title: str) -> None:
     """Write ``speed.csv`` and ``speed.png`` into ``folder``."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result.rows)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "speed.csv", text.getvalue())
+    write_text(folder / "speed.csv", csv_text(COLUMNS, result.rows))
     labels = [f"{row['contender']} {row['width_px']}x{row['height_px']}/{row['stride_px']}" for row in result.rows]
     save_bars(folder / "speed.png", dict(zip(labels, (row["seconds"] for row in result.rows), strict=True)), title)

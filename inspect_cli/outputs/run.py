@@ -32,8 +32,9 @@ from inspect_cli.outputs.stored import has_maps, is_whole, outputs_of, part_fold
 from inspect_cli.report.plots import load_early
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
-from inspect_cli.scoring.scan import PartScan, file_sha256
+from inspect_cli.scoring.scan import PartScan
 from inspect_cli.store.atomic import write_json
+from inspect_cli.store.digest import file_sha256
 from inspect_cli.store.layout import ALL_OUTPUTS, RUN_RECORD
 from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now

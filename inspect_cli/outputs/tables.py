@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from inspect_cli.errors import NoInputError
 from inspect_cli.outputs.run import Outcome
 from inspect_cli.outputs.stored import part_folder
 from inspect_cli.store.atomic import whole_file, write_json, write_text
-from inspect_cli.store.cells import safe_cell
+from inspect_cli.store.cells import csv_text, safe_cell
 from inspect_cli.store.layout import PART_RECORD, RUN_RECORD
 
 PART_COLUMNS: Final = (
@@ -34,9 +32,9 @@ RUN_KEYS: Final = ("material", "input", "parts", "errors", "pending", "interrupt
 
 def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
     """Write ``parts.csv``, ``regions.csv``, ``regions.geojson``, ``patches.parquet``, ``patches.csv.gz``."""
-    write_text(run / "parts.csv", _csv(PART_COLUMNS, (_part_row(outcome) for outcome in outcomes)))
+    write_text(run / "parts.csv", csv_text(PART_COLUMNS, (_part_row(outcome) for outcome in outcomes)))
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
-    write_text(run / "regions.csv", _csv(REGION_COLUMNS, _region_rows(records)))
+    write_text(run / "regions.csv", csv_text(REGION_COLUMNS, _region_rows(records)))
     write_json(run / "regions.geojson", {"type": "FeatureCollection", "features": list(_features(records))})
     _write_patches(run, [str(record["part"]) for record in records])
 
@@ -74,15 +72,6 @@ def _features(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 "properties": {"part": record["part"]} | region,
                 "geometry": {"type": "Polygon", "coordinates": [ring]},
             }
-
-
-def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: safe_cell(value) for key, value in row.items()})
-    return buffer.getvalue()
 
 
 def _write_patches(run: Path, parts: Sequence[str]) -> None:

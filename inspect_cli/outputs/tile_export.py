@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +24,7 @@ from inspect_cli.images.values import ValueRange
 from inspect_cli.recipe import MapSpec, Recipe
 from inspect_cli.report.pictures import save_tile_grid
 from inspect_cli.store.atomic import write_json, write_text, write_with
-from inspect_cli.store.cells import safe_cell
+from inspect_cli.store.cells import csv_text
 from inspect_cli.store.layout import TILE_INDEX
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.paths import without_links
@@ -256,11 +254,7 @@ def _cut(path: Path, places: PartTiles, tile_px: int) -> Iterator[NDArray[Any]]:
 
 def write_index(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write ``index.csv`` and ``index.parquet``."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: safe_cell(value) for key, value in row.items()} for row in rows)
-    write_text(out / "index.csv", buffer.getvalue())
+    write_text(out / "index.csv", csv_text(COLUMNS, rows))
     table = pa.table({column: [row[column] for row in rows] for column in COLUMNS})
     write_with(out / TILE_INDEX, lambda path: pq.write_table(table, path))
 

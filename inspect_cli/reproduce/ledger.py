@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +11,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from inspect_cli import __version__
 from inspect_cli.errors import InputError
 from inspect_cli.reproduce.experiment import Case, Row
-from inspect_cli.scoring.scan import file_sha256
 from inspect_cli.store.atomic import write_json, write_text
-from inspect_cli.store.cells import safe_cell
+from inspect_cli.store.cells import csv_text
+from inspect_cli.store.digest import file_sha256
 from inspect_cli.store.layout import RUN_FOLDER
 
 
@@ -81,16 +79,9 @@ class Ledger:
         )
         self.entries = [*kept, new]
         write_json(self.folder / f"{self.table}.json", [entry.model_dump() for entry in self.entries])
-        write_text(self.folder / f"{self.table}.csv", _csv([row for entry in self.entries for row in entry.rows]))
-
-
-def _csv(rows: list[Row]) -> str:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({column: safe_cell(value) for column, value in row.items()} for row in rows)
-    return buffer.getvalue()
+        every = [row for entry in self.entries for row in entry.rows]
+        columns = list(dict.fromkeys(column for row in every for column in row))
+        write_text(self.folder / f"{self.table}.csv", csv_text(columns, every))
 
 
 def data_sha256(path: Path | None, out: Path) -> str:

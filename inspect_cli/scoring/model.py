@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
@@ -18,6 +16,7 @@ from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.brightness import UsualBrightness
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.bundle import Bundle
+from inspect_cli.store.digest import json_sha256
 from inspect_cli.store.manifest import Calibration
 from inspect_cli.store.materials import Material
 from inspect_cli.tiles.tiling import Tiling, tiling_of
@@ -72,7 +71,7 @@ class ScoringModel:
         }
         if self.engine.precision != "f32":  # all engines give the same within their tolerance at full precision
             content["precision"] = self.engine.precision
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
 
     def limits_digest(self, calibration: Calibration) -> str:
         """Return the sha256 of everything that decides a verdict once the raw maps are there."""
@@ -84,7 +83,7 @@ class ScoringModel:
         }
         if self.bundle.manifest.doubt is not None:
             content["doubt"] = True
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
 
     def calibration(self) -> Calibration:
         """Return the limits, after checking that they fit the maps and the smoothing in force.

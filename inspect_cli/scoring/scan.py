@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError
 from inspect_cli.images import ImageHeader, MapReader, Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.scoring.clock import Clock
@@ -23,17 +20,6 @@ from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.manifest import Acquisition
 
 Rows = NDArray[np.float32]
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes; raises InputError if it cannot be read or is no regular file."""
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: not a regular file")
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 class PartScan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
@@ -22,6 +21,7 @@ from pydantic import (
 
 from inspect_cli.images.values import Preprocess, ValueRange
 from inspect_cli.recipe.schema import RoiSpec
+from inspect_cli.store.digest import json_sha256
 
 FORMAT: Final = 1
 #: A limit of zero would flag everything; scores are float32, so a limit must leave room to divide by it.
@@ -258,6 +258,4 @@ class Manifest(_Strict):
 
     def digest(self) -> str:
         """Return the sha256 of what decides a raw score: networks and preprocessing, not the limits."""
-        content = self.model_dump_json(include={"method", "settings", "tile_px", "maps"})
-        ordered = json.dumps(json.loads(content), sort_keys=True)
-        return hashlib.sha256(ordered.encode()).hexdigest()
+        return json_sha256(json.loads(self.model_dump_json(include={"method", "settings", "tile_px", "maps"})))

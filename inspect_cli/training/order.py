@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from inspect_cli.images import Part
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.registry import AUTO, method_class
 from inspect_cli.recipe import MapSpec
+from inspect_cli.store.digest import json_sha256
 from inspect_cli.store.manifest import TrainingFile
 from inspect_cli.store.materials import Material
 from inspect_cli.tiles.tiling import Tiling, tiling_of
@@ -208,4 +207,4 @@ def _fingerprint(order: TrainingOrder, name: str, tile_px: int, files: list[Trai
         "files": [(f.sha256, f.use) for f in files if f.map == name],
         "labels": masks_sha256(sources.targets.values()),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json_sha256(content)
