@@ -59,8 +59,6 @@ class EfficientNetLite0Features(nn.Module):
         eighth, 10 has 112 at a sixteenth. What lies behind the last of them is not built.
     pretrained
         Whether to load the package's weights now; :meth:`load_pretrained` does it later.
-    border
-        What lies beyond the border: ``replicate`` or ``constant`` (zeros), as :func:`torch.nn.functional.pad` has it.
 
     Raises
     ------
@@ -68,10 +66,9 @@ class EfficientNetLite0Features(nn.Module):
         If the package with the weights is not installed, or its file is damaged.
     """
 
-    def __init__(self, depths: Sequence[int] = (4, 10), pretrained: bool = True, border: str = "replicate") -> None:
+    def __init__(self, depths: Sequence[int] = (4, 10), pretrained: bool = True) -> None:
         super().__init__()
         self.depths = tuple(sorted(depths))
-        self.border = border
         self._conv_stem = _same(3, _STEM, 3, 2)
         self._bn0 = nn.BatchNorm2d(_STEM, eps=_EPSILON)
         blocks = []
@@ -82,15 +79,12 @@ class EfficientNetLite0Features(nn.Module):
         self._blocks = nn.ModuleList(blocks)
         if pretrained:
             self.load_pretrained()
-        for module in self.modules():
-            if isinstance(module, _SameConv2d):
-                module.border = border
         self.hastened: FrozenRun | None = None
         self.eval().requires_grad_(False)
 
     def extra_repr(self) -> str:
         """Tell what the layers do not: two networks that print alike compute the same with the same weights."""
-        return f"depths={self.depths}, border={self.border}"
+        return f"depths={self.depths}"
 
     def load_pretrained(self) -> None:
         """Load the weights of the installed package; raises ModelError if that cannot be done."""
@@ -120,6 +114,20 @@ class EfficientNetLite0Features(nn.Module):
         if self.hastened and not (images.requires_grad or traced or torch.is_autocast_enabled("cpu")):
             return self.hastened(self, images)
         return self._torch(images)
+
+    def of_tiles(self, tiles: Tensor) -> list[Tensor]:
+        """Return the feature maps (n, channels, h, w) of tiles (n, channels, height, width) in the unit range.
+
+        Three channels are taken for colours; of other tiles each channel is an image of its own, and the features of
+        one follow those of the other.
+        """
+        images = tiles
+        if tiles.shape[1] != len(MEAN):
+            images = tiles.reshape(-1, 1, *tiles.shape[2:]).expand(-1, len(MEAN), -1, -1)
+        mean, deviation = (torch.tensor(v, device=tiles.device)[:, None, None] for v in (MEAN, DEVIATION))
+        count = tiles.shape[0]  # not len(), which a graph for other runtimes would hold as a constant
+        found = self((images - mean) / deviation)
+        return [values.reshape(count, -1, *values.shape[2:]).float() for values in found]
 
     def _torch(self, images: Tensor) -> list[Tensor]:
         values = functional.relu6(self._bn0(self._conv_stem(images)))
@@ -169,6 +177,11 @@ class _SameConv2d(nn.Conv2d):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
         return super().forward(functional.pad(values, pads, mode=self.border))
+
+
+def images_in(channels: int) -> int:
+    """Return how many images the network makes of a tile: one of three colours, or one for each channel."""
+    return 1 if channels == len(MEAN) else channels
 
 
 def suited_tile_px(shortest_px: int) -> int:

@@ -13,9 +13,8 @@ from torch.nn import functional
 from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, masked_mean
 from inspect_cli.methods.efficientnet import (
     BLOCK_COUNT,
-    DEVIATION,
-    MEAN,
     EfficientNetLite0Features,
+    images_in,
     suited_tile_px,
 )
 from inspect_cli.methods.memory import farthest_points, squared_distance
@@ -198,10 +197,9 @@ class FeatureAutoencoder(Detector):
     def __init__(self, channels: int, tile_px: int, settings: FeatureAeSettings) -> None:
         super().__init__(channels, tile_px, settings)
         self.features = EfficientNetLite0Features(settings.depths, pretrained=False)
-        images = 1 if channels == len(MEAN) else channels
         shapes = zip(self.features.channels, self.features.sides(tile_px), strict=True)
         self.depths = nn.ModuleList(
-            _Depth(images * size, settings.code, settings.memory, side) for size, side in shapes
+            _Depth(images_in(channels) * size, settings.code, settings.memory, side) for size, side in shapes
         )
         self._noise = settings.noise
         self._weights = (settings.rarity_weight, settings.distance_weight)
@@ -229,23 +227,13 @@ class FeatureAutoencoder(Detector):
             If the package with the weights is not installed.
         """
         self.features.load_pretrained()
-        for depth, values in zip(self.known(), self._raw(tiles), strict=True):
+        for depth, values in zip(self.known(), self.features.of_tiles(tiles), strict=True):
             depth.learn_scale(values)
-
-    def _raw(self, tiles: Tensor) -> list[Tensor]:
-        """Return the features (n, channels, h, w) at each depth; channels that are no colours are images alone."""
-        images = tiles
-        if self.channels != len(MEAN):
-            images = tiles.reshape(-1, 1, *tiles.shape[2:]).expand(-1, len(MEAN), -1, -1)
-        mean, deviation = (torch.tensor(v, device=tiles.device)[:, None, None] for v in (MEAN, DEVIATION))
-        found = self.features((images - mean) / deviation)
-        count = tiles.shape[0]  # not len(), which a graph for other runtimes would hold as a constant
-        return [values.reshape(count, -1, *values.shape[2:]).float() for values in found]
 
     @torch.no_grad()
     def standardised(self, tiles: Tensor) -> list[Tensor]:
         """Return the features of tiles at each depth, (n, channels, h, w), in standard deviations from their mean."""
-        return [depth.standardised(v) for depth, v in zip(self.known(), self._raw(tiles), strict=True)]
+        return [depth.standardised(v) for depth, v in zip(self.known(), self.features.of_tiles(tiles), strict=True)]
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error of the copies, averaged over depths, inside the ROI."""

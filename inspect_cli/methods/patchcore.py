@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, masked_mean
-from inspect_cli.methods.efficientnet import DEVIATION, MEAN, EfficientNetLite0Features, suited_tile_px
+from inspect_cli.methods.efficientnet import EfficientNetLite0Features, images_in, suited_tile_px
 from inspect_cli.methods.memory import farthest_points, squared_distance
 
 #: Blocks whose features make a vector: details at an eighth of the tile's size, and what lies around them.
@@ -56,9 +56,9 @@ class PatchCore(Detector):
     def __init__(self, channels: int, tile_px: int, settings: PatchCoreSettings) -> None:
         super().__init__(channels, tile_px, settings)
         self.features = EfficientNetLite0Features(_DEPTHS, pretrained=False)
-        images = 1 if channels == len(MEAN) else channels
+        size = images_in(channels) * sum(self.features.channels)
         self.memory: Tensor
-        self.register_buffer("memory", torch.zeros(settings.memory, images * sum(self.features.channels)))
+        self.register_buffer("memory", torch.zeros(settings.memory, size))
         self.fit_patches = settings.patches
         self._greedy = settings.greedy
 
@@ -78,15 +78,9 @@ class PatchCore(Detector):
     @torch.no_grad()
     def _vectors(self, tiles: Tensor) -> Tensor:
         """Return the joined features (n, channels, h, w)."""
-        images = tiles
-        if self.channels != len(MEAN):
-            images = tiles.reshape(-1, 1, *tiles.shape[2:]).expand(-1, len(MEAN), -1, -1)
-        mean, deviation = (torch.tensor(v, device=tiles.device)[:, None, None] for v in (MEAN, DEVIATION))
-        found = [self._averaged(values.float()) for values in self.features((images - mean) / deviation)]
+        found = [self._averaged(values) for values in self.features.of_tiles(tiles)]
         size = found[0].shape[2:]
-        joined = [found[0], *(functional.interpolate(v, size, mode="bilinear") for v in found[1:])]
-        vectors = torch.cat(joined, dim=1)
-        return vectors.reshape(tiles.shape[0], -1, *size)
+        return torch.cat([found[0], *(functional.interpolate(v, size, mode="bilinear") for v in found[1:])], dim=1)
 
     def _averaged(self, values: Tensor) -> Tensor:
         return functional.avg_pool2d(values, _NEIGHBOURHOOD, 1, _NEIGHBOURHOOD // 2, count_include_pad=False)
