@@ -25,8 +25,6 @@ from inspect_cli.recipe.schema import PART, Recipe
 END_SHARE = 0.02
 #: Thinner saturated or dark strips than this are not background.
 MIN_STRIP_PX = 9
-#: Side that a square is reduced to where its share of the ROI is looked for.
-_SQUARE_PX = 32
 _READ_ROWS = 512
 #: Rows at the top and bottom whose median is the background's value; the blur before it is looked for, and its reach.
 _BORDER_PX = 4
@@ -156,14 +154,12 @@ def _all_channels(reader: MapReader, test: Callable[[NDArray[Any]], Mask]) -> Ma
 def largest_share(roi: Mask, tile_px: int) -> float:
     """Return the largest share of a square of ``tile_px`` that lies inside the ROI, wherever the square is.
 
-    Found on a picture reduced until the square is some 32 px wide; of an image smaller than it, the image counts.
+    Of an image that is smaller than the square, the image counts.
     """
-    factor = max(1, tile_px // _SQUARE_PX)
-    height, width = (max(1, side // factor) for side in roi.shape)
-    small = cv2.resize(roi.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    down, across = (min(side, round(tile_px / factor)) for side in (height, width))
-    shares = cv2.boxFilter(small, -1, (across, down), anchor=(0, 0))
-    return float(shares[: height - down + 1, : width - across + 1].max())
+    down, across = (min(side, tile_px) for side in roi.shape)
+    sums = cv2.boxFilter(roi.view(np.uint8), cv2.CV_32F, (across, down), anchor=(0, 0), normalize=False)
+    most = float(sums[: roi.shape[0] - down + 1, : roi.shape[1] - across + 1].max())
+    return most / (down * across)
 
 
 def _touching_border(mask: Mask) -> Mask:
