@@ -158,8 +158,7 @@ def largest_share(roi: Mask, tile_px: int) -> float:
     """
     down, across = (min(side, tile_px) for side in roi.shape)
     sums = cv2.boxFilter(roi.view(np.uint8), cv2.CV_32F, (across, down), anchor=(0, 0), normalize=False)
-    most = float(sums[: roi.shape[0] - down + 1, : roi.shape[1] - across + 1].max())
-    return most / (down * across)
+    return float(sums[: roi.shape[0] - down + 1, : roi.shape[1] - across + 1].max() / (down * across))
 
 
 def _touching_border(mask: Mask) -> Mask:
