@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from inspect_cli.commands.score import score
 from inspect_cli.commands.threshold import threshold
 from inspect_cli.commands.tile import tile
 from inspect_cli.commands.train import train
-from inspect_cli.console import replace_closed_streams
+from inspect_cli.console import replace_closed_streams, say
 from inspect_cli.errors import (
     EXIT_DONE,
     InspectError,
@@ -120,6 +119,5 @@ def _unexpected(error: Exception) -> int:
 
 
 def _told(text: str, code: int) -> int:
-    with contextlib.suppress(BrokenPipeError):  # who read stderr has left
-        typer.echo(text, err=True)
+    say(text)
     return code

@@ -252,8 +252,8 @@ def test_message_says_who_holds_the_folder_and_a_dead_holder_does_not_block(hold
 
 def test_wait_gets_the_folder_when_it_is_free(holder):
     start, _ = holder
-    with lock_folder(start(0.5), "taken", wait_s=60):
-        pass
+    with lock_folder(folder := start(0.5), "taken", wait_s=60):
+        assert f"process {os.getpid()} " in (folder / HOLDER).read_text()
 
 
 def test_log_has_a_line_a_part_that_machines_can_split(batch, models, tmp_path):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images.infer import infer_maps, training_root, unmatched
-from inspect_cli.images.parts import Part, discover_parts, unread_images, unused_masks
+from inspect_cli.images.parts import Part, discover_parts, unused_images
 from inspect_cli.recipe.schema import MapSpec
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=50)
@@ -82,7 +82,7 @@ def test_runs_hidden_files_and_masks_are_no_parts(tmp_path: Path) -> None:
         "bottle_label.png",
     )
     assert ids(tmp_path, ANY) == ["P1", "P4_masks", "P5", "bottle_label", "masked_P3"]
-    assert unread_images(tmp_path) == ["P6.webp"]
+    assert unused_images(tmp_path).unread == ["P6.webp"]
 
 
 def test_batch_folder_may_itself_be_called_like_a_run(tmp_path: Path) -> None:
@@ -359,4 +359,4 @@ def test_images_that_are_named_like_masks_of_no_part_are_told(tmp_path):
         (tmp_path / name).touch()
     parts = discover_parts(tmp_path, {"a": MapSpec(files="{part}.png")})
     assert [part.id for part in parts] == ["P1", "test/P2_a"]
-    assert unused_masks(tmp_path, parts) == ["P2_A_mask.png", "left_roi.png"]
+    assert unused_images(tmp_path, parts).masks == ["P2_A_mask.png", "left_roi.png"]

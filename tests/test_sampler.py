@@ -199,7 +199,8 @@ def test_more_images_than_files_that_may_be_open(tmp_path: Path) -> None:
     opened: list[PatchSampler] = []
     try:
         opened.append(PatchSampler(images, TILE, 0))
-        opened[0].batch(0, 4)
+        patches, _ = opened[0].batch(0, 4)
+        assert patches.shape == (4, TILE, TILE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for source in opened:

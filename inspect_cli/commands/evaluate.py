@@ -86,7 +86,7 @@ def evaluate(
 
 
 def _tell_part(number: int, parts: int, part_id: str) -> None:
-    typer.echo(f"[{number}/{parts}] {part_id}", err=True)
+    console.say(f"[{number}/{parts}] {part_id}")
 
 
 def _as_json(result: dict[str, Any]) -> str:

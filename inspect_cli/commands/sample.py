@@ -71,7 +71,7 @@ def _write(batch: Batch, out: Path, force: bool) -> Summary:
     from inspect_cli.sample.batch import write_batch
 
     if not sys.stderr.isatty():
-        return write_batch(batch, out, force, lambda part: typer.echo(f"{part.folder}/{part.stem}", err=True))
+        return write_batch(batch, out, force, lambda part: console.say(f"{part.folder}/{part.stem}"))
     columns = (
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),

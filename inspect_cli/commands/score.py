@@ -118,7 +118,7 @@ def score(
     share_freed_memory()
     from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
-    from inspect_cli.images.parts import unread_images, unused_masks
+    from inspect_cli.images.parts import unused_images
     from inspect_cli.outputs.finish import score_batch
     from inspect_cli.outputs.monitor import Monitor
     from inspect_cli.scoring.model import load_model
@@ -138,9 +138,10 @@ def score(
         parts = discover_parts(folder, model.maps, chosen.recipe.maps)
         run = out or folder / RUN_FOLDER / chosen.name
         _announce(len(parts), run, model)
-        if left := unread_images(folder):
+        left, masks = unused_images(folder, parts)
+        if left:
             console.warn(f"{len(left)} image(s) of formats that are not read get no verdict: {', '.join(left[:5])}")
-        if masks := unused_masks(folder, parts):
+        if masks:
             console.warn(
                 f"{len(masks)} image(s) are named like masks or ROIs and get no verdict: {', '.join(masks[:5])}"
             )

@@ -23,6 +23,7 @@ from inspect_cli.report import draw
 from inspect_cli.report.pictures import encode_png, save_png
 from inspect_cli.store.atomic import output_error, write_bytes, write_with
 from inspect_cli.store.layout import RUN_FOLDER, SAMPLES_PICTURE
+from inspect_cli.store.paths import lies_in
 
 RECORD: Final = "augment.json"
 #: Where no part is looked for: a pattern such as ``{part}.png`` would take the picture for one.
@@ -43,8 +44,8 @@ def check_out(out: Path, parts: Sequence[Part], force: bool) -> None:
     OutputError
         If it cannot be made or written to.
     """
-    for folder in {part.folder.resolve() for part in parts}:
-        if out.resolve().is_relative_to(folder):
+    for folder in {part.folder for part in parts}:
+        if lies_in(out, folder):
             raise UsageError(
                 f"--out {out}: lies among the good parts in {folder}, where generated ones would be taken for real; "
                 "choose another folder"
@@ -104,7 +105,7 @@ def remove_earlier(out: Path) -> None:
     """Remove the files that an earlier record in ``out`` lists as its own; others are left alone."""
     for name in _listed(out / RECORD):
         path = out / name
-        if path.resolve().is_relative_to(out.resolve()):
+        if lies_in(path, out):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from inspect_cli.errors import InputError, NoInputError
-from inspect_cli.images.parts import discover_parts, unread_images, walk_files
+from inspect_cli.images.parts import discover_parts, unused_images, walk_files
 from inspect_cli.images.reader import SUFFIXES, ImageHeader, open_map
 from inspect_cli.recipe.schema import MAX_CHANNELS, MapSpec
 
@@ -59,7 +59,7 @@ def _image_names(folder: Path) -> list[str]:
         raise NoInputError(f"{folder}: no such folder")
     names = [path.name for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES)]
     if not names:
-        left = unread_images(folder)
+        left = unused_images(folder).unread
         others = f", but {len(left)} of a format that is not read, such as {left[0]}" if left else ""
         raise NoInputError(f"{folder}: no image found ({', '.join(SUFFIXES)}){others}")
     return names

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from inspect_cli.errors import IncompleteError, InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES, UNREAD
@@ -108,16 +109,24 @@ def discover_parts(
     return [_part(text, found.get(text, {}), folder, maps, faults) for text in sorted(found.keys() | faults.keys())]
 
 
-def unread_images(folder: Path) -> list[str]:
-    """Return the names of files below ``folder`` that are images of formats that are not read, sorted."""
-    return sorted(path.name for path in walk_files(folder, {}) if path.suffix.lower() in UNREAD)
+class Unused(NamedTuple):
+    """Names of images that are taken for no map, sorted: of formats that are not read, and named like masks."""
+
+    unread: list[str]
+    masks: list[str]
 
 
-def unused_masks(folder: Path, parts: Sequence[Part]) -> list[str]:
-    """Return the names of images below ``folder`` that are named like masks or ROIs, but of no part, sorted."""
+def unused_images(folder: Path, parts: Sequence[Part] = ()) -> Unused:
+    """Return the images below ``folder`` that get no verdict; masks and ROIs of ``parts`` need none."""
     known = {part.id.rsplit("/", 1)[-1] for part in parts} | {f.stem for part in parts for f in part.files.values()}
-    masks = [path for path in _walk(folder, {}) if NOT_A_MAP.search(path.name) and path.suffix.lower() in SUFFIXES]
-    return sorted(path.name for path in masks if NOT_A_MAP.sub("", path.name) not in known)
+    found = Unused([], [])
+    for path in _walk(folder, {}):
+        is_mask = NOT_A_MAP.search(path.name) is not None
+        if path.suffix.lower() in UNREAD and not is_mask:
+            found.unread.append(path.name)
+        elif path.suffix.lower() in SUFFIXES and is_mask and NOT_A_MAP.sub("", path.name) not in known:
+            found.masks.append(path.name)
+    return Unused(sorted(found.unread), sorted(found.masks))
 
 
 def any_file(folder: Path, maps: Mapping[str, MapSpec]) -> bool:

@@ -30,7 +30,7 @@ from inspect_cli.stopping import graceful_stop
 from inspect_cli.store.atomic import output_error
 from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, EVALUATION_PICTURE, PARTS_FOLDER, REPORT, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.paths import check_is_text, without_links
+from inspect_cli.store.paths import check_is_text, lies_in, without_links
 from inspect_cli.store.timestamps import utc_now
 
 
@@ -116,7 +116,7 @@ def _check_place(run: Path, folder: Path, parts: Sequence[Part], model: ScoringM
     check_is_text(run, batch)
     if place == batch:
         raise UsageError(f"--out {run}: is the batch folder itself; choose a folder of its own")
-    inside = [path for part in parts for path in part.files.values() if without_links(path).is_relative_to(place)]
+    inside = [path for part in parts for path in part.files.values() if lies_in(path, run)]
     above = batch.is_relative_to(place)
     if above or inside:
         held = "the batch" if above else f"the part {inside[0].name}"

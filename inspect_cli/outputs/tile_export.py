@@ -27,7 +27,7 @@ from inspect_cli.store.atomic import write_json, write_text, write_with
 from inspect_cli.store.cells import csv_text
 from inspect_cli.store.layout import TILE_INDEX
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.paths import without_links
+from inspect_cli.store.paths import lies_in
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 
 #: The parts of a cut that has not come to its end.
@@ -233,7 +233,7 @@ def _remove_part(out: Path, part: str) -> None:
 
 def _remove(out: Path, path: Path) -> None:
     """Remove a file, unless a link or an index that anyone may have written leads out of ``out``."""
-    if without_links(path).is_relative_to(without_links(out)):
+    if lies_in(path, out):
         path.unlink(missing_ok=True)
 
 
@@ -285,9 +285,8 @@ def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTil
 
 def check_out(out: Path, parts: Sequence[Part], force: bool) -> None:
     """Raise UsageError if ``out`` holds parts that are to be cut, or tiles already and ``force`` is not given."""
-    place = without_links(out)
     for path in (path for part in parts for path in part.files.values()):
-        if without_links(path).is_relative_to(place):
+        if lies_in(path, out):
             raise UsageError(f"--out {out}: holds the part {path.name}, which is to be cut; choose another --out")
     if (out / "index.csv").exists() and not force:
         raise UsageError(f"{out}: holds tiles already; choose another --out or give --force")

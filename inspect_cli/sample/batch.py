@@ -23,6 +23,7 @@ from inspect_cli.sample.optics import ENCODINGS
 from inspect_cli.sample.part import Box, Image, PartData
 from inspect_cli.sample.plan import MATERIALS, Batch, Planned, generate_part
 from inspect_cli.store.atomic import output_error, write_bytes, write_json, write_text, write_with
+from inspect_cli.store.paths import lies_in
 
 PROVENANCE: Final = "sample.json"
 BATCH_FOLDERS: Final = ("train", "test", "ground_truth")
@@ -98,7 +99,7 @@ def _check_room(out: Path, force: bool) -> None:
 def _make_room(out: Path) -> None:
     """Remove what an earlier batch lists as its own."""
     listed = [out / name for name in _listed_files(out / PROVENANCE)]
-    own = [path for path in listed if path.resolve().is_relative_to(out.resolve())]
+    own = [path for path in listed if lies_in(path, out)]
     for path in own:
         try:
             path.unlink(missing_ok=True)

@@ -24,3 +24,8 @@ def check_is_text(*paths: Path) -> None:
 def without_links(path: Path) -> Path:
     """Return the place that a path leads to; unlike :meth:`Path.resolve`, links in a circle are no fault."""
     return Path(os.path.realpath(path))
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path leads to a place in ``folder``, or to the folder itself, wherever links lead."""
+    return without_links(path).is_relative_to(without_links(folder))

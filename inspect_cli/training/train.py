@@ -159,7 +159,7 @@ def _train_locked(
     teller: Teller,
     stop: Callable[[], bool],
 ) -> Bundle:
-    recipe, settings = order.material.recipe, settings_of(order)
+    recipe, device = order.material.recipe, choose_device(order.device)
     folder = order.material.folder / order.method
     tiling = tiling_for(order, sources)
     kept = _kept(order, sources)
@@ -169,13 +169,12 @@ def _train_locked(
     teller.say(
         f"training {order.method} on {_described_parts(sources)}; "
         f"maps {', '.join(order.maps)}; budget {order.budget}; tiles of {tiling.size_px} px; "
-        f"device {choose_device(order.device)}"
+        f"device {device}"
     )
     trained = {name: _train_one(order, name, sources, files, teller, stop) for name in order.maps}
     entries = {name: found.entry for name, found in trained.items()}
     detectors = {name: found.detector for name, found in trained.items()}
     usual = {name: found.usual for name, found in trained.items() if found.usual is not None}
-    device = choose_device(order.device)
     validation, named = _held_out(sources, suspects)
     extent = Extent.of_budget(order.budget, len(order.maps))
     calibration, unusual = provisional_calibration(
@@ -186,16 +185,13 @@ def _train_locked(
         created_utc=utc_now(),
         material=recipe.material,
         method=order.method,
-        settings=settings,
+        settings=settings_of(order),
         tile_px=tiling.size_px,
         seed=order.seed,
         recipe_sha256=recipe.digest(),
         maps=entries,
         training_set=files,
-        warnings=[warning for found in trained.values() for warning in found.warnings]
-        + copy_warnings(files)
-        + named
-        + unusual,
+        warnings=[w for found in trained.values() for w in found.warnings] + copy_warnings(files) + named + unusual,
         calibration=calibration,
         trials=trials,
         checks={name: found.check for name, found in trained.items() if found.check is not None},
