@@ -49,12 +49,14 @@ test: $(VENV)/installed-dev  ## set up with test extras, check style and types, 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed-dev  ## style and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 faults: $(VENV)/installed-dev  ## kill commands, damage inputs, disturb a night: at length (an hour), into bench/faults.csv
 	PYTHONPATH=tests $(BIN)/python -m faults --out bench/faults.csv

@@ -24,8 +24,8 @@ from typing import Any
 import yaml
 
 from inspect_cli.benchmark.speed import one_map, write_map
-from inspect_cli.store.bundle import find_bundle, write_manifest
-from inspect_cli.store.materials import find_material
+from inspect_cli.material.bundle import find_bundle, write_manifest
+from inspect_cli.material.materials import find_material
 
 #: Megapixels of one part, and numbers of parts of 20 megapixels.
 SIZES = {20: (5496, 3672), 80: (10992, 7344), 320: (21984, 14688)}

@@ -30,10 +30,10 @@ from inspect_cli.generate.quality import (
 )
 from inspect_cli.images import Part, ValueRange, discover_parts, open_map
 from inspect_cli.images.values import Preprocess
+from inspect_cli.material.materials import Material
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec
 from inspect_cli.stopping import Stopper
-from inspect_cli.store.materials import Material
 
 GENERATE = ("--count", 5, "--budget", "3steps", "--width", 2, "--device", "cpu")
 

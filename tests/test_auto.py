@@ -10,12 +10,12 @@ import pytest
 from inspect_cli.cli import run
 from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
 from inspect_cli.errors import ModelError, RecipeError, UsageError
+from inspect_cli.material.bundle import Bundle
+from inspect_cli.material.manifest import Manifest, Trial
+from inspect_cli.material.materials import Material
 from inspect_cli.methods.registry import AUTO
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec, Recipe
-from inspect_cli.store.bundle import Bundle
-from inspect_cli.store.manifest import Manifest, Trial
-from inspect_cli.store.materials import Material
 from inspect_cli.training import auto, trial
 from inspect_cli.training.auto import CANDIDATES, CHOICE, beside_others, best, trial_lines
 from inspect_cli.training.budget import Budget

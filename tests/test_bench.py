@@ -16,11 +16,11 @@ from inspect_cli.cli import run
 from inspect_cli.engines import Hardware
 from inspect_cli.errors import UsageError
 from inspect_cli.images.reader import open_map
+from inspect_cli.material.bundle import read_bundle
+from inspect_cli.material.materials import find_material
 from inspect_cli.methods import build_detector
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
-from inspect_cli.store.bundle import read_bundle
-from inspect_cli.store.materials import find_material
 
 
 @pytest.fixture

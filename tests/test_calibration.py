@@ -19,8 +19,8 @@ from inspect_cli.calibration.rules import LEAST_LIMIT, RULES, GoodPeaks, limits_
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, calibrate_manual, peaks_of
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.evaluation.metrics import ScoreHistogram
+from inspect_cli.material.manifest import Calibration, MapLimit
 from inspect_cli.recipe.schema import MapSpec, Recipe, ThresholdSpec
-from inspect_cli.store.manifest import Calibration, MapLimit
 from inspect_cli.tiles.tiling import tiling_of
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=60)

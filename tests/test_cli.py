@@ -391,7 +391,7 @@ def test_a_full_disk_behind_stdout_ends_the_run_with_code_6(batch, models):
 
 
 def test_only_what_is_refused_in_the_run_folder_is_a_fault_of_the_output(tmp_path):
-    from inspect_cli.outputs.finish import _told_as_output
+    from inspect_cli.batch.finish import _told_as_output
 
     for error, expected in (
         (PermissionError(13, "Permission denied", str(tmp_path / "run/parts/P1/part.json")), OutputError),
@@ -452,7 +452,7 @@ def test_recipe_new_check_and_schema(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["riblet", "steel", "chess", "noise"])
 def test_shipped_recipes_are_valid_and_have_their_sample(name, capsys):
     from inspect_cli.images import discover_parts
-    from inspect_cli.store.materials import find_material, training_folder
+    from inspect_cli.material.materials import find_material, training_folder
 
     assert run(["recipe", "check", name]) == 0
     material = find_material(name)

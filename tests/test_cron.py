@@ -12,12 +12,12 @@ import pytest
 from helpers import COARSE, hold
 from prometheus_client.parser import text_string_to_metric_families
 
+from inspect_cli.batch.monitor import Monitor
+from inspect_cli.batch.run import Outcome
 from inspect_cli.cli import run
 from inspect_cli.errors import LockedError, OutputError, UsageError
 from inspect_cli.images import discover_parts
 from inspect_cli.images.settle import SLOW_WRITER_S, ZEROS_FACTOR, Settling
-from inspect_cli.outputs.monitor import Monitor
-from inspect_cli.outputs.run import Outcome
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.store.lock import HOLDER, lock_folder
 
@@ -293,7 +293,7 @@ def test_log_ends_with_the_exit_code_and_the_reason_of_a_fault(batch, models, tm
 
 
 def test_log_is_turned_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("inspect_cli.outputs.monitor.LOG_BYTES", 1000)
+    monkeypatch.setattr("inspect_cli.batch.monitor.LOG_BYTES", 1000)
     for _ in range(40):
         with Monitor(None, tmp_path / "log", tmp_path):
             pass

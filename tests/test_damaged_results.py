@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
+from inspect_cli.batch import finish
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGTERM, InputError
-from inspect_cli.outputs import finish
 
 
 def score(batch, models, *more: str) -> int:

@@ -13,11 +13,11 @@ from helpers import TRAINED
 from inspect_cli.cli import run
 from inspect_cli.images import ValueRange
 from inspect_cli.images.values import Preprocess
+from inspect_cli.material.bundle import read_bundle
 from inspect_cli.methods import build_detector, method_names
 from inspect_cli.methods.base import Batch, Detector
 from inspect_cli.methods.registry import method_class
 from inspect_cli.recipe.schema import TrainingSpec
-from inspect_cli.store.bundle import read_bundle
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training.batches import MapTraining, training_batch
 from inspect_cli.training.budget import Budget
@@ -201,7 +201,7 @@ def test_train_score_and_evaluate_from_the_command_line(name, folder, tmp_path, 
 
 
 def test_a_stored_network_scores_bit_for_bit_as_before(name, folder, tmp_path):
-    from inspect_cli.store.bundle import write_weights
+    from inspect_cli.material.bundle import write_weights
 
     training = job(build(name), folder)
     training.detector.begin(training_batch(training, 0).tiles)

@@ -10,9 +10,9 @@ import torch
 from inspect_cli.cli import run
 from inspect_cli.engines import graph
 from inspect_cli.errors import InputError, ModelError, RecipeError, UsageError
-from inspect_cli.outputs import model_export
-from inspect_cli.store.bundle import read_bundle
-from inspect_cli.store.materials import find_material
+from inspect_cli.export import networks
+from inspect_cli.material.bundle import read_bundle
+from inspect_cli.material.materials import find_material
 
 pytest.importorskip("openvino")
 
@@ -81,4 +81,4 @@ def test_format_must_be_known(text, models, tmp_path, capsys):
 
 
 def test_report_names_every_format():
-    assert set(model_export.FORMATS) == set(model_export._SUFFIX)
+    assert set(networks.FORMATS) == set(networks._SUFFIX)

@@ -15,8 +15,8 @@ import tifffile
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGTERM, IncompleteError, InputError, UsageError, exit_code_of
 from inspect_cli.images import open_map
+from inspect_cli.material.materials import adopt, find_material
 from inspect_cli.stopping import SignalStop, stopped_by_signals
-from inspect_cli.store.materials import adopt, find_material
 from tests.helpers import COARSE, TRAINED, material_of
 
 

@@ -9,9 +9,9 @@ import torch
 
 from inspect_cli.cli import run
 from inspect_cli.engines.frozen import _OnOpenVino, frozen_run
+from inspect_cli.material.bundle import read_bundle
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.efficientnet import EfficientNetLite0Features
-from inspect_cli.store.bundle import read_bundle
 from tests.helpers import TRAINED, material_of
 
 pytest.importorskip("openvino")

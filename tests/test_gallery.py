@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from inspect_cli.report import draw
-from inspect_cli.report.colour import NO_SCORE_RGB, inferno_table
-from inspect_cli.report.gallery import save_corruptions
+from inspect_cli.pictures import draw
+from inspect_cli.pictures.colour import NO_SCORE_RGB, inferno_table
+from inspect_cli.pictures.gallery import save_corruptions
 
 GUTTER_PX = 6
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inspect_cli.store.manifest import Manifest, TrainedMap, TrainingFile, Trial
+from inspect_cli.material.manifest import Manifest, TrainedMap, TrainingFile, Trial
 from inspect_cli.training.health import (
     copy_warnings,
     few_patches_warnings,

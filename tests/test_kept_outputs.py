@@ -98,7 +98,7 @@ def test_what_a_part_has_is_kept_when_more_is_asked_for(scored, batch: Path) -> 
 def test_disk_is_asked_for_what_is_still_to_be_written(scored, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     score, _ = scored
     assert score("--outputs", "none") == 0
-    monkeypatch.setattr("inspect_cli.outputs.space.shutil.disk_usage", lambda _: Disk())
+    monkeypatch.setattr("inspect_cli.batch.space.shutil.disk_usage", lambda _: Disk())
     assert score("--outputs", "none") == 0
     assert score("--outputs", "heatmap") == 6
     assert "4 part(s) need about" in capsys.readouterr().err

@@ -490,7 +490,7 @@ def test_tile_with_force_clears_up_after_a_cut_that_was_interrupted(batch, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("inspect_cli.outputs.tile_export.write_grid_picture", killed)
+        patch.setattr("inspect_cli.export.tiles.write_grid_picture", killed)
         assert run([*arguments, "--force", "--stride", "40"]) == 130
     assert len(list(out.rglob("y*.tif"))) > 0
     own = out / "my_grid.png"
@@ -513,7 +513,7 @@ def test_tile_with_force_clears_up_after_a_cut_that_was_interrupted(batch, tmp_p
 
 def test_shipped_model_scores_the_shipped_sample(tmp_path):
     """What a user does first after the install."""
-    from inspect_cli.store.materials import shipped
+    from inspect_cli.material.materials import shipped
 
     shutil.copytree(shipped("sample_data") / "riblet" / "test", tmp_path / "test")
     assert run(["score", str(tmp_path / "test"), "--material", "riblet", "--outputs", "none"]) == 0
@@ -783,7 +783,7 @@ def test_an_evaluation_does_not_outlive_a_run_that_died(results, batch, models, 
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("inspect_cli.outputs.finish.write_tables", full)
+        patch.setattr("inspect_cli.batch.finish.write_tables", full)
         assert score(batch, models) == 6
     assert score(batch, models) == 0
     assert not (results / "evaluation.json").exists()

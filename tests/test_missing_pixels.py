@@ -9,16 +9,16 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from inspect_cli.batch.finish import score_batch
 from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images import discover_parts
 from inspect_cli.images.values import Preprocess
-from inspect_cli.outputs.finish import score_batch
+from inspect_cli.material.bundle import Bundle
+from inspect_cli.material.manifest import Acquisition, Calibration, Manifest, MapLimit, TrainedMap
+from inspect_cli.material.materials import Material
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.scoring.model import ScoringModel
-from inspect_cli.store.bundle import Bundle
-from inspect_cli.store.manifest import Acquisition, Calibration, Manifest, MapLimit, TrainedMap
-from inspect_cli.store.materials import Material
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.tiling import tiling_of
 

@@ -17,21 +17,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from inspect_cli.batch import calibrate
+from inspect_cli.batch.run import Outcome
+from inspect_cli.batch.tables import finished_parts, write_tables
 from inspect_cli.cli import run as main
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.evaluation.truth import Truth
+from inspect_cli.export.tiles import check_out
 from inspect_cli.images import Part
 from inspect_cli.images.reduced import PREVIEW_PX, BlockReducer, preview_scale
-from inspect_cli.outputs import calibrate
+from inspect_cli.material.manifest import Calibration, MapLimit
 from inspect_cli.outputs.outlines import MAX_OUTLINES, TOLERANCE_PX, outlines
 from inspect_cli.outputs.part_folder import patch_table
 from inspect_cli.outputs.png_stream import MaskWriter
-from inspect_cli.outputs.run import Outcome
-from inspect_cli.outputs.tables import finished_parts, write_tables
-from inspect_cli.outputs.tile_export import check_out
 from inspect_cli.scoring.mapstream import PatchScores
 from inspect_cli.scoring.regions import Region, RegionFinder
-from inspect_cli.store.manifest import Calibration, MapLimit
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=40)
 Rows = NDArray[np.float32]

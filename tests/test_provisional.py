@@ -10,10 +10,10 @@ import torch
 from scipy.stats import norm
 
 from inspect_cli.images import Part
+from inspect_cli.material.manifest import MapLimit
 from inspect_cli.methods import build_detector
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
-from inspect_cli.store.manifest import MapLimit
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training import provisional
 from inspect_cli.training.provisional import (

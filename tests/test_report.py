@@ -24,8 +24,9 @@ from typer.testing import CliRunner
 
 from inspect_cli.commands.report import report
 from inspect_cli.errors import InputError, InspectError, NoInputError, OutputError, UsageError
-from inspect_cli.report import embed, numerals, pictures, plots
-from inspect_cli.report.colour import NO_SCORE_RGB, inferno_table, score_colours
+from inspect_cli.pictures import plots, previews
+from inspect_cli.pictures.colour import NO_SCORE_RGB, inferno_table, score_colours
+from inspect_cli.report import embed, numerals
 from inspect_cli.report.html import write_report
 
 HOSTILE = "<script>window.stolen=1</script>"
@@ -85,24 +86,24 @@ def test_table_is_inferno_and_cannot_be_changed():
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
 def test_png_gives_back_every_pixel(tmp_path, dtype, shape):
     array = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
-    pictures.save_png(tmp_path / "a.png", array)
+    previews.save_png(tmp_path / "a.png", array)
     back = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(back if len(shape) == 2 else back[:, :, ::-1], array)
 
 
 def test_png_of_a_mask_is_black_and_white_and_odd_arrays_are_refused():
     mask = np.array([[True, False], [False, True]])
-    decoded = cv2.imdecode(np.frombuffer(pictures.encode_png(mask), np.uint8), cv2.IMREAD_UNCHANGED)
+    decoded = cv2.imdecode(np.frombuffer(previews.encode_png(mask), np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded.tolist() == [[255, 0], [0, 255]]
     for odd in (np.zeros((2, 2)), np.zeros(4, np.uint8), np.zeros((2, 2, 5), np.uint8)):
         with pytest.raises(InspectError, match="no PNG"):
-            pictures.encode_png(odd)
+            previews.encode_png(odd)
 
 
 def test_heatmap_shows_fixed_colours_and_its_scale(tmp_path):
     score = np.full((60, 400), 0.0, np.float32)
     score[:, 100:200], score[:, 200:300], score[:, 300:] = 1.0, 7.0, np.nan
-    pictures.save_heatmap(tmp_path / "h.png", score)
+    previews.save_heatmap(tmp_path / "h.png", score)
     shown = read_rgb(tmp_path / "h.png")
     assert shown.shape[1] == 400
     assert shown.shape[0] > 60
@@ -114,16 +115,16 @@ def test_heatmap_shows_fixed_colours_and_its_scale(tmp_path):
 
 def test_small_heatmap_is_enlarged_by_a_whole_number(tmp_path):
     score = np.random.default_rng(1).random((20, 50)).astype(np.float32) * 2
-    pictures.save_heatmap(tmp_path / "h.png", score)
+    previews.save_heatmap(tmp_path / "h.png", score)
     shown = read_rgb(tmp_path / "h.png")
     np.testing.assert_array_equal(shown[:140:7, :350:7], score_colours(score))
 
 
 def test_overlay_outlines_what_is_above_the_limit_and_leaves_the_rest_grey(tmp_path):
     image, score = striped(400, 900), blob(400, 900, 200, 300, 2.0)
-    pictures.save_overlay(tmp_path / "o.png", image, score, [], 4)
+    previews.save_overlay(tmp_path / "o.png", image, score, [], 4)
     shown = read_rgb(tmp_path / "o.png")
-    outline = (shown == pictures.CONTOUR_RGB).all(axis=2)
+    outline = (shown == previews.CONTOUR_RGB).all(axis=2)
     above = score > 1
     inner = cv2.erode(above.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
     np.testing.assert_array_equal(outline & inner, np.zeros_like(outline))
@@ -134,14 +135,14 @@ def test_overlay_outlines_what_is_above_the_limit_and_leaves_the_rest_grey(tmp_p
 
 
 def test_overlay_has_no_outline_at_the_limit_itself(tmp_path):
-    pictures.save_overlay(tmp_path / "o.png", striped(400, 900), np.ones((400, 900), np.float32), [], 1)
-    assert not (read_rgb(tmp_path / "o.png") == pictures.CONTOUR_RGB).all(axis=2).any()
+    previews.save_overlay(tmp_path / "o.png", striped(400, 900), np.ones((400, 900), np.float32), [], 1)
+    assert not (read_rgb(tmp_path / "o.png") == previews.CONTOUR_RGB).all(axis=2).any()
 
 
 def test_overlay_draws_boxes_around_regions_given_in_full_size_pixels(tmp_path):
     regions = [{"region": 7, "x_px": 400, "y_px": 800, "width_px": 120, "height_px": 80, "score_max": 2.0}]
-    pictures.save_overlay(tmp_path / "o.png", striped(400, 900), np.zeros((400, 900), np.float32), regions, 4)
-    white = (read_rgb(tmp_path / "o.png") == pictures.BOX_RGB).all(axis=2)
+    previews.save_overlay(tmp_path / "o.png", striped(400, 900), np.zeros((400, 900), np.float32), regions, 4)
+    white = (read_rgb(tmp_path / "o.png") == previews.BOX_RGB).all(axis=2)
     ys, xs = np.nonzero(white[200:])
     assert (xs.min(), xs.max()) == (97, 132)  # 100 to 129, three pixels of margin
     assert ys.max() + 200 == 222
@@ -152,25 +153,25 @@ def test_overlay_label_never_covers_its_region_at_the_upper_edge(tmp_path):
     image, score = striped(400, 900), np.zeros((400, 900), np.float32)
     score[0:10, 500:520] = 3.0
     regions = [{"region": 1, "x_px": 500, "y_px": 0, "width_px": 20, "height_px": 10, "score_max": 3.0}]
-    pictures.save_overlay(tmp_path / "o.png", image, score, regions, 1)
+    previews.save_overlay(tmp_path / "o.png", image, score, regions, 1)
     bright = read_rgb(tmp_path / "o.png")[1:9, 501:519]
     assert (bright[:, :, 0] > 150).all()
 
 
 def test_overlay_refuses_maps_of_another_size(tmp_path):
     with pytest.raises(InspectError, match="one size"):
-        pictures.save_overlay(tmp_path / "o.png", striped(40, 90), np.zeros((40, 91), np.float32), [], 1)
+        previews.save_overlay(tmp_path / "o.png", striped(40, 90), np.zeros((40, 91), np.float32), [], 1)
 
 
 def test_tile_grid_marks_in_red_what_no_tile_covers(tmp_path):
     positions = [(y, x) for y in (0, 128, 272) for x in (0, 128, 256, 384, 472) if (y, x) != (0, 0)]
-    pictures.save_tile_grid(tmp_path / "g.png", np.full((400, 600), 128, np.uint8), positions, 128, 1)
+    previews.save_tile_grid(tmp_path / "g.png", np.full((400, 600), 128, np.uint8), positions, 128, 1)
     shown = read_rgb(tmp_path / "g.png")[:400].astype(int)
     red = shown[:, :, 0] > shown[:, :, 1] + 60
     expected = np.ones((400, 600), bool)
     for y, x in positions:
         expected[y : y + 128, x : x + 128] = False
-    orange = (shown == pictures.TILE_RGB).all(axis=2)
+    orange = (shown == previews.TILE_RGB).all(axis=2)
     np.testing.assert_array_equal(red[~orange], expected[~orange])
     assert orange.any()
 
@@ -178,7 +179,7 @@ def test_tile_grid_marks_in_red_what_no_tile_covers(tmp_path):
 def test_reconstruction_rows_share_one_residual_scale(tmp_path):
     tiles = np.full((2, 1, 64, 64), 0.5)
     residuals = np.stack([np.full((64, 64), 0.02), np.full((64, 64), 0.1)])
-    pictures.save_reconstructions(tmp_path / "r.png", tiles, tiles, residuals)
+    previews.save_reconstructions(tmp_path / "r.png", tiles, tiles, residuals)
     shown = read_rgb(tmp_path / "r.png")
     upper, lower = shown[-400, -100], shown[-100, -100]
     assert tuple(lower) == FIXED[2.0]
@@ -188,7 +189,7 @@ def test_reconstruction_rows_share_one_residual_scale(tmp_path):
 def test_reconstructions_of_three_channels_are_shown_in_colour(tmp_path):
     tiles = np.zeros((1, 3, 32, 32))
     tiles[:, 0] = 1.0
-    pictures.save_reconstructions(tmp_path / "r.png", tiles, tiles[:, ::-1], np.zeros((1, 32, 32)))
+    previews.save_reconstructions(tmp_path / "r.png", tiles, tiles[:, ::-1], np.zeros((1, 32, 32)))
     shown = read_rgb(tmp_path / "r.png")
     assert tuple(shown[-100, 100]) == (255, 0, 0)
     assert tuple(shown[-100, 360]) == (0, 0, 255)
@@ -201,9 +202,9 @@ SMALL = [(shape, value) for shape in [(0, 0), (0, 5), (1, 1), (2, 700)] for valu
 def test_no_size_and_no_value_breaks_a_picture(tmp_path, shape, value):
     score, image = np.full(shape, value, np.float32), np.full((*shape, 3), 99, np.uint8)
     box = [{"region": 1, "x_px": 0, "y_px": 0, "width_px": 1, "height_px": 1, "score_max": value}]
-    pictures.save_heatmap(tmp_path / "h.png", score)
-    pictures.save_overlay(tmp_path / "o.png", image, score, box, 3.7)
-    pictures.save_tile_grid(tmp_path / "g.png", image, [(0, 0)] if image.size else [], 128, 4)
+    previews.save_heatmap(tmp_path / "h.png", score)
+    previews.save_overlay(tmp_path / "o.png", image, score, box, 3.7)
+    previews.save_tile_grid(tmp_path / "g.png", image, [(0, 0)] if image.size else [], 128, 4)
     for name in "hog":
         assert read_rgb(tmp_path / f"{name}.png").size
 
@@ -211,7 +212,7 @@ def test_no_size_and_no_value_breaks_a_picture(tmp_path, shape, value):
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 1, 0, 0), (1, 2, 1, 1), (2, 4, 700, 3)])
 def test_no_tile_breaks_the_reconstruction_sheet(tmp_path, shape):
     tiles, residuals = np.full(shape, np.nan), np.full((shape[0], *shape[2:]), np.nan)
-    pictures.save_reconstructions(tmp_path / "r.png", tiles, tiles, residuals)
+    previews.save_reconstructions(tmp_path / "r.png", tiles, tiles, residuals)
     assert read_rgb(tmp_path / "r.png").size
 
 
@@ -296,7 +297,7 @@ def test_plots_without_any_series(tmp_path):
 
 def test_plots_leave_pyplot_alone_and_import_matplotlib_late():
     code = (
-        "import sys; from pathlib import Path; import inspect_cli.report.plots as p; "
+        "import sys; from pathlib import Path; import inspect_cli.pictures.plots as p; "
         "early = 'matplotlib' in sys.modules; p.save_patch_histogram(Path(sys.argv[1]), {'a': [1.0]}); "
         "print(early, 'matplotlib.pyplot' in sys.modules)"
     )
@@ -331,7 +332,7 @@ def test_reduced_mask_is_the_maximum_of_what_each_pixel_stands_for(data):
 def test_one_pixel_of_a_full_size_mask_survives_in_the_page(tmp_path):
     mask = np.zeros((3672, 5496), np.uint8)
     mask[3001, 4003] = 255
-    pictures.save_png(tmp_path / "mask.png", mask)
+    previews.save_png(tmp_path / "mask.png", mask)
     embedded = embed.mask(tmp_path / "mask.png")
     assert (embedded.width_px, embedded.height_px) == (900, 601)
     shown = decoded(embedded.address)
@@ -340,7 +341,7 @@ def test_one_pixel_of_a_full_size_mask_survives_in_the_page(tmp_path):
 
 def test_photos_stay_small_even_if_the_material_is_noise(tmp_path):
     noise = np.random.default_rng(2).integers(0, 256, (918, 1374, 3)).astype(np.uint8)
-    pictures.save_png(tmp_path / "image.png", noise)
+    previews.save_png(tmp_path / "image.png", noise)
     embedded = embed.photo(tmp_path / "image.png")
     assert len(embedded.address) < 25_000_000 / 50 / 3
 
@@ -424,10 +425,10 @@ def make_part(folder: Path, part: str, verdict: str, score: float) -> None:
         "preview_scale": 4,
         "timing_s": {"read": 0.25, "network": 4.5, "stitch": 0.125, "total": 5.0},
     }
-    pictures.save_png(folder / "image.png", image)
-    pictures.save_heatmap(folder / "heatmap.png", scores)
-    pictures.save_overlay(folder / "overlay.png", image, scores, regions, 4)
-    pictures.save_png(folder / "mask.png", np.nan_to_num(scores).repeat(4, 0).repeat(4, 1) > 1)
+    previews.save_png(folder / "image.png", image)
+    previews.save_heatmap(folder / "heatmap.png", scores)
+    previews.save_overlay(folder / "overlay.png", image, scores, regions, 4)
+    previews.save_png(folder / "mask.png", np.nan_to_num(scores).repeat(4, 0).repeat(4, 1) > 1)
     plots.save_patch_histogram(folder / "histogram.png", {"albedo": scores[::8, ::8]})
     (folder / "heatmap.tif").write_bytes(b"II*\0")
     (folder / "part.json").write_text(json.dumps(record))
@@ -604,7 +605,7 @@ def test_pictures_in_the_page_are_those_of_the_part(run, page):
     np.testing.assert_array_equal(mask, full)
     assert abs(heatmap[3, 3].astype(int) - NO_SCORE_RGB).max() <= 4
     assert np.abs(image.astype(int) - read_rgb(run / "parts/renamed_by_hand/image.png")).mean() < 4
-    assert (np.abs(overlay.astype(int) - pictures.CONTOUR_RGB).max(axis=2) < 60).any()
+    assert (np.abs(overlay.astype(int) - previews.CONTOUR_RGB).max(axis=2) < 60).any()
 
 
 def test_links_lead_from_a_page_elsewhere_and_survive_odd_names(copied, tmp_path):
@@ -792,4 +793,4 @@ def test_page_is_drawn_with_its_pictures(run, page, tmp_path):
     assert shot.shape[1] == 1280
     assert (shot == (0xB3, 0x26, 0x1E)).all(axis=2).sum() > 500  # the big number of failed parts
     assert len({*map(bytes, shot[::7, ::7].reshape(-1, 3))}) > 100
-    assert (np.abs(shot.astype(int) - pictures.CONTOUR_RGB).max(axis=2) < 60).any()
+    assert (np.abs(shot.astype(int) - previews.CONTOUR_RGB).max(axis=2) < 60).any()

@@ -194,7 +194,7 @@ def test_json_has_one_line_a_row(toy, tmp_path, capsys):
 
 
 def test_a_signal_during_scoring_ends_with_its_exit_code(toy, tmp_path, monkeypatch):
-    from inspect_cli.outputs.calibrate import Stopped
+    from inspect_cli.batch.calibrate import Stopped
 
     def stop(self, case, teller):
         raise Stopped(143)

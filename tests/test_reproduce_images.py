@@ -313,7 +313,7 @@ def test_f1_of_a_category(mvtec, tmp_path, capsys, monkeypatch):
 
 
 def test_a_signal_while_scoring_ends_the_case(mvtec, tmp_path, monkeypatch):
-    from inspect_cli.outputs.calibrate import Stopped
+    from inspect_cli.batch.calibrate import Stopped
     from inspect_cli.reproduce import pipeline
 
     ended = SimpleNamespace(interrupted=True), 130

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 
+from inspect_cli.batch import run as batch_run
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGTERM, InputError, NoInputError, UsageError
-from inspect_cli.outputs import run as outputs_run
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.store.layout import PART_RECORD_ASIDE
 
@@ -44,7 +44,7 @@ def seen(batch, models):
 @pytest.fixture
 def stopped(monkeypatch):
     """Return a function that scores and gets SIGTERM while it is at the first part."""
-    work = outputs_run._score_or_fail
+    work = batch_run._score_or_fail
 
     def first(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -52,7 +52,7 @@ def stopped(monkeypatch):
 
     def call(batch, models) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(outputs_run, "_score_or_fail", first)
+            patch.setattr(batch_run, "_score_or_fail", first)
             assert score(batch, models) == EXIT_SIGTERM
 
     return call
@@ -86,7 +86,7 @@ def test_a_killed_run_leaves_no_verdict_of_other_files(seen, batch, models, monk
     def killed(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(outputs_run, "_score_or_fail", killed)
+    monkeypatch.setattr(batch_run, "_score_or_fail", killed)
     score(batch, models)
     assert not (seen / "parts" / PART / "part.json").exists()
     assert (seen / "parts/dent/b000/part.json").exists()

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from inspect_cli.errors import ModelError, OutputError, RecipeError, UsageError
+from inspect_cli.material.bundle import find_bundle, read_bundle, write_weights
+from inspect_cli.material.materials import adopt, choose_material, find_material, known_materials
 from inspect_cli.methods import build_detector
 from inspect_cli.store import atomic
-from inspect_cli.store.bundle import find_bundle, read_bundle, write_weights
-from inspect_cli.store.materials import adopt, choose_material, find_material, known_materials
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGINT, LockedError, UsageError
 from inspect_cli.images import Part
+from inspect_cli.material.manifest import Suspect
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.manifest import Suspect
 from inspect_cli.training import suspects
 from inspect_cli.training.budget import Budget
 from inspect_cli.training.order import CHECKPOINTS

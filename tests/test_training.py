@@ -15,12 +15,12 @@ import torch
 from inspect_cli.errors import ModelError, NoInputError, UsageError
 from inspect_cli.images import Part, ValueRange
 from inspect_cli.images.values import Preprocess
+from inspect_cli.material.bundle import MANIFEST
+from inspect_cli.material.manifest import RoiShare
+from inspect_cli.material.materials import Material
 from inspect_cli.methods import build_detector
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.recipe.schema import MapSpec, RoiSpec, TrainingSpec
-from inspect_cli.store.bundle import MANIFEST
-from inspect_cli.store.manifest import RoiShare
-from inspect_cli.store.materials import Material
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training import loop
 from inspect_cli.training.batches import MapTraining, training_batch

@@ -15,12 +15,12 @@ from inspect_cli.engines.base import Blocking
 from inspect_cli.errors import ModelError
 from inspect_cli.images import open_map
 from inspect_cli.images.values import Preprocess, ValueRange
+from inspect_cli.material.bundle import find_bundle, prune_weights
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.brightness import laid_alike
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.usual import UsualMap
-from inspect_cli.store.bundle import find_bundle, prune_weights
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training import suspects
 from inspect_cli.training import usual as learning

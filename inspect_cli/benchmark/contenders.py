@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inspect_cli.ahead import behind
+from inspect_cli.batch.finish import score_batch
 from inspect_cli.engines import Hardware
 from inspect_cli.engines.torch_engine import choose_device
 from inspect_cli.images import Part
-from inspect_cli.outputs.finish import score_batch
+from inspect_cli.material.bundle import Bundle
+from inspect_cli.material.materials import Material
 from inspect_cli.scoring.model import ScoringModel, load_model
-from inspect_cli.store.bundle import Bundle
-from inspect_cli.store.materials import Material
 from inspect_cli.tiles.grid import Grid
 
 Work = Callable[[], NDArray[np.float32] | None]

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from inspect_cli.batch.calibrate import Stopped
+from inspect_cli.batch.finish import score_batch
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
+from inspect_cli.material.materials import RECIPE, Material
 from inspect_cli.methods.registry import AUTO, method_class, method_names
-from inspect_cli.outputs.calibrate import Stopped
-from inspect_cli.outputs.finish import score_batch
 from inspect_cli.recipe import Recipe
 from inspect_cli.recipe.schema import RoiSpec
 from inspect_cli.recipe.template import commented_yaml, new_recipe
@@ -27,7 +28,6 @@ from inspect_cli.store.atomic import write_text
 from inspect_cli.store.cells import csv_text
 from inspect_cli.store.layout import PART_RECORD
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.materials import RECIPE, Material
 from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material
 

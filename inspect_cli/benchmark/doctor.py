@@ -20,10 +20,10 @@ from inspect_cli.engines import Hardware, make_engine
 from inspect_cli.engines.choice import openvino_installed
 from inspect_cli.engines.torch_engine import PRECISIONS
 from inspect_cli.errors import InspectError
+from inspect_cli.material.bundle import Bundle, find_bundle
+from inspect_cli.material.materials import find_material, known_materials
 from inspect_cli.methods.base import Detector
 from inspect_cli.processors import usable_processors
-from inspect_cli.store.bundle import Bundle, find_bundle
-from inspect_cli.store.materials import find_material, known_materials
 from inspect_cli.tiles.tiling import count_of_area, tiling_of
 
 _TIMED_TILES: Final = 64

@@ -18,12 +18,12 @@ from inspect_cli.benchmark.machine import matrix_rate, operations_per_tile
 from inspect_cli.engines import Hardware
 from inspect_cli.engines.torch_engine import choose_device
 from inspect_cli.errors import UsageError, nearest
-from inspect_cli.report.plots import save_bars
+from inspect_cli.material.bundle import Bundle
+from inspect_cli.material.manifest import MapLimit, TrainedMap
+from inspect_cli.material.materials import Material
+from inspect_cli.pictures.plots import save_bars
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.cells import csv_text
-from inspect_cli.store.manifest import MapLimit, TrainedMap
-from inspect_cli.store.materials import Material
 from inspect_cli.tiles.grid import Grid
 
 COLUMNS: Final = (

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.errors import NoInputError, UsageError, nearest
+from inspect_cli.material.manifest import LEAST_LIMIT, MapLimit
 from inspect_cli.recipe.schema import ThresholdSpec
-from inspect_cli.store.manifest import LEAST_LIMIT, MapLimit
 
 #: A higher rate is no promise: there are too few good parts for one.
 WORTH_SAYING: Final = 0.5

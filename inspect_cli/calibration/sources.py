@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.metrics import ScoreHistogram
+from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.recipe.schema import ThresholdSpec
-from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
 

@@ -58,8 +58,8 @@ def augment(
     from inspect_cli.generate.output import PICTURE
     from inspect_cli.images import discover_parts
     from inspect_cli.images.infer import training_root
+    from inspect_cli.material.materials import training_folder
     from inspect_cli.stopping import graceful_stop
-    from inspect_cli.store.materials import training_folder
     from inspect_cli.training.material import maps_to_train, material_to_train
 
     check_name(material)

@@ -63,8 +63,8 @@ def speed(
     from inspect_cli.benchmark.machine import description
     from inspect_cli.benchmark.speed import SpeedOrder, as_line, check_contenders, measure_speed, write_results
     from inspect_cli.engines import Hardware
-    from inspect_cli.store.bundle import find_bundle
-    from inspect_cli.store.materials import find_material
+    from inspect_cli.material.bundle import find_bundle
+    from inspect_cli.material.materials import find_material
     from inspect_cli.tiles.tiling import tiling_of
 
     names = parse_names(contenders, "--contenders") or []
@@ -131,8 +131,8 @@ def detect(
       inspect bench detect fabric --methods auto,patchcore --seeds 3 --roi saturated --json
       inspect bench detect casting --methods auto --budget 5m --keep kept
     """  # noqa: D301
+    from inspect_cli.batch.calibrate import Stopped
     from inspect_cli.benchmark.detect import DetectOrder, as_line, check_order, means, measure_detection
-    from inspect_cli.outputs.calibrate import Stopped
 
     names = parse_names(methods, "--methods") or []
     order = DetectOrder(folders, names, range(seed, seed + seeds), budget, roi, out, keep)

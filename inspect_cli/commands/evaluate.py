@@ -53,7 +53,7 @@ def evaluate(
       inspect evaluate batch/inspection/riblet --truth masks --json
     """  # noqa: D301
     from inspect_cli.evaluation.evaluate import evaluate_run
-    from inspect_cli.report.plots import save_labelled_patches
+    from inspect_cli.pictures.plots import save_labelled_patches
     from inspect_cli.scoring.precision import code_value
     from inspect_cli.store.atomic import write_json
     from inspect_cli.store.layout import EVALUATION, EVALUATION_PICTURE

@@ -38,11 +38,11 @@ def export(
       inspect export --material riblet --out exported
       inspect export --material riblet --out exported --format onnx --data batch/
     """  # noqa: D301
+    from inspect_cli.export.networks import FORMATS, check_parts, export_model
     from inspect_cli.images import discover_parts
-    from inspect_cli.outputs.model_export import FORMATS, check_parts, export_model
+    from inspect_cli.material.bundle import find_bundle
+    from inspect_cli.material.materials import find_material
     from inspect_cli.scoring.model import trained_maps
-    from inspect_cli.store.bundle import find_bundle
-    from inspect_cli.store.materials import find_material
 
     kinds = parse_names(formats) or []
     for kind in kinds:

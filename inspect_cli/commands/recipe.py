@@ -32,10 +32,10 @@ def new(
     """  # noqa: D301
     from pydantic import ValidationError
 
+    from inspect_cli.material.materials import RECIPE, writable_store
     from inspect_cli.recipe import MapSpec, parse_recipe
     from inspect_cli.recipe.template import KNOWN_MAPS, commented_yaml, new_recipe
     from inspect_cli.store.atomic import write_text
-    from inspect_cli.store.materials import RECIPE, writable_store
 
     check_name(name)
     names = parse_names(maps) or []
@@ -66,10 +66,10 @@ def check(
       inspect recipe check models/riblet/recipe.yaml
       inspect recipe check riblet
     """  # noqa: D301
+    from inspect_cli.material.materials import RECIPE, find_material, known_materials
     from inspect_cli.methods import build_detector
     from inspect_cli.methods.registry import AUTO
     from inspect_cli.recipe import load_recipe
-    from inspect_cli.store.materials import RECIPE, find_material, known_materials
     from inspect_cli.tiles.tiling import tiling_of
     from inspect_cli.training.auto import check_auto_settings
 

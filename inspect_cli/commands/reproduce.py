@@ -58,7 +58,7 @@ def reproduce(
     if table is None:
         _list_tables(as_json)
         return
-    from inspect_cli.outputs.calibrate import Stopped
+    from inspect_cli.batch.calibrate import Stopped
     from inspect_cli.reproduce.layout import as_table
     from inspect_cli.reproduce.run import Request
     from inspect_cli.reproduce.run import reproduce as run_again

@@ -24,7 +24,7 @@ from inspect_cli.commands.options import (
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from inspect_cli.outputs.run import Outcome, RunSummary
+    from inspect_cli.batch.run import Outcome, RunSummary
     from inspect_cli.scoring.model import ScoringModel
 
 #: Colour of a verdict on a terminal; elsewhere the lines are plain.
@@ -116,15 +116,15 @@ def score(
     from inspect_cli.allocation import share_freed_memory
 
     share_freed_memory()
+    from inspect_cli.batch.finish import score_batch
+    from inspect_cli.batch.monitor import Monitor
     from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
     from inspect_cli.images.parts import unused_images
-    from inspect_cli.outputs.finish import score_batch
-    from inspect_cli.outputs.monitor import Monitor
+    from inspect_cli.material.bundle import find_bundle
+    from inspect_cli.material.materials import choose_material
     from inspect_cli.scoring.model import load_model
-    from inspect_cli.store.bundle import find_bundle
     from inspect_cli.store.layout import RUN_FOLDER
-    from inspect_cli.store.materials import choose_material
 
     with Monitor(metrics, log, folder) as monitor:
         kept = _outputs(outputs)

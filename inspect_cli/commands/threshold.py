@@ -34,10 +34,10 @@ from inspect_cli.errors import (
 )
 
 if TYPE_CHECKING:
-    from inspect_cli.outputs.run import Outcome
+    from inspect_cli.batch.run import Outcome
+    from inspect_cli.material.manifest import Calibration
     from inspect_cli.recipe.schema import ThresholdSpec
     from inspect_cli.scoring.model import ScoringModel
-    from inspect_cli.store.manifest import Calibration
 
 GOOD_RULES = ("max", "quantile", "sigma")
 LABELLED_RULES = ("iou", "f1")
@@ -120,10 +120,10 @@ def threshold(
 
     share_freed_memory()
     from inspect_cli.engines import Hardware
+    from inspect_cli.material.bundle import find_bundle
+    from inspect_cli.material.materials import find_material
     from inspect_cli.scoring.model import load_model
-    from inspect_cli.store.bundle import find_bundle
     from inspect_cli.store.layout import RUN_FOLDER
-    from inspect_cli.store.materials import find_material
     from inspect_cli.training.card import write_card
 
     request = _Request(good, labelled, truth, value or [], rule, margin, quantile, sigma)
@@ -158,7 +158,7 @@ def threshold(
 
 def _checked(paths: Sequence[Path], model: ScoringModel) -> list[Path]:
     """Return the runs that paths mean, after seeing that limits can be applied to each, before any are stored."""
-    from inspect_cli.outputs.finish import check_applicable
+    from inspect_cli.batch.finish import check_applicable
     from inspect_cli.store.run_lookup import find_run
 
     runs = [find_run(path) for path in paths]
@@ -190,8 +190,8 @@ def _check(request: _Request, applies: bool) -> None:
 
 def _new_limits(model: ScoringModel, request: _Request) -> tuple[Calibration, list[str]]:
     """Return the limits that are asked for, and the parts that could not be read for them."""
+    from inspect_cli.batch.calibrate import Stopped, limits_from_good_folder, limits_from_labelled_folder
     from inspect_cli.calibration.sources import calibrate_manual
-    from inspect_cli.outputs.calibrate import Stopped, limits_from_good_folder, limits_from_labelled_folder
 
     try:
         if request.good is not None:
@@ -247,7 +247,7 @@ def _apply_to_all(model: ScoringModel, runs: Sequence[Path]) -> int:
 
 def _apply(model: ScoringModel, run: Path) -> int:
     """Judge a run again and say so; return the exit code."""
-    from inspect_cli.outputs.finish import apply_limits
+    from inspect_cli.batch.finish import apply_limits
 
     def tell(outcome: Outcome) -> None:
         console.say(f"{outcome.verdict:<10} {outcome.part}" + (f"  {outcome.error}" if outcome.error else ""))

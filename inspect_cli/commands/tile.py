@@ -14,8 +14,8 @@ from inspect_cli.commands.options import Json, Models, Stride, parse_names
 from inspect_cli.errors import InputError, NoInputError, UsageError
 
 if TYPE_CHECKING:
+    from inspect_cli.export.tiles import PartTiles, TileOrder
     from inspect_cli.images import Part
-    from inspect_cli.outputs.tile_export import PartTiles, TileOrder
 
 #: Small files a second that a disk takes with each one made safe; only for the plan's estimate.
 FILES_PER_S = 400
@@ -56,8 +56,8 @@ def tile(
       inspect tile batch/ --out patches --random 200 --preview
       inspect tile batch/ --out patches --plan
     """  # noqa: D301
+    from inspect_cli.export.tiles import check_out, cut_parts, place_parts
     from inspect_cli.images import discover_parts
-    from inspect_cli.outputs.tile_export import check_out, cut_parts, place_parts
 
     if random and stride is not None:
         raise UsageError("--stride: random places have none; leave it or --random out")
@@ -104,10 +104,10 @@ def _order(
     seed: int,
     min_roi_share: float,
 ) -> TileOrder:
+    from inspect_cli.export.tiles import TileOrder
     from inspect_cli.images.infer import infer_maps
-    from inspect_cli.outputs.tile_export import TileOrder
+    from inspect_cli.material.materials import find_material
     from inspect_cli.recipe.template import new_recipe
-    from inspect_cli.store.materials import find_material
     from inspect_cli.tiles.tiling import tiling_of
 
     if not folder.is_dir():

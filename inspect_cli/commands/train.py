@@ -18,7 +18,7 @@ from inspect_cli.methods.registry import AUTO, method_names
 if TYPE_CHECKING:
     from inspect_cli.evaluation.truth import Truth
     from inspect_cli.images import Part
-    from inspect_cli.store.bundle import Bundle
+    from inspect_cli.material.bundle import Bundle
 
 
 def train(
@@ -98,8 +98,8 @@ def train(
     """  # noqa: D301
     from inspect_cli.images import discover_parts
     from inspect_cli.images.infer import training_root
+    from inspect_cli.material.materials import RECIPE, training_folder
     from inspect_cli.stopping import graceful_stop
-    from inspect_cli.store.materials import RECIPE, training_folder
     from inspect_cli.training.budget import Budget
     from inspect_cli.training.loop import Interrupted
     from inspect_cli.training.material import maps_to_train, material_to_train

@@ -29,9 +29,9 @@ from inspect_cli.generate.output import (
 from inspect_cli.generate.patches import RegisteredPatches, Scale, learn_scales
 from inspect_cli.generate.quality import Comparison, compare
 from inspect_cli.images import Part
+from inspect_cli.material.materials import Material
 from inspect_cli.recipe import MapSpec
 from inspect_cli.store.atomic import write_json
-from inspect_cli.store.materials import Material
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training.budget import Budget

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from inspect_cli.errors import OutputError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.images.parts import expected_file
+from inspect_cli.pictures import draw
+from inspect_cli.pictures.previews import encode_png, save_png
 from inspect_cli.recipe import MapSpec
-from inspect_cli.report import draw
-from inspect_cli.report.pictures import encode_png, save_png
 from inspect_cli.store.atomic import output_error, write_bytes, write_with
 from inspect_cli.store.layout import RUN_FOLDER, SAMPLES_PICTURE
 from inspect_cli.store.paths import lies_in

@@ -1,1 +1,1 @@
-"""Files of the run folder: maps, masks, pictures, tables."""
+"""The files of one part: maps, mask, pictures, regions, record."""

@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from inspect_cli.ahead import ahead
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.images.reduced import BlockReducer, preview_scale
+from inspect_cli.material.manifest import Calibration
 from inspect_cli.outputs.outlines import outlines
 from inspect_cli.outputs.png_stream import MaskWriter
 from inspect_cli.outputs.record import findings
 from inspect_cli.outputs.tiff_stream import TiffRowWriter
+from inspect_cli.pictures.plots import save_patch_histogram
+from inspect_cli.pictures.previews import encode_png, save_heatmap, save_overlay
 from inspect_cli.recipe.schema import ScoringSpec
-from inspect_cli.report.pictures import encode_png, save_heatmap, save_overlay
-from inspect_cli.report.plots import save_patch_histogram
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
 from inspect_cli.store.atomic import write_bytes, write_json, write_with
 from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD
-from inspect_cli.store.manifest import Calibration
 
 Rows = NDArray[np.float32]
 Mask = NDArray[np.bool_]

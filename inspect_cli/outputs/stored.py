@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError
 from inspect_cli.images import open_map
+from inspect_cli.material.manifest import DOUBT
 from inspect_cli.outputs.part_folder import (
     PartPlan,
     Pictures,
@@ -26,7 +27,6 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD, PARTS_FOLDER
-from inspect_cli.store.manifest import DOUBT
 
 
 def part_folder(run: Path, part_id: str) -> Path:

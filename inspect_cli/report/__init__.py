@@ -1,1 +1,1 @@
-"""What people look at: previews, plots and the HTML page; no number here that the run folder lacks."""
+"""The HTML page of a run; no number here that the run folder lacks."""

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.report.pictures import encode_png
+from inspect_cli.pictures.previews import encode_png
 
 #: Widest picture in the page; about half the width of a large screen.
 WIDTH_PX: Final = 900

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from inspect_cli.errors import EXIT_CODES, EXIT_DEFECTS, EXIT_DONE
+from inspect_cli.pictures.colour import SCALE_MAX
 from inspect_cli.report import embed, numerals
-from inspect_cli.report.colour import SCALE_MAX
 from inspect_cli.report.run_data import VERDICT_ORDER, PartRow, RunData, mapping, number
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.layout import EVALUATION_PICTURE, PART_RECORD, REPORT

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
-from inspect_cli.report.colour import LIMIT
+from inspect_cli.pictures.colour import LIMIT
 from inspect_cli.report.run_data import number
 
 ABSENT: Final = "–"

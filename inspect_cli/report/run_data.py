@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.material.manifest import DOUBT
 from inspect_cli.store.cells import FORMULA_STARTS
 from inspect_cli.store.layout import EVALUATION, PART_RECORD, RUN_RECORD
-from inspect_cli.store.manifest import DOUBT
 
 #: Verdicts from the first to look at to the last; an unknown one comes first.
 VERDICT_ORDER: Final = ("error", "undecided", "fail", "pending", "pass")

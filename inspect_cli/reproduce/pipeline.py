@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inspect_cli.batch.calibrate import Stopped
+from inspect_cli.batch.finish import score_batch
+from inspect_cli.batch.run import Outcome
 from inspect_cli.evaluation.run_parts import find_parts, read_record
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
+from inspect_cli.material.materials import RECIPE, Material
 from inspect_cli.methods.registry import method_class
-from inspect_cli.outputs.calibrate import Stopped
-from inspect_cli.outputs.finish import score_batch
-from inspect_cli.outputs.run import Outcome
 from inspect_cli.recipe.schema import MethodSpec, ScoringSpec, TilesSpec, TrainingSpec
 from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.reproduce.experiment import Case, Cost
@@ -21,7 +22,6 @@ from inspect_cli.reproduce.mvtec import DEFECTS, GOOD, Preparation, prepared
 from inspect_cli.scoring.model import load_model
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.layout import PART_RECORD
-from inspect_cli.store.materials import RECIPE, Material
 from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material
 

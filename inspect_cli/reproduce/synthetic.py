@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from inspect_cli.batch.calibrate import limits_from_labelled_folder
+from inspect_cli.batch.finish import apply_limits
+from inspect_cli.batch.run import Outcome
 from inspect_cli.evaluation.evaluate import LIMIT, fused_histogram
 from inspect_cli.images import discover_parts
-from inspect_cli.outputs.calibrate import limits_from_labelled_folder
-from inspect_cli.outputs.finish import apply_limits
-from inspect_cli.outputs.run import Outcome
+from inspect_cli.material.materials import adopt, find_material
 from inspect_cli.reproduce import papers
 from inspect_cli.reproduce.experiment import Case, Cost, Row, make_row
 from inspect_cli.sample.batch import PROVENANCE, write_batch
@@ -19,7 +20,6 @@ from inspect_cli.sample.plan import plan_batch
 from inspect_cli.scoring.model import load_model
 from inspect_cli.stopping import SignalStop
 from inspect_cli.store.layout import RUN_FOLDER
-from inspect_cli.store.materials import adopt, find_material
 from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material
 

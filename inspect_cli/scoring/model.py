@@ -11,14 +11,14 @@ import numpy as np
 from inspect_cli.engines import Engine, Hardware, make_engine
 from inspect_cli.errors import ModelError, RecipeError, UsageError, nearest
 from inspect_cli.images.values import ValueRange
+from inspect_cli.material.bundle import Bundle
+from inspect_cli.material.manifest import Calibration
+from inspect_cli.material.materials import Material
 from inspect_cli.methods.registry import check_whole_images
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.brightness import UsualBrightness
 from inspect_cli.scoring.usual import UsualMap
-from inspect_cli.store.bundle import Bundle
 from inspect_cli.store.digest import json_sha256
-from inspect_cli.store.manifest import Calibration
-from inspect_cli.store.materials import Material
 from inspect_cli.tiles.tiling import Tiling, tiling_of
 
 _ANY: Final = Hardware()

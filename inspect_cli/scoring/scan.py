@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from inspect_cli.images import ImageHeader, MapReader, Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.material.manifest import Acquisition
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.scoring.usual import UsualMap
-from inspect_cli.store.manifest import Acquisition
 
 Rows = NDArray[np.float32]
 

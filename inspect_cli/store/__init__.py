@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all: model bundles, run folders, locks."""
+"""Files that appear whole or not at all, locks, hashes, names, times."""

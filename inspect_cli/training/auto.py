@@ -18,11 +18,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from inspect_cli.corruptions.trial import KINDS
 from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError, nearest
+from inspect_cli.material.bundle import find_bundle
+from inspect_cli.material.manifest import Trial
 from inspect_cli.methods.registry import AUTO, check_whole_images, method_class
 from inspect_cli.recipe.schema import parse_budget
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.bundle import find_bundle
-from inspect_cli.store.manifest import Trial
 from inspect_cli.training.budget import left_of
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job

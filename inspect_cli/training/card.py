@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from inspect_cli.material.bundle import Bundle
+from inspect_cli.material.manifest import Suspect, Trial, Usual
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.bundle import Bundle
-from inspect_cli.store.manifest import Suspect, Trial, Usual
 
 CARD = "model_card.md"
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
+from inspect_cli.material.manifest import COLLAPSED, USELESS, TrainingFile, Trial
 from inspect_cli.methods.base import Batch, Detector
-from inspect_cli.store.manifest import COLLAPSED, USELESS, TrainingFile, Trial
 from inspect_cli.training.prepare import ImageMoments
 
 #: An image is odd when it lies so many robust standard deviations from the median of the others ...

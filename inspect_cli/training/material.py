@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.images.infer import infer_maps, training_root, unmatched
 from inspect_cli.images.parts import any_file
-from inspect_cli.recipe import MapSpec, load_recipe
-from inspect_cli.recipe.template import commented_yaml, new_recipe
-from inspect_cli.store.atomic import write_text
-from inspect_cli.store.materials import (
+from inspect_cli.material.materials import (
     RECIPE,
     Material,
     adopt,
@@ -21,6 +18,9 @@ from inspect_cli.store.materials import (
     shipped,
     writable_store,
 )
+from inspect_cli.recipe import MapSpec, load_recipe
+from inspect_cli.recipe.template import commented_yaml, new_recipe
+from inspect_cli.store.atomic import write_text
 
 if TYPE_CHECKING:  # it brings torch
     from inspect_cli.training.order import Teller

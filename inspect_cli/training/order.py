@@ -14,12 +14,12 @@ from inspect_cli.engines.frozen import frozen_run
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.evaluation.truth import Truth
 from inspect_cli.images import Part
+from inspect_cli.material.manifest import TrainingFile
+from inspect_cli.material.materials import Material
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.registry import AUTO, method_class
 from inspect_cli.recipe import MapSpec
 from inspect_cli.store.digest import json_sha256
-from inspect_cli.store.manifest import TrainingFile
-from inspect_cli.store.materials import Material
 from inspect_cli.tiles.tiling import Tiling, tiling_of
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import Budget

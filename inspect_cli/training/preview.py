@@ -13,9 +13,9 @@ import torch
 from inspect_cli.errors import UsageError
 from inspect_cli.images import Part, open_map
 from inspect_cli.methods.registry import AUTO
-from inspect_cli.report.draw import caption_strip, enlarged, stacked, tint, to_rgb
-from inspect_cli.report.gallery import save_corruptions
-from inspect_cli.report.pictures import UNCOVERED_RGB, save_png
+from inspect_cli.pictures.draw import caption_strip, enlarged, stacked, tint, to_rgb
+from inspect_cli.pictures.gallery import save_corruptions
+from inspect_cli.pictures.previews import UNCOVERED_RGB, save_png
 from inspect_cli.training.batches import MapTraining, training_batch
 from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job, open_order
 from inspect_cli.training.prepare import Mask

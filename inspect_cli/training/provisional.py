@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from inspect_cli.engines import TorchEngine
 from inspect_cli.images import ImageHeader, MapReader, Part, open_map
+from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.methods.base import Detector
 from inspect_cli.recipe import Recipe
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.usual import UsualMap
-from inspect_cli.store.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.budget import Budget

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth
 from inspect_cli.images import Part, open_map
+from inspect_cli.material.manifest import TrainingFile
 from inspect_cli.recipe.schema import MapSpec, Recipe, RoiSpec
 from inspect_cli.store.digest import file_sha256
-from inspect_cli.store.manifest import TrainingFile
 from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
 from inspect_cli.training.prepare import Split, Survey, split_parts, survey_parts
 

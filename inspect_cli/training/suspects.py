@@ -24,13 +24,13 @@ from torch import Tensor
 from inspect_cli.engines import TorchEngine
 from inspect_cli.errors import ModelError, NoInputError, UsageError
 from inspect_cli.images import Part, open_map
+from inspect_cli.material.manifest import Suspect
+from inspect_cli.pictures.plots import save_patches
 from inspect_cli.recipe.schema import parse_budget
-from inspect_cli.report.plots import save_patches
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.manifest import Suspect
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.tiling import Tiling, count_of_area
 from inspect_cli.training.batches import MapTraining, fit_tiles

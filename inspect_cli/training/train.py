@@ -15,15 +15,15 @@ from inspect_cli import __version__
 from inspect_cli.engines import choose_device
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.images import Part
+from inspect_cli.material.bundle import Bundle, prune_weights, write_manifest, write_weights
+from inspect_cli.material.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial
 from inspect_cli.methods.base import Detector
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings
-from inspect_cli.report.pictures import save_reconstructions
-from inspect_cli.report.plots import save_loss_curve
+from inspect_cli.pictures.plots import save_loss_curve
+from inspect_cli.pictures.previews import save_reconstructions
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.atomic import sweep_leftovers_of
-from inspect_cli.store.bundle import Bundle, prune_weights, write_manifest, write_weights
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, check_choice, choose_method

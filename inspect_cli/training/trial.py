@@ -22,10 +22,10 @@ from inspect_cli.errors import NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.images import ImageHeader, MapReader, ValueRange
 from inspect_cli.images.values import Preprocess
+from inspect_cli.material.manifest import Trial
 from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
-from inspect_cli.store.manifest import Trial
 from inspect_cli.tiles.tiling import TILE_PX, Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.order import TrainingOrder, tiling_for

@@ -16,8 +16,10 @@ from inspect_cli.engines import Engine, TorchEngine
 from inspect_cli.images import MapReader, Part, open_map
 from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import Preprocess
+from inspect_cli.material.bundle import write_usual
+from inspect_cli.material.manifest import LEAST_LIMIT, Suspect, Usual
+from inspect_cli.pictures.previews import save_usual
 from inspect_cli.recipe.schema import ScoringSpec
-from inspect_cli.report.pictures import save_usual
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
@@ -25,8 +27,6 @@ from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.registration import Motion, of_shape, onto_usual
 from inspect_cli.scoring.smooth import smoothed
 from inspect_cli.scoring.usual import UsualMap
-from inspect_cli.store.bundle import write_usual
-from inspect_cli.store.manifest import LEAST_LIMIT, Suspect, Usual
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.order import Teller, TrainingOrder, tiling_for

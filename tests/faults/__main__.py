@@ -33,8 +33,8 @@ LATE = (
     "matplotlib.figure",
     "pyarrow.parquet",
     "inspect_cli.training.train",
-    "inspect_cli.outputs.run",
-    "inspect_cli.outputs.calibrate",
+    "inspect_cli.batch.run",
+    "inspect_cli.batch.calibrate",
     "inspect_cli.sample.batch",
 )
 #: How each command is broken off: the promise, and the words for it.

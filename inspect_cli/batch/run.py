@@ -19,6 +19,7 @@ from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images import Part, roi_files
 from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.settle import Settling, fingerprint
+from inspect_cli.material.manifest import TrainedMap
 from inspect_cli.outputs.part_folder import (
     Pictures,
     patch_table,
@@ -29,14 +30,13 @@ from inspect_cli.outputs.part_folder import (
 )
 from inspect_cli.outputs.record import PartKey, confirmed, forget, read_record, set_aside
 from inspect_cli.outputs.stored import has_maps, is_whole, outputs_of, part_folder, plan_of, rejudge
-from inspect_cli.report.plots import load_early
+from inspect_cli.pictures.plots import load_early
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.digest import file_sha256
 from inspect_cli.store.layout import ALL_OUTPUTS, RUN_RECORD
-from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.store.timestamps import utc_now
 
 VERDICTS: Final = ("pass", "fail", "undecided", "error", "pending")

@@ -21,8 +21,8 @@ from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.values import ValueRange
+from inspect_cli.pictures.previews import save_tile_grid
 from inspect_cli.recipe import MapSpec, Recipe
-from inspect_cli.report.pictures import save_tile_grid
 from inspect_cli.store.atomic import write_json, write_text, write_with
 from inspect_cli.store.cells import csv_text
 from inspect_cli.store.layout import TILE_INDEX

@@ -22,11 +22,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from inspect_cli.errors import ModelError, RecipeError, nearest
+from inspect_cli.material.manifest import FORMAT, Calibration, Manifest
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Detector
 from inspect_cli.store.atomic import write_bytes, write_text
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.manifest import FORMAT, Calibration, Manifest
 
 MANIFEST: Final = "manifest.json"
 

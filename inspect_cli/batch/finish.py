@@ -10,10 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, is_full
-from inspect_cli.images import Part
-from inspect_cli.outputs.record import PartKey, read_record
-from inspect_cli.outputs.run import (
+from inspect_cli.batch.run import (
     NOT_REACHED,
     Outcome,
     RunSummary,
@@ -22,9 +19,12 @@ from inspect_cli.outputs.run import (
     set_changed_aside,
     write_run_record,
 )
-from inspect_cli.outputs.space import check_space
+from inspect_cli.batch.space import check_space
+from inspect_cli.batch.tables import finished_parts, run_record, write_tables
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, is_full
+from inspect_cli.images import Part
+from inspect_cli.outputs.record import PartKey, read_record
 from inspect_cli.outputs.stored import has_maps, outputs_of, part_folder, rejudge
-from inspect_cli.outputs.tables import finished_parts, run_record, write_tables
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
 from inspect_cli.store.atomic import output_error

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inspect_cli.errors import InspectError
-from inspect_cli.report import draw
-from inspect_cli.report.colour import LIMIT, NO_SCORE_RGB, SCALE_MAX, bands, score_colours
-from inspect_cli.report.draw import Picture, Rgb
+from inspect_cli.pictures import draw
+from inspect_cli.pictures.colour import LIMIT, NO_SCORE_RGB, SCALE_MAX, bands, score_colours
+from inspect_cli.pictures.draw import Picture, Rgb
 from inspect_cli.store.atomic import write_bytes
 
 CONTOUR_RGB: Final[Rgb] = (0, 229, 255)  # cyan: neither in inferno nor in a grey image

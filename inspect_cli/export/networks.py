@@ -17,11 +17,11 @@ from inspect_cli.engines.parity import TOLERANCE, relative_difference
 from inspect_cli.errors import ModelError
 from inspect_cli.images import Part, open_map
 from inspect_cli.images.contract import check_header
+from inspect_cli.material.bundle import Bundle
+from inspect_cli.material.manifest import TrainedMap
 from inspect_cli.methods.base import Detector
 from inspect_cli.recipe.schema import MapSpec
 from inspect_cli.store.atomic import output_error, write_json
-from inspect_cli.store.bundle import Bundle
-from inspect_cli.store.manifest import TrainedMap
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.tiles.tiling import count_of_area
 

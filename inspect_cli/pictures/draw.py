@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.report.colour import NO_SCORE_RGB, inferno_table
+from inspect_cli.pictures.colour import NO_SCORE_RGB, inferno_table
 
 Rgb = tuple[int, int, int]
 Picture = NDArray[np.uint8]

@@ -9,21 +9,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from inspect_cli.batch.finish import score_batch
+from inspect_cli.batch.run import Outcome, RunSummary
 from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, peaks_of, raw_peaks
 from inspect_cli.errors import NoInputError
 from inspect_cli.evaluation.evaluate import fused_histogram
 from inspect_cli.evaluation.truth import Truth, doubts
 from inspect_cli.images import Part, discover_parts
-from inspect_cli.outputs.finish import score_batch
-from inspect_cli.outputs.run import Outcome, RunSummary
+from inspect_cli.material.manifest import Calibration, MapLimit
 from inspect_cli.outputs.stored import part_folder
+from inspect_cli.pictures.plots import save_threshold_histogram
 from inspect_cli.recipe.schema import ThresholdSpec
-from inspect_cli.report.plots import save_threshold_histogram
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.store.layout import RUN_FOLDER
-from inspect_cli.store.manifest import Calibration, MapLimit
 from inspect_cli.store.timestamps import utc_now
 
 Record = dict[str, Any]

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.report import draw
-from inspect_cli.report.colour import SCALE_MAX, score_colours
-from inspect_cli.report.draw import Picture
-from inspect_cli.report.pictures import save_png
+from inspect_cli.pictures import draw
+from inspect_cli.pictures.colour import SCALE_MAX, score_colours
+from inspect_cli.pictures.draw import Picture
+from inspect_cli.pictures.previews import save_png
 
 #: Patches in a gallery.
 MOST_SHOWN: Final = 8

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inspect_cli.report.colour import LIMIT, SCALE_MAX
+from inspect_cli.pictures.colour import LIMIT, SCALE_MAX
 from inspect_cli.store.atomic import write_with
 
 if TYPE_CHECKING:

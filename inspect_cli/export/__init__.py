@@ -1,0 +1,1 @@
+"""What other tools take: patches with an index, networks as ONNX and OpenVINO files."""
