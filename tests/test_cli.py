@@ -391,7 +391,7 @@ def test_a_full_disk_behind_stdout_ends_the_run_with_code_6(batch, models):
 
 
 def test_only_what_is_refused_in_the_run_folder_is_a_fault_of_the_output(tmp_path):
-    from inspect_cli.batch.finish import _told_as_output
+    from inspect_cli.batch.run import _told_as_output
 
     for error, expected in (
         (PermissionError(13, "Permission denied", str(tmp_path / "run/parts/P1/part.json")), OutputError),

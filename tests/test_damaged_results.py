@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from inspect_cli.batch import finish
+from inspect_cli.batch import run as batch_run
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGTERM, InputError
 
@@ -53,19 +53,19 @@ def test_a_damaged_stored_map_is_made_again_from_the_input(results, batch, model
 def test_limits_whose_applying_was_stopped_are_in_force_for_no_part_that_was_not_reached(
     results, batch, models, monkeypatch, capsys
 ):
-    judge = finish.rejudge
+    judge = batch_run.rejudge
 
     def stopped(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return judge(*arguments)
 
-    monkeypatch.setattr(finish, "rejudge", stopped)
+    monkeypatch.setattr(batch_run, "rejudge", stopped)
     assert apply(models, results) == EXIT_SIGTERM
     told = record(results)
     assert (len(told["parts"]), len(told["pending"]), told["exit_code"]) == (1, 3, EXIT_SIGTERM)
     assert told["interrupted"]
     assert "interrupted" in capsys.readouterr().err
-    monkeypatch.setattr(finish, "rejudge", judge)
+    monkeypatch.setattr(batch_run, "rejudge", judge)
     assert apply(models, results) == 0
     told = record(results)
     assert (len(told["parts"]), told["pending"], told["exit_code"], told["interrupted"]) == (4, [], 0, False)

@@ -670,7 +670,9 @@ def test_parts_that_were_judged_by_other_limits_are_not_mixed(small_run: _Run) -
 def test_a_failed_part_is_counted_once_and_truth_of_no_part_is_told(
     small_run: _Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = {"parts": PARTS, "errors": [{"part": "scratch/torn", "error": "cut off"}], "pending": []}
+    listed = {"material": "foil", "input": "gone", "tile_px": 128, "started_utc": "2026"}
+    listed |= {"parts": PARTS, "errors": [{"part": "scratch/torn", "error": "cut off"}], "pending": []}
+    listed |= {"interrupted": False, "exit_code": 4}
     (small_run.run / "run.json").write_text(json.dumps(listed))
     _write_mask(small_run.truth / "dent/A_mask.png", np.ones((30, 22), np.uint8))
     _write_mask(small_run.truth / "scratch/torn_mask.png", np.ones((30, 22), np.uint8))

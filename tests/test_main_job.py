@@ -783,7 +783,7 @@ def test_an_evaluation_does_not_outlive_a_run_that_died(results, batch, models, 
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("inspect_cli.batch.finish.write_tables", full)
+        patch.setattr("inspect_cli.batch.run.write_tables", full)
         assert score(batch, models) == 6
     assert score(batch, models) == 0
     assert not (results / "evaluation.json").exists()

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from inspect_cli.batch.finish import score_batch
+from inspect_cli.batch.run import score_batch
 from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images import discover_parts

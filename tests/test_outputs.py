@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inspect_cli.batch import calibrate
-from inspect_cli.batch.run import Outcome
+from inspect_cli.batch.parts import Outcome
 from inspect_cli.batch.tables import finished_parts, write_tables
 from inspect_cli.cli import run as main
 from inspect_cli.errors import NoInputError, UsageError
@@ -256,13 +256,18 @@ def test_tables_hold_every_part_and_region(run: Path) -> None:
 
 
 def test_finished_parts_are_those_that_the_run_lists(run: Path) -> None:
-    names = dict.fromkeys(("material", "input", "interrupted", "exit_code", "started_utc"))
-    content = names | {"parts": [HOSTILE[0], "gone"], "errors": [], "pending": []}
+    content = {"material": "foil", "input": "batch", "interrupted": False, "exit_code": None, "started_utc": "2026"}
+    content |= {"parts": [HOSTILE[0], "gone"], "errors": [], "pending": [], "tile_px": 128}
     (run / "run.json").write_text(json.dumps(content))
     assert finished_parts(run) == [HOSTILE[0]], "left from before, or not there"
-    (run / "run.json").write_text("{}")
-    with pytest.raises(NoInputError, match="no run of this program"):
-        finished_parts(run)
+    for damaged, key in (
+        ({}, "material"),
+        (content | {"parts": 3}, "parts"),
+        (content | {"exit_code": []}, "exit_code"),
+    ):
+        (run / "run.json").write_text(json.dumps(damaged))
+        with pytest.raises(NoInputError, match=f"no run of this program .*{key}"):
+            finished_parts(run)
 
 
 def test_patches_of_all_parts_are_joined(run: Path) -> None:

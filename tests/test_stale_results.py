@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from inspect_cli.batch import run as batch_run
+from inspect_cli.batch import parts as batch_parts
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGTERM, InputError, NoInputError, UsageError
 from inspect_cli.recipe import parse_recipe
@@ -44,7 +44,7 @@ def seen(batch, models):
 @pytest.fixture
 def stopped(monkeypatch):
     """Return a function that scores and gets SIGTERM while it is at the first part."""
-    work = batch_run._score_or_fail
+    work = batch_parts._score_or_fail
 
     def first(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -52,7 +52,7 @@ def stopped(monkeypatch):
 
     def call(batch, models) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(batch_run, "_score_or_fail", first)
+            patch.setattr(batch_parts, "_score_or_fail", first)
             assert score(batch, models) == EXIT_SIGTERM
 
     return call
@@ -86,7 +86,7 @@ def test_a_killed_run_leaves_no_verdict_of_other_files(seen, batch, models, monk
     def killed(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch_run, "_score_or_fail", killed)
+    monkeypatch.setattr(batch_parts, "_score_or_fail", killed)
     score(batch, models)
     assert not (seen / "parts" / PART / "part.json").exists()
     assert (seen / "parts/dent/b000/part.json").exists()
@@ -116,6 +116,7 @@ def test_results_in_a_folder_whose_name_is_no_text_are_refused(results, batch, m
     limits = ["--material", "foil", "--models", str(models), "--value", "albedo=1"]
     assert run(["threshold", *limits, "--apply", str(odd)]) == UsageError.exit_code
     assert run(["evaluate", str(odd), "--truth", str(batch / "ground_truth")]) == UsageError.exit_code
+    assert run(["tile", str(batch / "test"), "--out", str(odd / "tiles")]) == UsageError.exit_code
 
 
 def test_a_record_of_another_program_is_left_alone(batch, models, tmp_path):

@@ -1,376 +1,251 @@
-"""A batch scored into its run folder: what is done is skipped, what fails is named, the rest goes on."""
+"""A batch from start to exit code: lock, score, tables, run record."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from inspect_cli import __version__
-from inspect_cli.errors import IncompleteError, InputError
-from inspect_cli.images import Part, roi_files
-from inspect_cli.images.reduced import BlockReducer, preview_scale
-from inspect_cli.images.settle import Settling, fingerprint
-from inspect_cli.material.manifest import TrainedMap
-from inspect_cli.outputs.part_folder import (
-    Pictures,
-    patch_table,
-    remove_others,
-    write_findings,
-    write_part,
-    write_roi,
+from inspect_cli.batch.parts import (
+    NOT_REACHED,
+    Outcome,
+    RunSummary,
+    note_not_reached,
+    score_parts,
+    set_changed_aside,
+    write_run_record,
 )
-from inspect_cli.outputs.record import PartKey, confirmed, forget, read_record, set_aside
-from inspect_cli.outputs.stored import has_maps, is_whole, outputs_of, part_folder, plan_of, rejudge
-from inspect_cli.pictures.plots import load_early
-from inspect_cli.scoring.clock import Clock
+from inspect_cli.batch.space import check_space
+from inspect_cli.batch.tables import finished_parts, write_tables
+from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, is_full
+from inspect_cli.images import Part
+from inspect_cli.outputs.record import PartKey, read_record
+from inspect_cli.outputs.stored import has_maps, outputs_of, part_folder, rejudge
 from inspect_cli.scoring.model import ScoringModel
-from inspect_cli.scoring.scan import PartScan
-from inspect_cli.store.atomic import write_json
-from inspect_cli.store.digest import file_sha256
-from inspect_cli.store.layout import ALL_OUTPUTS, RUN_RECORD
+from inspect_cli.stopping import graceful_stop
+from inspect_cli.store.atomic import output_error
+from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, EVALUATION_PICTURE, PARTS_FOLDER, REPORT, RUN_RECORD
+from inspect_cli.store.lock import lock_folder
+from inspect_cli.store.paths import check_is_text, lies_in, without_links
+from inspect_cli.store.run_record import RunRecord, read_run_record
 from inspect_cli.store.timestamps import utc_now
 
-VERDICTS: Final = ("pass", "fail", "undecided", "error", "pending")
+
+def lock_run(run: Path, wait_s: float = 0.0) -> AbstractContextManager[object]:
+    """Take the lock of a run folder; see :func:`lock_folder`."""
+    return lock_folder(run, f"{run}: another run is writing here; wait for it or choose another --out", wait_s)
 
 
-@dataclass
-class Outcome:
-    """How one part ended: its record, or why there is none; ``pending`` if it is left to the next run."""
-
-    part: str
-    record: dict[str, Any] | None = None
-    error: str | None = None
-    unchanged: bool = False
-    pending: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """One of VERDICTS: ``error`` if the part could not be read, ``pending`` if it is not whole yet."""
-        if self.pending:
-            return "pending"
-        return "error" if self.record is None else str(self.record["verdict"])
-
-
-NOT_REACHED: Final = "the run ended before it; the next run takes it"
-#: How often a wait looks for a signal to stop.
-_NAP_S: Final = 0.2
-#: Size, modification time (ns) and inode of each file of a part.
-Looks = tuple[tuple[int, int, int], ...]
-#: The last step of a part: writes what is left to write and tells how the part ended.
-Finish = Callable[[], Outcome]
-
-
-@dataclass
-class RunSummary:
-    """What a run has done so far, of the ``planned`` parts."""
-
-    run: Path
-    planned: list[str]
-    outcomes: list[Outcome] = field(default_factory=list)
-    seconds: float = 0.0
-    interrupted: bool = True
-
-    def listed(self) -> list[str]:
-        """Return the parts that belong to the run: all that were planned but those without a result."""
-        failed = {outcome.part for outcome in self.outcomes if outcome.record is None}
-        return [part for part in self.planned if part not in failed]
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of parts of each verdict."""
-        return {name: sum(o.verdict == name for o in self.outcomes) for name in VERDICTS}
-
-
-def score_parts(
-    summary: RunSummary,
-    parts: Iterable[Part],
+def score_batch(
+    run: Path,
+    folder: Path,
+    parts: Sequence[Part],
     model: ScoringModel,
     on_part: Callable[[Outcome], None],
     on_rows: Callable[[str, float], None] = lambda _part, _share: None,
-    stop: Callable[[], bool] = lambda: False,
     force: bool = False,
+    fail_on_defect: bool = False,
     settle_s: float = 0.0,
+    wait_s: float = 0.0,
     outputs: frozenset[str] = ALL_OUTPUTS,
-) -> None:
-    """Score ``parts`` and note their outcomes in ``summary``; one that cannot be read fails and the rest goes on.
+) -> tuple[RunSummary, int]:
+    """Score parts into ``run``, write its tables and record; return the summary and the exit code.
 
-    A part with a file that changed within ``settle_s`` seconds comes last. If it has not settled by then, if its
-    marker is missing, or if it ends early and changed a short while ago, it is pending: neither scored nor an error,
-    and left to the next run.
-
-    While the pictures of a part are drawn and written, the network works on the next one.
-
-    ``outputs`` are those of :data:`OUTPUTS` that are written, beside what a part has already; a part that is done is
-    made again if it lacks one.
-
-    ``on_part`` is told of each part that is done, ``on_rows`` how far the part in hand is (0 to 1).
-    ``stop`` is asked before each part; when it says yes the run ends there. The summary stays marked as interrupted
-    until every part has its outcome.
+    ``settle_s`` and ``outputs``: see :func:`score_parts`. ``wait_s``: how long to wait for another run that holds the
+    folder.
     """
-    started = time.monotonic()
-    stopped = False
-    settling = Settling(settle_s, model.recipe.done_marker, lambda part: _roi_files(part, model))
-
-    def note(outcome: Outcome) -> None:
-        summary.outcomes.append(outcome)
-        summary.seconds = round(time.monotonic() - started, 3)
-        on_part(outcome)
-
-    with ThreadPoolExecutor(1) as finishing:
-        last: Future[Outcome] | None = None
-        try:
-            for part, obstacle in _settled_first(parts, settling, stop):
-                stopped = stop()
-                if stopped:
-                    break
-                if obstacle is None:
-                    finish = _score_or_fail(summary.run, part, model, settling, on_rows, force, outputs)
-                else:
-                    finish = _pending(part, obstacle)
-                last, previous = finishing.submit(finish), last
-                if previous is not None:
-                    note(previous.result())
-        finally:
-            if last is not None:
-                note(last.result())
-    summary.interrupted = stopped
+    model.calibration()
+    started_utc = utc_now()
+    with _told_as_output(run):
+        _check_place(run, folder, parts, model)
+        check_space(run, parts, model, force, outputs)
+        with lock_run(run, wait_s), graceful_stop() as stopper:
+            measured = _listed(run)
+            summary = RunSummary(run, [part.id for part in parts])
+            set_changed_aside(run, parts, model)
+            write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
+            exit_code: int | None = None
+            try:
+                score_parts(summary, parts, model, on_part, on_rows, stopper.wanted, force, settle_s, outputs)
+                exit_code = stopper.exit_code if summary.interrupted else _exit_code(summary, fail_on_defect)
+            finally:  # whatever ended the run, what is done is listed
+                note_not_reached(summary, parts, model)
+                write_tables(run, summary.outcomes)
+                write_run_record(summary, model, folder, started_utc, exit_code)
+                same = all(outcome.unchanged for outcome in summary.outcomes)
+                if not same or summary.listed() != measured:
+                    _forget_what_was_made_of_it(run)  # of other results
+    return summary, exit_code
 
 
-def set_changed_aside(run: Path, parts: Iterable[Part], model: ScoringModel) -> None:
-    """Set the records aside of parts whose files are not those that were scored, as far as sizes and times tell.
-
-    Whatever ends the run before it comes to such a part, no result stands for files that nobody looked at.
-    """
-    for part in parts:
-        folder = part_folder(run, part.id)
-        record = read_record(folder)
-        if record is not None and not _is_of(record, part, model):
-            set_aside(folder)
+def _forget_what_was_made_of_it(run: Path) -> None:
+    """Remove what `inspect evaluate` and `inspect report` made of a run."""
+    for name in (EVALUATION, EVALUATION_PICTURE, REPORT):
+        (run / name).unlink(missing_ok=True)
 
 
-def _is_of(record: dict[str, Any], part: Part, model: ScoringModel) -> bool:
-    """Whether a part's files look as they did when it was scored."""
-    with contextlib.suppress(OSError):
-        return bool(record.get("seen") == [list(look) for look in fingerprint(_files(part, model))])
-    return False
-
-
-def _files(part: Part, model: ScoringModel) -> list[Path]:
-    return [*part.files.values(), *_roi_files(part, model)]
-
-
-def _roi_files(part: Part, model: ScoringModel) -> list[Path]:
-    """Return the files that a part's ROI needs besides its maps; none if one is missing, as the reader will say."""
-    with contextlib.suppress(InputError):
-        return roi_files(model.recipe, part, model.material.folder)
-    return []
-
-
-def note_not_reached(summary: RunSummary, parts: Iterable[Part], model: ScoringModel) -> None:
-    """Note the parts that a run ended before: pending, but for results of the same files, the model and limits."""
-    reached = {outcome.part for outcome in summary.outcomes}
-    today = (model.scoring_digest(), model.limits_digest(model.calibration()))
-    for part in parts:
-        if part.id in reached:
-            continue
-        folder = part_folder(summary.run, part.id)
-        record = read_record(folder)
-        judged_by = None if record is None else (record["key"].get("scoring"), record["key"].get("limits"))
-        same = record is not None and judged_by == today and _is_of(record, part, model)
-        if record is not None and same and is_whole(folder, model, outputs_of(record)):
-            outcome = Outcome(part.id, record, unchanged=True)
-        else:
-            outcome = Outcome(part.id, error=NOT_REACHED, pending=True)
-        summary.outcomes.append(outcome)
-
-
-def _settled_first(
-    parts: Iterable[Part], settling: Settling, stop: Callable[[], bool]
-) -> Iterator[tuple[Part, str | None]]:
-    """Yield parts and why they cannot be taken yet: those that can first, then, after a wait, the others."""
-    later = []
-    for part in parts:
-        if settling.why_not(part) is None:
-            yield part, None
-        else:
-            later.append(part)
-    for part in later:
-        while (left_s := settling.remaining_s(part)) > 0 and not stop():
-            time.sleep(min(left_s, _NAP_S))
-        yield part, settling.why_not(part)
-
-
-def _pending(part: Part, reason: str) -> Finish:
-    outcome = Outcome(part.id, error=f"{reason}; the next run takes it", pending=True)
-    return lambda: outcome
-
-
-def _score_or_fail(
-    run: Path,
-    part: Part,
-    model: ScoringModel,
-    settling: Settling,
-    on_rows: Callable[[str, float], None],
-    force: bool,
-    outputs: frozenset[str],
-) -> Finish:
-    folder = part_folder(run, part.id)
+@contextlib.contextmanager
+def _told_as_output(run: Path) -> Iterator[None]:
+    """Turn an OSError of a file in the run folder, and a full disk anywhere, into an OutputError."""
     try:
-        return _score(folder, part, model, on_rows, force, outputs)
-    except InputError as error:
-        forget(folder)  # an old result must not stand for what cannot be read now
-        if isinstance(error, IncompleteError) and settling.may_grow(part):
-            return _pending(part, str(error))
-        failed = Outcome(part.id, error=str(error))
-        return lambda: failed
-
-
-def _score(
-    folder: Path,
-    part: Part,
-    model: ScoringModel,
-    on_rows: Callable[[str, float], None],
-    force: bool,
-    outputs: frozenset[str],
-) -> Finish:
-    """Score a part; what is returned writes its pictures and record, and tells how it ended."""
-    clock = Clock()
-    calibration = model.calibration()
-    part.require_complete(model.maps)
-    before = _look_at(part, model)
-    with clock.phase("hash"):
-        inputs = {name: file_sha256(part.files[name]) for name in model.maps}
-        others = roi_files(model.recipe, part, model.material.folder)
-        inputs |= {f"roi: {path.name}": file_sha256(path) for path in others}
-    key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
-    record = None if force else confirmed(folder, key)
-    if record is not None and model.recipe.size_px not in (None, tuple(record["size_px"])):
-        record = None  # the contract changed: the reader refuses the part
-    valid = record is not None and key.same_maps(record["key"])
-    there = outputs_of(record) if record is not None and valid else frozenset()
-    outputs |= there  # what is there, and still holds, is kept
-    same_key = record is not None and record["key"] == key.as_dict() and outputs == there
-    if record is not None and same_key and is_whole(folder, model, outputs):
-        same = Outcome(part.id, record, unchanged=True)
-        return lambda: same
-    if record is not None and valid and has_maps(folder, model, outputs):
-        with contextlib.suppress(InputError):  # what is stored is damaged: it is made again
-            judged = Outcome(part.id, rejudge(folder, record, model, key, outputs))
-            return lambda: judged
-    forget(folder)
-    with PartScan(part, model, clock) as scan:
-        scan.on_rows = lambda share: on_rows(part.id, share)
-        write = _write_scan(folder, part, model, scan, key, clock, outputs, before)
-    if _look_at(part, model) != before:
-        raise IncompleteError(f"{part.id}: a file changed while it was read")
-    return lambda: Outcome(part.id, write())
-
-
-def _look_at(part: Part, model: ScoringModel) -> Looks:
-    try:
-        return fingerprint(_files(part, model))
+        yield
+    except BrokenPipeError:  # who read what is printed has left
+        raise
     except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        path = run if error.filename is None else Path(os.fsdecode(error.filename))
+        if path.absolute().is_relative_to(run.absolute()) or is_full(error):
+            raise output_error(path, error) from error
+        raise
 
 
-def _write_scan(
-    folder: Path,
-    part: Part,
-    model: ScoringModel,
-    scan: PartScan,
-    key: PartKey,
-    clock: Clock,
-    outputs: frozenset[str],
-    seen: Looks,
-) -> Callable[[], dict[str, Any]]:
-    """Write the maps of a part; return what writes the rest and returns the record."""
-    calibration = model.calibration()
-    reducers = {}
-    if "pictures" in outputs:
-        load_early()
-    for name, stream in scan.streams.items() if "pictures" in outputs else ():
-        reducers[name] = BlockReducer(preview_scale(scan.height, scan.width), "mean")
-        stream.on_pixels = reducers[name].push
-    plan = plan_of(folder, model, scan.height, scan.width, scan.roi, outputs)
-    remove_others(folder, outputs)
-    write_roi(folder, scan.roi)
-    content = write_findings(plan, scan.blocks(), clock, True, scan.acquisition_faults, scan.gaps)
-    trained = model.bundle.manifest.maps
-    pictures: Pictures = {name: _picture(reducer.result(), trained[name]) for name, reducer in reducers.items()}
-    head = {
-        "format": 1,
-        "part": part.id,
-        "key": key.as_dict(),
-        "seen": seen,
-        "size_px": [scan.width, scan.height],
-        "acquisition_faults": scan.acquisition_faults(),
-        "scored_utc": utc_now(),
-        "maps": {
-            name: {
-                "file": part.files[name].relative_to(part.folder).as_posix(),
-                "sha256": key.inputs[name],
-                "mean": round(stream.moments.mean, 5),
-                "spread": round(stream.moments.spread, 5),
-            }
-            for name, stream in scan.streams.items()
-        },
-    }
-    patches = patch_table(part.id, {n: s.patches() for n, s in scan.streams.items()}, calibration)
-    return lambda: write_part(plan, content, head, patches, pictures, clock)
+def _listed(run: Path) -> list[str] | None:
+    """Return the parts that the folder's last run lists; None if there was none, or it never came to its end."""
+    try:
+        record = read_run_record(run)
+    except NoInputError:
+        return None
+    return None if record.exit_code is None else record.parts
 
 
-def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8]:
-    """Return a preview as 8-bit: gray, or the first three channels.
+def _check_place(run: Path, folder: Path, parts: Sequence[Part], model: ScoringModel) -> None:
+    """Raise UsageError if results of this batch have no place in ``run``."""
+    place, batch = without_links(run), without_links(folder)
+    check_is_text(run, batch)
+    if place == batch:
+        raise UsageError(f"--out {run}: is the batch folder itself; choose a folder of its own")
+    inside = [path for part in parts for path in part.files.values() if lies_in(path, run)]
+    above = batch.is_relative_to(place)
+    if above or inside:
+        held = "the batch" if above else f"the part {inside[0].name}"
+        raise UsageError(f"--out {run}: holds {held}, which would be taken for results; choose a folder of its own")
+    record = _record_before(run)
+    if record is not None:
+        if record.material != model.material.name:
+            raise UsageError(f"--out {run}: holds a run of material {record.material!r}; choose another folder")
+        before = record.input
+        # A batch that was moved, or copied with the results in it, keeps them.
+        if before != batch and before.is_dir() and not place.is_relative_to(batch):
+            raise UsageError(f"--out {run}: holds results of {before}; choose another folder")
 
-    Each channel is shown on a scale fixed by the training images, never stretched per image.
+
+def _record_before(run: Path) -> RunRecord | None:
+    """Return the record of the folder's last run; None if there was none, or its record is damaged.
+
+    Raises
+    ------
+    NoInputError
+        If ``run.json`` is no run's and there are no results beside it.
     """
-    planes = unit[..., None] if unit.ndim == 2 else unit
-    planes = planes[..., :3] if planes.shape[2] >= 3 else planes[..., :1]
-    low, high = (np.asarray(v, np.float32)[: planes.shape[2]] for v in (trained.shown_low, trained.shown_high))
-    scaled = np.clip(np.nan_to_num((planes - low) / (high - low) * 255), 0, 255).astype(np.uint8)
-    shown: NDArray[np.uint8] = scaled[..., 0] if scaled.shape[2] == 1 else scaled
-    return shown
+    if not (run / RUN_RECORD).is_file():
+        return None
+    try:
+        return read_run_record(run)
+    except NoInputError:
+        if (run / PARTS_FOLDER).is_dir():
+            return None
+        raise
 
 
-def write_run_record(
-    summary: RunSummary, model: ScoringModel, folder: Path, started_utc: str, exit_code: int | None
-) -> None:
-    """Write ``run.json``."""
-    manifest, recipe = model.bundle.manifest, model.recipe
-    calibration = model.calibration()
-    content = {
-        "format": 1,
-        "tool": f"inspect {__version__}",
-        "material": recipe.material,
-        "method": manifest.method,
-        "model_sha256": manifest.digest(),
-        "recipe_sha256": recipe.digest(),
-        "calibration": json.loads(calibration.model_dump_json(exclude={"limits"}))
-        | {"thresholds": {name: limit.pixel for name, limit in calibration.limits.items()}},
-        "warnings": model.cautions,
-        "input": str(folder.resolve()),
-        "pixel_pitch_um": recipe.pixel_pitch_um,
-        "tile_px": model.tiles.size_px,
-        "stride_px": model.tiles.stride_px,
-        "device": model.engine.device_name,
-        "engine": model.engine.name,
-        "precision": model.engine.precision,
-        "started_utc": started_utc,
-        "finished_utc": utc_now(),
-        "seconds": summary.seconds,
-        "counts": summary.counts(),
-        "parts": summary.listed(),
-        "errors": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.verdict == "error"],
-        "pending": [{"part": o.part, "error": o.error} for o in summary.outcomes if o.pending],
-        "interrupted": summary.interrupted,
-        "exit_code": exit_code,
-    }
-    write_json(summary.run / RUN_RECORD, content)
+def _exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
+    counts = summary.counts()
+    if counts["error"]:
+        alone = counts["error"] == len(summary.outcomes)
+        return NoInputError.exit_code if alone else InputError.exit_code
+    if not fail_on_defect:
+        return EXIT_DONE
+    return EXIT_DEFECTS if counts["fail"] else EXIT_UNDECIDED if counts["undecided"] else EXIT_DONE
+
+
+def check_applicable(run: Path, model: ScoringModel) -> None:
+    """Raise InputError if limits of ``model`` cannot be applied to some part of a run; see :func:`apply_limits`.
+
+    Raise UsageError if the folder's name is no valid UTF-8.
+    """
+    check_is_text(run)
+    for part in finished_parts(run):
+        _same_model(run, part, model)
+
+
+def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], None]) -> tuple[RunSummary, int]:
+    """Judge the stored maps of a run again with the limits in force; return the summary and the exit code.
+
+    The network does not run. Parts that could not be read or are pending stay so, and the run keeps its exit code.
+    Parts whose stored maps turn out to be damaged, those that a signal left, and those that a killed run never began
+    are pending: the next ``inspect score`` takes them.
+
+    Raises
+    ------
+    InputError
+        If the maps of some part were made by another model or other settings; nothing is changed then.
+    """
+    limits = model.limits_digest(model.calibration())
+    with _told_as_output(run), lock_run(run), graceful_stop() as stopper:
+        before = read_run_record(run)
+        records = {part: _same_model(run, part, model) for part in finished_parts(run)}
+        records |= _not_reached(run, before, model)
+        started = time.monotonic()
+        others = _without_result(before, records)
+        planned = [*records, *(outcome.part for outcome in others)]
+        summary = RunSummary(run, planned)
+        _forget_what_was_made_of_it(run)  # by other limits
+        for part, record in records.items():
+            key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
+            if record["key"] == key.as_dict():
+                outcome = Outcome(part, record, unchanged=True)
+            elif stopper.wanted():
+                outcome = Outcome(part, error=NOT_REACHED, pending=True)
+            else:
+                outcome = _judged(run, part, record, model, key)
+            summary.outcomes.append(outcome)
+            on_part(outcome)
+        damaged = any(outcome.pending for outcome in summary.outcomes)
+        summary.outcomes += others
+        summary.seconds = round(time.monotonic() - started, 3)
+        not_reached = any(outcome.error == NOT_REACHED for outcome in summary.outcomes)
+        summary.interrupted = stopper.wanted() or not_reached
+        write_tables(run, summary.outcomes)
+        left = InputError.exit_code if damaged or not_reached else EXIT_DONE
+        ended = stopper.exit_code if stopper.wanted() else left
+        kept = ended or (_exit_code(summary, False) if before.interrupted else before.exit_code)
+        write_run_record(summary, model, before.input, before.started_utc, kept)
+    return summary, ended
+
+
+def _without_result(before: RunRecord, records: Collection[str]) -> list[Outcome]:
+    """Return the parts of a run that are errors, pending, or were never begun, but for those with ``records``."""
+    unread = [Outcome(left.part, error=left.error) for left in before.errors]
+    waiting = [
+        Outcome(left.part, error=left.error, pending=True) for left in before.pending if left.part not in records
+    ]
+    never = [Outcome(part, error=NOT_REACHED, pending=True) for part in before.parts if part not in records]
+    return unread + waiting + never
+
+
+def _not_reached(run: Path, before: RunRecord, model: ScoringModel) -> dict[str, dict[str, Any]]:
+    """Return the records of parts that a signal kept from being judged again, and that still can be."""
+    found = {}
+    for left in before.pending:
+        if left.error == NOT_REACHED:
+            with contextlib.suppress(InputError):
+                found[left.part] = _same_model(run, left.part, model)
+    return found
+
+
+def _judged(run: Path, part: str, record: dict[str, Any], model: ScoringModel, key: PartKey) -> Outcome:
+    try:
+        return Outcome(part, rejudge(part_folder(run, part), record, model, key, outputs_of(record)))
+    except InputError as error:
+        return Outcome(part, error=f"{error}; `inspect score` makes it again", pending=True)
+
+
+def _same_model(run: Path, part: str, model: ScoringModel) -> dict[str, Any]:
+    record = read_record(part_folder(run, part))
+    if record is None or record["key"]["scoring"] != model.scoring_digest():
+        raise InputError(f"{run}: part {part} was scored by another model, stride or recipe; run `inspect score`")
+    if not has_maps(part_folder(run, part), model, outputs_of(record)):
+        raise InputError(f"{run}: the maps of part {part} were not kept or are gone; run `inspect score`")
+    return record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +10,12 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from inspect_cli.batch.run import Outcome
-from inspect_cli.errors import NoInputError
+from inspect_cli.batch.parts import Outcome
 from inspect_cli.outputs.stored import part_folder
 from inspect_cli.store.atomic import whole_file, write_json, write_text
 from inspect_cli.store.cells import csv_text, safe_cell
-from inspect_cli.store.layout import PART_RECORD, RUN_RECORD
+from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.run_record import read_run_record
 
 PART_COLUMNS: Final = (
     "part", "verdict", "score", "map", "reasons", "regions", "defect_area_px", "defect_area_mm2",
@@ -27,7 +26,6 @@ REGION_COLUMNS: Final = (
     "width_mm", "height_mm", "area_mm2", "score_max", "score_mean", "peak_x_px", "peak_y_px",
 )  # fmt: skip
 #: Keys of run.json that later steps rely on.
-RUN_KEYS: Final = ("material", "input", "parts", "errors", "pending", "interrupted", "exit_code", "started_utc")
 
 
 def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
@@ -105,22 +103,7 @@ def _plain(table: pa.Table) -> pa.Table:
     return table
 
 
-def run_record(run: Path) -> dict[str, Any]:
-    """Return what later steps rely on of a run's ``run.json``.
-
-    Raises
-    ------
-    NoInputError
-        If the folder is no run.
-    """
-    try:
-        record = json.loads((run / RUN_RECORD).read_text(encoding="utf-8"))
-        return {key: record[key] for key in RUN_KEYS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NoInputError(f"{run}: no run of this program ({error!r})") from error
-
-
 def finished_parts(run: Path) -> list[str]:
     """Return the ids of the parts that a run lists and that are done; others in the folder are left from before."""
-    parts = run_record(run)["parts"]
+    parts = read_run_record(run).parts
     return [part for part in parts if (part_folder(run, part) / PART_RECORD).is_file()]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inspect_cli.ahead import behind
-from inspect_cli.batch.finish import score_batch
+from inspect_cli.batch.run import score_batch
 from inspect_cli.engines import Hardware
 from inspect_cli.engines.torch_engine import choose_device
 from inspect_cli.images import Part

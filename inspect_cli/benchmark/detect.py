@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inspect_cli.batch.calibrate import Stopped
-from inspect_cli.batch.finish import score_batch
+from inspect_cli.batch.run import score_batch
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.evaluation.run_parts import find_parts

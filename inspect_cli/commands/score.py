@@ -24,7 +24,7 @@ from inspect_cli.commands.options import (
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from inspect_cli.batch.run import Outcome, RunSummary
+    from inspect_cli.batch.parts import Outcome, RunSummary
     from inspect_cli.scoring.model import ScoringModel
 
 #: Colour of a verdict on a terminal; elsewhere the lines are plain.
@@ -116,8 +116,8 @@ def score(
     from inspect_cli.allocation import share_freed_memory
 
     share_freed_memory()
-    from inspect_cli.batch.finish import score_batch
     from inspect_cli.batch.monitor import Monitor
+    from inspect_cli.batch.run import score_batch
     from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
     from inspect_cli.images.parts import unused_images

@@ -34,7 +34,7 @@ from inspect_cli.errors import (
 )
 
 if TYPE_CHECKING:
-    from inspect_cli.batch.run import Outcome
+    from inspect_cli.batch.parts import Outcome
     from inspect_cli.material.manifest import Calibration
     from inspect_cli.recipe.schema import ThresholdSpec
     from inspect_cli.scoring.model import ScoringModel
@@ -158,7 +158,7 @@ def threshold(
 
 def _checked(paths: Sequence[Path], model: ScoringModel) -> list[Path]:
     """Return the runs that paths mean, after seeing that limits can be applied to each, before any are stored."""
-    from inspect_cli.batch.finish import check_applicable
+    from inspect_cli.batch.run import check_applicable
     from inspect_cli.store.run_lookup import find_run
 
     runs = [find_run(path) for path in paths]
@@ -247,7 +247,7 @@ def _apply_to_all(model: ScoringModel, runs: Sequence[Path]) -> int:
 
 def _apply(model: ScoringModel, run: Path) -> int:
     """Judge a run again and say so; return the exit code."""
-    from inspect_cli.batch.finish import apply_limits
+    from inspect_cli.batch.run import apply_limits
 
     def tell(outcome: Outcome) -> None:
         console.say(f"{outcome.verdict:<10} {outcome.part}" + (f"  {outcome.error}" if outcome.error else ""))

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from inspect_cli.errors import InputError
-from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, PARTS_FOLDER, RUN_RECORD
+from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, PARTS_FOLDER
 from inspect_cli.store.paths import check_is_text
+from inspect_cli.store.run_record import read_run_record
 
 
 class MapRecord(BaseModel):
@@ -76,36 +77,15 @@ def find_parts(run: Path) -> RunParts:
             if PART_RECORD not in files:
                 unfinished.add(folder.relative_to(top).as_posix())
             subfolders.clear()
-    record = _run_record(run)
-    if record is not None:
-        finished = [folder for folder in finished if folder.relative_to(top).as_posix() in record.parts]
-        unfinished |= {entry.part for entry in [*record.errors, *record.pending]}
-        unfinished |= record.parts - {folder.relative_to(top).as_posix() for folder in finished}  # never begun
-    if record is None:
-        return RunParts(finished, frozenset(unfinished), None, None)
-    return RunParts(finished, frozenset(unfinished), record.input, record.tile_px)
-
-
-class _Left(BaseModel):
-    part: str
-
-
-class _RunRecord(BaseModel):
-    """What ``run.json`` says, as far as it matters here."""
-
-    parts: frozenset[str]
-    errors: list[_Left]
-    pending: list[_Left] = []
-    input: Path | None = None
-    tile_px: int | None = Field(None, ge=1)
-
-
-def _run_record(run: Path) -> _RunRecord | None:
-    """Return what ``run.json`` says, None if it says nothing of use."""
     try:
-        return _RunRecord.model_validate_json((run / RUN_RECORD).read_bytes())
-    except (OSError, ValidationError):
-        return None
+        record = read_run_record(run)
+    except NoInputError:
+        return RunParts(finished, frozenset(unfinished), None, None)
+    parts = frozenset(record.parts)
+    finished = [folder for folder in finished if folder.relative_to(top).as_posix() in parts]
+    unfinished |= {left.part for left in [*record.errors, *record.pending]}
+    unfinished |= parts - {folder.relative_to(top).as_posix() for folder in finished}  # never begun
+    return RunParts(finished, frozenset(unfinished), record.input, record.tile_px)
 
 
 def read_record(path: Path) -> PartRecord:

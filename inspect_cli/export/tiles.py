@@ -27,7 +27,7 @@ from inspect_cli.store.atomic import write_json, write_text, write_with
 from inspect_cli.store.cells import csv_text
 from inspect_cli.store.layout import TILE_INDEX
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.paths import lies_in
+from inspect_cli.store.paths import check_is_text, lies_in
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 
 #: The parts of a cut that has not come to its end.
@@ -284,7 +284,8 @@ def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTil
 
 
 def check_out(out: Path, parts: Sequence[Part], force: bool) -> None:
-    """Raise UsageError if ``out`` holds parts that are to be cut, or tiles already and ``force`` is not given."""
+    """Raise UsageError if ``out`` has no UTF-8 name, holds parts that are to be cut, or tiles without ``force``."""
+    check_is_text(out)
     for path in (path for part in parts for path in part.files.values()):
         if lies_in(path, out):
             raise UsageError(f"--out {out}: holds the part {path.name}, which is to be cut; choose another --out")

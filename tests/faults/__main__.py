@@ -33,7 +33,7 @@ LATE = (
     "matplotlib.figure",
     "pyarrow.parquet",
     "inspect_cli.training.train",
-    "inspect_cli.batch.run",
+    "inspect_cli.batch.parts",
     "inspect_cli.batch.calibrate",
     "inspect_cli.sample.batch",
 )

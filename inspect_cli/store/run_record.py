@@ -1,0 +1,50 @@
+"""``run.json``, as far as later steps rely on it: the parts that count, and what became of those without a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+
+from inspect_cli.errors import NoInputError
+from inspect_cli.store.layout import RUN_RECORD
+
+
+class LeftPart(BaseModel):
+    """A part without a result, and why."""
+
+    part: str
+    error: str
+
+
+class RunRecord(BaseModel):
+    """What a run says of itself; ``exit_code`` is None until it came to its end."""
+
+    material: str
+    input: Path
+    parts: list[str]
+    errors: list[LeftPart]
+    pending: list[LeftPart]
+    interrupted: bool
+    exit_code: int | None
+    started_utc: str
+    tile_px: int = Field(ge=1)
+
+
+def read_run_record(run: Path) -> RunRecord:
+    """Read the record of a run folder.
+
+    Raises
+    ------
+    NoInputError
+        If the folder is no run, or its record is damaged; the message names the first fault.
+    """
+    path = run / RUN_RECORD
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise NoInputError(f"{run}: no run of this program ({RUN_RECORD}: {error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "file"
+        raise NoInputError(f"{run}: no run of this program ({RUN_RECORD}: {key}: {first['msg']})") from error
