@@ -13,7 +13,7 @@ from helpers import COARSE, hold
 from prometheus_client.parser import text_string_to_metric_families
 
 from inspect_cli.batch.monitor import Monitor
-from inspect_cli.batch.parts import Outcome
+from inspect_cli.batch.summary import Outcome
 from inspect_cli.cli import run
 from inspect_cli.errors import LockedError, OutputError, UsageError
 from inspect_cli.images import discover_parts

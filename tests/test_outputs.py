@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inspect_cli.batch import calibrate
-from inspect_cli.batch.parts import Outcome
+from inspect_cli.batch.summary import Outcome
 from inspect_cli.batch.tables import finished_parts, write_tables
 from inspect_cli.cli import run as main
 from inspect_cli.errors import NoInputError, UsageError

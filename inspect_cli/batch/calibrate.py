@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from inspect_cli.batch.parts import Outcome, RunSummary
 from inspect_cli.batch.run import score_batch
+from inspect_cli.batch.summary import Outcome, RunSummary
 from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, peaks_of, raw_peaks
 from inspect_cli.errors import NoInputError

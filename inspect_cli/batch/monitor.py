@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import typer
 
 from inspect_cli import console
-from inspect_cli.batch.parts import VERDICTS, Outcome
+from inspect_cli.batch.summary import VERDICTS, Outcome
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, OutputError, exit_code_of
 from inspect_cli.store.atomic import output_error, write_bytes
 from inspect_cli.store.paths import as_text

@@ -10,16 +10,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from inspect_cli.batch.parts import (
-    NOT_REACHED,
-    Outcome,
-    RunSummary,
-    note_not_reached,
-    score_parts,
-    set_changed_aside,
-    write_run_record,
-)
+from inspect_cli.batch.parts import note_not_reached, score_parts, set_changed_aside
 from inspect_cli.batch.space import check_space
+from inspect_cli.batch.summary import NOT_REACHED, Outcome, RunSummary, write_run_record
 from inspect_cli.batch.tables import finished_parts, write_tables
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, is_full
 from inspect_cli.images import Part

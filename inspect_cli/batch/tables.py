@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from inspect_cli.batch.parts import Outcome
+from inspect_cli.batch.summary import Outcome
 from inspect_cli.outputs.stored import part_folder
 from inspect_cli.store.atomic import whole_file, write_json, write_text
 from inspect_cli.store.cells import csv_text, safe_cell

@@ -24,7 +24,7 @@ from inspect_cli.commands.options import (
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from inspect_cli.batch.parts import Outcome, RunSummary
+    from inspect_cli.batch.summary import Outcome, RunSummary
     from inspect_cli.scoring.model import ScoringModel
 
 #: Colour of a verdict on a terminal; elsewhere the lines are plain.

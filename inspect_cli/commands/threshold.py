@@ -34,7 +34,7 @@ from inspect_cli.errors import (
 )
 
 if TYPE_CHECKING:
-    from inspect_cli.batch.parts import Outcome
+    from inspect_cli.batch.summary import Outcome
     from inspect_cli.material.manifest import Calibration
     from inspect_cli.recipe.schema import ThresholdSpec
     from inspect_cli.scoring.model import ScoringModel

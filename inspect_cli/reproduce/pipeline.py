@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from inspect_cli.batch.calibrate import Stopped
-from inspect_cli.batch.parts import Outcome
 from inspect_cli.batch.run import score_batch
+from inspect_cli.batch.summary import Outcome
 from inspect_cli.evaluation.run_parts import find_parts, read_record
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps

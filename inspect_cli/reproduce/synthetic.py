@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from inspect_cli.batch.calibrate import limits_from_labelled_folder
-from inspect_cli.batch.parts import Outcome
 from inspect_cli.batch.run import apply_limits
+from inspect_cli.batch.summary import Outcome
 from inspect_cli.evaluation.evaluate import LIMIT, fused_histogram
 from inspect_cli.images import discover_parts
 from inspect_cli.material.materials import adopt, find_material
