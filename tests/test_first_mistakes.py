@@ -29,6 +29,25 @@ def grey(path, side=64, dtype=np.uint8, seed=0):
     cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 200, (side, side)).astype(dtype))
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("score", "IMAGE", "--material", "riblet"), "give the folder that it is in"),
+        (("tile", "IMAGE", "--out", "tiles"), "give the folder that it is in"),
+        (("train", "--material", "foil", "--data", "IMAGE"), "give the folder that it is in"),
+        (("report", "IMAGE"), "give the folder that `inspect score` wrote"),
+        (("evaluate", "IMAGE", "--truth", "."), "give the folder that `inspect score` wrote"),
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_told(command, told, tmp_path, monkeypatch, capsys):
+    image = tmp_path / "P1_albedo.png"
+    grey(image)
+    monkeypatch.chdir(tmp_path)
+    assert run([str(image) if word == "IMAGE" else word for word in command]) == 1
+    assert f"{image}: is a file; {told}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [image]
+
+
 def test_a_store_that_is_not_there_is_told_and_none_stands_in_for_it(batch, tmp_path, monkeypatch, capsys):
     assert run(["score", str(batch / "test"), "--material", "riblet", "--models", str(tmp_path / "share")]) == 1
     assert "share: no such folder; check the path and that it is mounted" in capsys.readouterr().err

@@ -125,11 +125,11 @@ def score(
     from inspect_cli.material.materials import choose_material
     from inspect_cli.scoring.model import load_model
     from inspect_cli.store.layout import RUN_FOLDER
+    from inspect_cli.store.paths import check_is_folder
 
     with Monitor(metrics, log, folder) as monitor:
         kept = _outputs(outputs)
-        if not folder.is_dir():
-            raise NoInputError(f"{folder}: no such folder")
+        check_is_folder(folder)
         chosen = choose_material(material, folder, models)
         bundle = find_bundle(chosen.folder, method)
         model = load_model(

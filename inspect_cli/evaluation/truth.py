@@ -17,10 +17,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError, NoInputError, UsageError
+from inspect_cli.errors import InputError
 from inspect_cli.images import marked, open_map
 from inspect_cli.images.parts import truth_of
-from inspect_cli.store.paths import without_links
+from inspect_cli.store.paths import check_is_folder, without_links
 
 BOXES_FILE: Final = "boxes.csv"
 #: Pixels of a defect that a patch must show to count as defective.
@@ -81,10 +81,7 @@ class Truth:
         InputError
             If ``boxes.csv`` is damaged.
         """
-        if folder.is_file():
-            raise UsageError(f"{folder}: is a file; give the folder of the masks")
-        if not folder.is_dir():
-            raise NoInputError(f"{folder}: no such folder; give the folder of the masks")
+        check_is_folder(folder, "the folder of the masks")
         table = folder / BOXES_FILE
         boxes, kinds = _read_boxes(table) if table.is_file() else ({}, {})
         named, others = _list_masks(folder)

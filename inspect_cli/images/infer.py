@@ -11,6 +11,7 @@ from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images.parts import discover_parts, unused_images, walk_files
 from inspect_cli.images.reader import SUFFIXES, ImageHeader, open_map
 from inspect_cli.recipe.schema import MAX_CHANNELS, MapSpec
+from inspect_cli.store.paths import check_is_folder
 
 #: Endings of file names that tell what a map is.
 KNOWN_NAMES = ("albedo", "normal", "gradient", "curvature")
@@ -55,8 +56,7 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
 
 
 def _image_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise NoInputError(f"{folder}: no such folder")
+    check_is_folder(folder)
     names = [path.name for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES)]
     if not names:
         left = unused_images(folder).unread

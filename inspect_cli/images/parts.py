@@ -13,7 +13,7 @@ from inspect_cli.errors import IncompleteError, InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES, UNREAD
 from inspect_cli.recipe.schema import NOT_A_MAP, PART, MapSpec
 from inspect_cli.store.layout import LOCK, PARTS_FOLDER, RUN_FOLDER, RUN_RECORD, SAMPLES_PICTURE, TILE_INDEX
-from inspect_cli.store.paths import as_text
+from inspect_cli.store.paths import as_text, check_is_folder
 
 #: How the masks of defects are named after their parts: here, and in the data sets of Kolektor.
 _TRUTH = re.compile(r"_(mask|label|gt)$", re.IGNORECASE)
@@ -85,9 +85,10 @@ def discover_parts(
     ------
     NoInputError
         If the folder does not exist or holds no file of any of the maps.
+    UsageError
+        If it is a file.
     """
-    if not folder.is_dir():
-        raise NoInputError(f"{folder}: no such folder")
+    check_is_folder(folder)
     found: dict[str, dict[str, Path]] = {}
     faults: dict[str, str] = {}
     patterns = _by_length({**(known or {}), **maps})

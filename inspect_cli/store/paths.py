@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from inspect_cli.errors import UsageError
+from inspect_cli.errors import NoInputError, UsageError
 
 
 def as_text(name: str) -> str:
@@ -19,6 +19,14 @@ def check_is_text(*paths: Path) -> None:
         text = as_text(str(path))
         if text != str(path):
             raise UsageError(f"{text}: the name is no valid UTF-8; rename it")
+
+
+def check_is_folder(path: Path, wanted: str = "the folder that it is in") -> None:
+    """Raise UsageError if a path is a file, telling to give what is ``wanted``, NoInputError if there is nothing."""
+    if path.is_file():
+        raise UsageError(f"{path}: is a file; give {wanted}")
+    if not path.is_dir():
+        raise NoInputError(f"{path}: no such folder")
 
 
 def without_links(path: Path) -> Path:

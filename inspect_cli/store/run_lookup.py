@@ -7,6 +7,7 @@ from typing import Final
 
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.store.layout import RUN_FOLDER, RUN_RECORD
+from inspect_cli.store.paths import check_is_folder
 
 #: Where a run may lie below a folder: an output folder, a batch, a folder of batches.
 _BELOW: Final = (f"{RUN_FOLDER}/*/{RUN_RECORD}", f"*/{RUN_RECORD}", f"*/{RUN_FOLDER}/*/{RUN_RECORD}")
@@ -23,10 +24,9 @@ def find_run(path: Path) -> Path:
     NoInputError
         If ``path`` does not exist, or there is no run in it.
     UsageError
-        If there are several runs; the message names them.
+        If there are several runs, which the message names, or the path is a file.
     """
-    if not path.is_dir():
-        raise NoInputError(f"{path}: no such folder; give the folder that `inspect score` wrote")
+    check_is_folder(path, "the folder that `inspect score` wrote")
     if (path / RUN_RECORD).is_file():
         return path
     for pattern in _BELOW:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inspect_cli.errors import NoInputError, UsageError, nearest
+from inspect_cli.errors import UsageError, nearest
 from inspect_cli.images.infer import infer_maps, training_root, unmatched
 from inspect_cli.images.parts import any_file
 from inspect_cli.material.materials import (
@@ -21,6 +21,7 @@ from inspect_cli.material.materials import (
 from inspect_cli.recipe import MapSpec, load_recipe
 from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.store.atomic import write_text
+from inspect_cli.store.paths import check_is_folder
 
 if TYPE_CHECKING:  # it brings torch
     from inspect_cli.training.order import Teller
@@ -39,10 +40,10 @@ def material_to_train(
     NoInputError
         If there is no folder of that name, or a new material's holds no images.
     UsageError
-        If the material is unknown and there is no data to make a recipe from.
+        If the material is unknown and there is no data to make a recipe from, or the data is a file.
     """
-    if data is not None and not data.is_dir():
-        raise NoInputError(f"{data}: no such folder")
+    if data is not None:
+        check_is_folder(data)
     known, own = known_materials(models).get(name), writable_store(models) / name
     from_us = known is not None and known.resolve() == (shipped("models") / name).resolve() != own.resolve()
     if known is not None and data is not None and from_us and not maps_named:
