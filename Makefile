@@ -28,22 +28,23 @@ demo: $(VENV)/installed  ## set up, then the whole job on a generated full-size 
 	@test -f $(DEMO)/riblet/.complete || { \
 	  $(BIN)/inspect sample riblet --out $(DEMO)/riblet --parts 6 --maps albedo,normal --seed 0 --force \
 	  && touch $(DEMO)/riblet/.complete; }
-	@echo "== 2/6  training on the good parts"
-	@test -f $(DEMO)/models/riblet/cae/manifest.json || \
-	  $(BIN)/inspect train --material riblet --data $(DEMO)/riblet/train --models $(DEMO)/models --budget 3m || test $$? -eq 9
+	@echo "== 2/6  training on the good parts, as a new material"
+	@ls $(DEMO)/models/foil/*/manifest.json >/dev/null 2>&1 || \
+	  $(BIN)/inspect train --material foil --data $(DEMO)/riblet/train --models $(DEMO)/models --budget 3m || test $$? -eq 9
+	@sed -i.bak 's/^pixel_pitch_um: null/pixel_pitch_um: 5.0/' $(DEMO)/models/foil/recipe.yaml
 	@echo "== 3/6  limits from good parts that are neither trained on nor in the batch"
 	@test -f $(DEMO)/calibration/.complete || { \
 	  $(BIN)/inspect sample riblet --out $(DEMO)/calibration --parts 2 --defective 0 --maps albedo,normal --seed 9 --force \
 	  && touch $(DEMO)/calibration/.complete; }
-	@$(BIN)/inspect threshold --material riblet --models $(DEMO)/models --good $(DEMO)/calibration --rule max --margin 1.2
+	@$(BIN)/inspect threshold --material foil --models $(DEMO)/models --good $(DEMO)/calibration --rule max --margin 1.2
 	@echo "== 4/6  scoring the batch"
-	@$(BIN)/inspect score $(DEMO)/riblet/test --material riblet --models $(DEMO)/models
+	@$(BIN)/inspect score $(DEMO)/riblet/test --material foil --models $(DEMO)/models
 	@echo "== 5/6  compared with the true defects"
 	@$(BIN)/inspect evaluate $(DEMO)/riblet/test --truth $(DEMO)/riblet/ground_truth
 	@echo "== 6/6  report"
 	@$(BIN)/inspect report $(DEMO)/riblet/test
 	@echo
-	@echo "Done. Open $(DEMO)/riblet/test/inspection/riblet/report.html in a browser."
+	@echo "Done. Open $(DEMO)/riblet/test/inspection/foil/report.html in a browser."
 
 test: $(VENV)/installed-dev  ## set up with test extras, check style and types, run the suite
 	$(BIN)/ruff check .

@@ -92,6 +92,22 @@ def test_the_best_candidate_is_trained_and_the_table_kept(stripes, capsys, monke
     assert run(["recipe", "check", "stuff", "--models", str(stripes / "models")]) == 0
 
 
+def test_no_more_is_tried_where_nothing_can_change_the_choice(stripes, capsys, monkeypatch):
+    marks = {"feature-direct": 0.97, "cae": 0.995}  # were direct tried, it could not reach .02 above cae
+    monkeypatch.setattr(
+        auto, "measure_trial", lambda job, *_: trial.Kinds(dict.fromkeys(KINDS, marks[job.detector.name]))
+    )
+    assert train(stripes) in TRAINED
+    manifest = json.loads((stripes / "models/stuff/cae/manifest.json").read_text())
+    assert [entry["pixel_auroc"] for entry in manifest["trials"]] == [0.97, 0.995, None]
+    assert manifest["maps"]["image"]["steps"] == 24, "a tenth of the steps for each that was tried"
+    assert "none can be better by 0.02" in capsys.readouterr().err
+    assert (
+        "| direct | not tried: none can be better by 0.02 |"
+        in (stripes / "models/stuff/cae/model_card.md").read_text()
+    )
+
+
 def test_another_training_leaves_an_interrupted_choice_alone(stripes, monkeypatch):
     choice = stripes / "models" / "stuff" / CHOICE
     choice.write_text("{}")

@@ -12,7 +12,8 @@ from inspect_cli.tiles.tiling import Tiling, count_of_area, tiling_of
     ("spec", "suited", "size", "stride"),
     [
         ({}, 128, 128, 64),
-        ({}, 320, 320, 240),
+        ({}, 320, 320, 300),
+        ({"size_px": 320}, 512, 320, 240),
         ({"size_px": 64}, 512, 64, 32),
         ({"stride_px": 100}, 256, 256, 100),
         ({"size_px": 128, "stride_px": 128}, 512, 128, 128),

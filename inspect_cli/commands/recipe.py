@@ -23,7 +23,7 @@ def new(
     models: Models = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
-    """Write a recipe in which every key carries its meaning as a comment.
+    """Write a recipe whose comments explain every key.
 
     \b
     Examples:

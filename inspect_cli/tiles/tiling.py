@@ -36,9 +36,15 @@ class Tiling:
             )
 
 
-def suited_stride_px(tile_px: int) -> int:
-    """Return the step between tiles: half a tile, and three quarters of one above 128 px, whose middle is large."""
-    return tile_px // 2 if tile_px <= TILE_PX else 3 * tile_px // 4
+def suited_stride_px(tile_px: int, of_method: bool = False) -> int:
+    """Return the step between tiles: half a tile, and three quarters of one above 128 px, whose middle is large.
+
+    Of a tile above 128 px whose side the method chose (``of_method``) it is fifteen sixteenths: such methods see no
+    border where there is none.
+    """
+    if tile_px <= TILE_PX:
+        return tile_px // 2
+    return 15 * tile_px // 16 if of_method else 3 * tile_px // 4
 
 
 def count_of_area(count: int, tile_px: int, least: int = 1) -> int:
@@ -57,7 +63,7 @@ def tiling_of(spec: TilesSpec, suited_px: int = TILE_PX) -> Tiling:
         If the recipe's stride is above the side.
     """
     size = spec.size_px or suited_px
-    stride = spec.stride_px or suited_stride_px(size)
+    stride = spec.stride_px or suited_stride_px(size, of_method=spec.size_px is None)
     if stride > size:
         raise RecipeError(
             f"tiles.stride_px {stride} must be at most the tile's {size} px: pixels would stay unscored"

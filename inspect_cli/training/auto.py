@@ -2,7 +2,7 @@
 
 Each candidate is trained for a share of the budget and then shown held-out good material with and without artificial
 defects (``training/trial.py``). A trial on artificial defects says little where candidates are close, so the first of
-those that are is taken.
+those that are is taken. Where that is settled, because no area can be larger by enough, the others are not tried.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ TRIAL_SHARE: Final = 0.3
 #: Areas that differ by less than this are as good as equal.
 CLOSE: Final = 0.02
 
+_SETTLED: Final = f"none can be better by {CLOSE:g}"
 #: What a trial keeps beside the recipe until the training that follows it is done.
 CHOICE: Final = ".auto.json"
 
@@ -73,8 +74,12 @@ def choose_method(
         choice = _read_choice(note)
     else:
         part = _part_of(order.budget, TRIAL_SHARE / len(CANDIDATES))
-        orders = [replace(_with_method(order, name), budget=part) for name in CANDIDATES]
-        trials = [_try(candidate, sources, teller, stop) for candidate in orders]
+        trials: list[Trial] = []
+        for name in CANDIDATES:
+            if _is_settled(trials):
+                trials.append(Trial(method=name, pixel_auroc=None, note=_SETTLED))
+                continue
+            trials.append(_try(replace(_with_method(order, name), budget=part), sources, teller, stop))
         if all(trial.pixel_auroc is None for trial in trials):
             raise ModelError(f"no method could be tried: {'; '.join(f'{t.method}: {t.note}' for t in trials)}")
         choice = Choice(trials=trials, seconds=time.monotonic() - started)
@@ -82,7 +87,7 @@ def choose_method(
     for line in trial_lines(choice.trials):
         teller.say(line)
     chosen = _with_method(order, best(choice.trials).method)
-    return replace(chosen, budget=_left(order.budget, choice.seconds)), choice.trials
+    return replace(chosen, budget=_left(order.budget, choice)), choice.trials
 
 
 def check_choice(order: TrainingOrder) -> None:
@@ -145,10 +150,13 @@ def _part_of(budget: str, share: float) -> str:
     return f"{max(1, round(share * steps))}steps" if steps is not None else f"{share * (seconds or 0.0):.3f}s"
 
 
-def _left(budget: str, spent_s: float) -> str:
+def _left(budget: str, choice: Choice) -> str:
     """Return what trials leave of a budget: of steps a share, of seconds those that were not spent."""
     steps, _ = parse_budget(budget)
-    return left_of(budget, spent_s) if steps is None else _part_of(budget, 1 - TRIAL_SHARE)
+    if steps is None:
+        return left_of(budget, choice.seconds)
+    tried = sum(trial.pixel_auroc is not None for trial in choice.trials)
+    return _part_of(budget, 1 - TRIAL_SHARE * tried / len(CANDIDATES))
 
 
 def _read_choice(path: Path) -> Choice:
@@ -162,6 +170,14 @@ def _read_choice(path: Path) -> Choice:
     if not tried or any(t.method not in CANDIDATES or set(t.by_kind) != set(KINDS) for t in tried):
         raise UsageError(f"--resume: {path} is of another version of inspect; train without it")
     return choice
+
+
+def _is_settled(trials: Sequence[Trial]) -> bool:
+    """Whether the best of some trials stays the best whatever the next ones find: no area is above 1."""
+    if all(trial.pixel_auroc is None for trial in trials):
+        return False
+    area = best(trials).pixel_auroc
+    return area is not None and area > 1 - CLOSE
 
 
 def best(trials: Iterable[Trial]) -> Trial:
