@@ -48,11 +48,12 @@ def speed(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for speed.csv and speed.png.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Time the scoring of one generated map, beside other ways to run the same network on it.
+    """Time the scoring of a map beside other ways to do it.
 
-    Each contender runs in a process of its own, whose peak memory is told. `network` is the network alone, on tiles
-    cut beforehand; `plain-loop` is torch with numpy, as one would write it; `monai` and `anomalib` are measured if
-    they are installed. Everything else on the machine should be quiet.
+    The map is generated, and the network is the same for all. Each contender runs in a process of its own, whose
+    peak memory is told. `network` is the network alone, on tiles cut beforehand; `plain-loop` is torch with numpy,
+    as one would write it; `monai` and `anomalib` are measured if they are installed. Everything else on the machine
+    should be quiet.
 
     \b
     Examples:
@@ -120,10 +121,11 @@ def detect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train and measure methods on data sets in the MVTec layout (train/good, test/KIND, ground_truth/KIND).
+    """Train methods on data sets and measure what they find.
 
-    Every method gets the same budget, default settings, and the same way to its scores; patchcore is there to
-    compare with and uses up no budget. A run that was ended goes on where it stopped.
+    The sets are in the MVTec layout: train/good, test/KIND, ground_truth/KIND. Every method gets the same budget,
+    default settings, and the same way to its scores; patchcore is there to compare with and uses up no budget. A run
+    that was ended goes on where it stopped.
 
     \b
     Examples:
