@@ -15,7 +15,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.images.infer import infer_maps, training_root, unmatched
 from inspect_cli.images.parts import Part, discover_parts, unused_images
 from inspect_cli.recipe.schema import MapSpec
@@ -187,7 +187,7 @@ def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
         discover_parts(tmp_path, BOTH)
     with pytest.raises(NoInputError, match="no such folder"):
         discover_parts(tmp_path / "absent", BOTH)
-    with pytest.raises(NoInputError, match="no such folder"):
+    with pytest.raises(UsageError, match="is a file; give the folder that it is in"):
         discover_parts(tmp_path / "P1.png", BOTH)
 
 
