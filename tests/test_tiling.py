@@ -13,6 +13,7 @@ from inspect_cli.tiles.tiling import Tiling, count_of_area, tiling_of
     [
         ({}, 128, 128, 64),
         ({}, 320, 320, 300),
+        ({}, 160, 160, 144),
         ({"size_px": 320}, 512, 320, 240),
         ({"size_px": 64}, 512, 64, 32),
         ({"stride_px": 100}, 256, 256, 100),

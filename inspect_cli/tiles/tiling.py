@@ -10,6 +10,8 @@ from inspect_cli.recipe.schema import TilesSpec
 
 #: Side of a tile where neither recipe nor method asks for another (IND section 3: patches of 128x128).
 TILE_PX: Final = 128
+#: Side of what one feature of a pretrained network stands for.
+_LEAST_OVERLAP_PX: Final = 16
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,12 @@ class Tiling:
 def suited_stride_px(tile_px: int, of_method: bool = False) -> int:
     """Return the step between tiles: half a tile, and three quarters of one above 128 px, whose middle is large.
 
-    Of a tile above 128 px whose side the method chose (``of_method``) it is fifteen sixteenths: such methods see no
-    border where there is none.
+    Of a tile above 128 px whose side the method chose (``of_method``) it is fifteen sixteenths, with an overlap of
+    16 px at least: such methods see no border where there is none.
     """
     if tile_px <= TILE_PX:
         return tile_px // 2
-    return 15 * tile_px // 16 if of_method else 3 * tile_px // 4
+    return tile_px - max(_LEAST_OVERLAP_PX, tile_px - 15 * tile_px // 16) if of_method else 3 * tile_px // 4
 
 
 def count_of_area(count: int, tile_px: int, least: int = 1) -> int:
