@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +23,7 @@ def grids(draw: st.DrawFn) -> Grid:
     """Draw grids over images smaller and larger than a tile, with every kind of overlap."""
     tile = draw(st.integers(1, 12))
     stride = draw(st.integers(1, tile))
-    return Grid(draw(st.integers(1, 40)), draw(st.integers(1, 40)), tile, stride)
+    return Grid(draw(st.integers(1, 40)), draw(st.integers(1, 40)), tile, stride, draw(st.booleans()))
 
 
 def cut(grid: Grid, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -93,6 +94,25 @@ def test_lengths_that_make_no_grid_are_refused(wrong: tuple[int, int, int]) -> N
 def test_full_size_map_has_the_tiles_that_are_stated() -> None:
     grid = Grid(3672, 5496, 128, 64)
     assert (len(grid.columns), len(grid.rows), len(grid)) == (85, 57, 4845)
+
+
+def test_even_tiles_overlap_more_where_that_takes_no_more_of_them() -> None:
+    plain, even = (Grid(768, 1024, 512, 480, is_even) for is_even in (False, True))
+    assert (plain.rows, plain.columns) == ([0, 256], [0, 480, 512])
+    assert (even.rows, even.columns) == ([0, 256], [0, 256, 512])
+    assert Grid(300, 512, 512, 480, even=True).columns == [0]
+    full = Grid(3672, 5496, 512, 480, even=True)
+    assert (len(full), full.column_step_px) == (len(Grid(3672, 5496, 512, 480)), 454)
+
+
+@QUICK
+@given(grids())
+def test_even_tiles_are_no_more_and_no_farther_apart(grid: Grid) -> None:
+    plain, even = replace(grid, even=False), replace(grid, even=True)
+    for found, starts in ((even.rows, plain.rows), (even.columns, plain.columns)):
+        assert len(found) == len(starts)
+        assert (found[0], found[-1]) == (starts[0], starts[-1])
+        assert all(0 < b - a <= grid.stride_px for a, b in pairwise(found))
 
 
 @QUICK

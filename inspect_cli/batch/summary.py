@@ -76,6 +76,7 @@ def write_run_record(
         "pixel_pitch_um": recipe.pixel_pitch_um,
         "tile_px": model.tiles.size_px,
         "stride_px": model.tiles.stride_px,
+        "tiles_even": model.tiles.even,
         "device": model.engine.device_name,
         "engine": model.engine.name,
         "precision": model.engine.precision,

@@ -113,7 +113,8 @@ class TilesSpec(Section):
         ge=1,
         le=1024,
         description="Step between tiles when scoring; below the size they overlap. Empty: half of a tile of up to "
-        "128 px, three quarters of a larger one, fifteen sixteenths if the size was left open too.",
+        "128 px, three quarters of a larger one, fifteen sixteenths if the size was left open too, or less where "
+        "that takes no more tiles.",
     )
     blend: Literal["average", "hann"] = Field(
         "average",

@@ -95,7 +95,7 @@ class MapStream:
             If the image is to be scored whole and is too large for it, or its pixels cannot be decoded.
         """
         header = self.reader.header
-        grid = Grid(header.height, header.width, self.tiles.size_px, self.tiles.stride_px)
+        grid = Grid(header.height, header.width, self.tiles.size_px, self.tiles.stride_px, self.tiles.even)
         smoother = RowSmoother(header.height, header.width, self.scoring.smooth_sigma_px, self.roi)
         done = 0
         for rows in self._smoothed(self._residual(grid), smoother):

@@ -180,7 +180,7 @@ def load_model(
     if stride_px is not None:
         if not 1 <= stride_px <= tiles.size_px:
             raise UsageError(f"--stride {stride_px}: must be 1 to the tile's {tiles.size_px} px")
-        tiles = replace(tiles, stride_px=stride_px)
+        tiles = replace(tiles, stride_px=stride_px, even=False)
     if tiles.whole:
         check_whole_images(manifest.method)
     engines = {name: make_engine(bundle.detector(name), hardware) for name in manifest.maps}

@@ -32,24 +32,39 @@ def tile_starts(length_px: int, tile_px: int, stride_px: int) -> list[int]:
     return [*starts, length_px - tile_px]
 
 
+def even_stride_px(length_px: int, tile_px: int, stride_px: int) -> int:
+    """Return the least step with which there are no more tiles along an axis than with ``stride_px``."""
+    gaps = -(-(length_px - tile_px) // stride_px)
+    return stride_px if gaps < 1 else -(-(length_px - tile_px) // gaps)
+
+
 @dataclass(frozen=True)
 class Grid:
-    """Tiles over an image of ``height_px`` x ``width_px``."""
+    """Tiles over an image of ``height_px`` x ``width_px``; ``even`` ones overlap more if that takes no more tiles."""
 
     height_px: int
     width_px: int
     tile_px: int
     stride_px: int
+    even: bool = False
 
     @cached_property
     def rows(self) -> list[int]:
         """First row of each row of tiles."""
-        return tile_starts(self.height_px, self.tile_px, self.stride_px)
+        return tile_starts(self.height_px, self.tile_px, self._step(self.height_px))
 
     @cached_property
     def columns(self) -> list[int]:
         """First column of each column of tiles."""
-        return tile_starts(self.width_px, self.tile_px, self.stride_px)
+        return tile_starts(self.width_px, self.tile_px, self.column_step_px)
+
+    @property
+    def column_step_px(self) -> int:
+        """Step from one column of tiles to the next, but for the last."""
+        return self._step(self.width_px)
+
+    def _step(self, length_px: int) -> int:
+        return even_stride_px(length_px, self.tile_px, self.stride_px) if self.even else self.stride_px
 
     @cached_property
     def pieces(self) -> list[slice]:

@@ -73,7 +73,7 @@ class RowStitcher:
         ValueError
             If they have another size, or are more than the row has.
         """
-        grid, tile, stride = self._grid, self._grid.tile_px, self._grid.stride_px
+        grid, tile, stride = self._grid, self._grid.tile_px, self._grid.column_step_px
         if scores.shape[1:] != (tile, tile) or first + len(scores) > len(grid.columns):
             raise ValueError(
                 f"scores are {scores.shape}; at most ({len(grid.columns) - first}, {tile}, {tile}) expected"

@@ -16,13 +16,17 @@ _LEAST_OVERLAP_PX: Final = 16
 
 @dataclass(frozen=True)
 class Tiling:
-    """Side and step of square tiles, and how their scores are put together; see :class:`TilesSpec`."""
+    """Side and step of square tiles, and how their scores are put together; see :class:`TilesSpec`.
+
+    ``even`` tiles step less where that takes no more of them.
+    """
 
     size_px: int
     stride_px: int
     blend: str = "average"
     whole: bool = False
     whole_max_mpx: float = 4.0
+    even: bool = False
 
     @property
     def joining(self) -> str:
@@ -70,4 +74,5 @@ def tiling_of(spec: TilesSpec, suited_px: int = TILE_PX) -> Tiling:
         raise RecipeError(
             f"tiles.stride_px {stride} must be at most the tile's {size} px: pixels would stay unscored"
         )
-    return Tiling(size, stride, spec.blend, spec.whole, spec.whole_max_mpx)
+    even = spec.size_px is None and spec.stride_px is None and size > TILE_PX
+    return Tiling(size, stride, spec.blend, spec.whole, spec.whole_max_mpx, even)
