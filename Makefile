@@ -46,14 +46,10 @@ demo: $(VENV)/installed  ## set up, then the whole job on a generated full-size 
 	@echo
 	@echo "Done. Open $(DEMO)/riblet/test/inspection/foil/report.html in a browser."
 
-test: $(VENV)/installed-dev  ## set up with test extras, check style and types, run the suite
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
+test: lint  ## set up with test extras, check style, types and rooms, run the suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-lint: $(VENV)/installed-dev  ## style and types only
+lint: $(VENV)/installed-dev  ## style, types and rooms only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

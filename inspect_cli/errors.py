@@ -20,7 +20,10 @@ from __future__ import annotations
 
 import errno
 from difflib import get_close_matches
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class InspectError(Exception):
@@ -154,6 +157,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine's or the device's memory did not suffice; torch's own type is known by its name."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error) or "Insufficient memory" in str(error)
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """Return the key of the first thing that is wrong, dots between its levels (empty for all), and what it is."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])), str(first["msg"])
 
 
 def nearest(name: str, valid: list[str]) -> str:

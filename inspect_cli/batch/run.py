@@ -16,6 +16,7 @@ from inspect_cli.batch.summary import NOT_REACHED, Outcome, RunSummary, write_ru
 from inspect_cli.batch.tables import finished_parts, write_tables
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, is_full
 from inspect_cli.images import Part
+from inspect_cli.images.parts import file_within
 from inspect_cli.outputs.record import PartKey, read_record
 from inspect_cli.outputs.stored import has_maps, outputs_of, part_folder, rejudge
 from inspect_cli.scoring.model import ScoringModel
@@ -23,7 +24,7 @@ from inspect_cli.stopping import graceful_stop
 from inspect_cli.store.atomic import output_error
 from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, EVALUATION_PICTURE, PARTS_FOLDER, REPORT, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.paths import check_is_text, lies_in, without_links
+from inspect_cli.store.paths import check_is_text, without_links
 from inspect_cli.store.run_record import RunRecord, read_run_record
 from inspect_cli.store.timestamps import utc_now
 
@@ -110,10 +111,9 @@ def _check_place(run: Path, folder: Path, parts: Sequence[Part], model: ScoringM
     check_is_text(run, batch)
     if place == batch:
         raise UsageError(f"--out {run}: is the batch folder itself; choose a folder of its own")
-    inside = [path for part in parts for path in part.files.values() if lies_in(path, run)]
-    above = batch.is_relative_to(place)
-    if above or inside:
-        held = "the batch" if above else f"the part {inside[0].name}"
+    inside = file_within(parts, run)
+    held = "the batch" if batch.is_relative_to(place) else None if inside is None else f"the part {inside.name}"
+    if held is not None:
         raise UsageError(f"--out {run}: holds {held}, which would be taken for results; choose a folder of its own")
     record = _record_before(run)
     if record is not None:

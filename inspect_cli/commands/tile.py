@@ -108,10 +108,8 @@ def _order(
     from inspect_cli.images.infer import infer_maps
     from inspect_cli.material.materials import find_material
     from inspect_cli.recipe.template import new_recipe
-    from inspect_cli.store.paths import check_is_folder
     from inspect_cli.tiles.tiling import tiling_of
 
-    check_is_folder(folder)
     if material is None:
         recipe, recipe_folder = new_recipe("tiles", infer_maps(folder)), folder
     else:

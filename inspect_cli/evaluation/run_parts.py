@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.errors import InputError, NoInputError, first_fault
 from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, PARTS_FOLDER
 from inspect_cli.store.paths import check_is_text
 from inspect_cli.store.run_record import read_run_record
@@ -101,9 +101,8 @@ def read_record(path: Path) -> PartRecord:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); score the part again") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "file"
-        raise InputError(f"{path}: {key}: {first['msg']}; score the part again") from error
+        key, fault = first_fault(error)
+        raise InputError(f"{path}: {key or 'file'}: {fault}; score the part again") from error
 
 
 def read_patches(folder: Path) -> Patches:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from inspect_cli.errors import InputError, OutputError, UsageError
 from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.images.parts import file_within
 from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.values import ValueRange
 from inspect_cli.pictures.previews import save_tile_grid
@@ -286,8 +287,8 @@ def write_grid_picture(path: Path, part: Part, order: TileOrder, places: PartTil
 def check_out(out: Path, parts: Sequence[Part], force: bool) -> None:
     """Raise UsageError if ``out`` has no UTF-8 name, holds parts that are to be cut, or tiles without ``force``."""
     check_is_text(out)
-    for path in (path for part in parts for path in part.files.values()):
-        if lies_in(path, out):
-            raise UsageError(f"--out {out}: holds the part {path.name}, which is to be cut; choose another --out")
+    held = file_within(parts, out)
+    if held is not None:
+        raise UsageError(f"--out {out}: holds the part {held.name}, which is to be cut; choose another --out")
     if (out / "index.csv").exists() and not force:
         raise UsageError(f"{out}: holds tiles already; choose another --out or give --force")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from inspect_cli.errors import IncompleteError, InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES, UNREAD
 from inspect_cli.recipe.schema import NOT_A_MAP, PART, MapSpec
 from inspect_cli.store.layout import LOCK, PARTS_FOLDER, RUN_FOLDER, RUN_RECORD, SAMPLES_PICTURE, TILE_INDEX
-from inspect_cli.store.paths import as_text, check_is_folder
+from inspect_cli.store.paths import as_text, check_is_folder, without_links
 
 #: How the masks of defects are named after their parts: here, and in the data sets of Kolektor.
 _TRUTH = re.compile(r"_(mask|label|gt)$", re.IGNORECASE)
@@ -108,6 +108,13 @@ def discover_parts(
         looked_for = ", ".join(spec.files for spec in maps.values())
         raise NoInputError(f"{folder}: no part found; looked for {looked_for}")
     return [_part(text, found.get(text, {}), folder, maps, faults) for text in sorted(found.keys() | faults.keys())]
+
+
+def file_within(parts: Iterable[Part], folder: Path) -> Path | None:
+    """Return the first file of some parts that lies in ``folder``, wherever links lead; None if none does."""
+    place = without_links(folder)
+    files = (path for part in parts for path in part.files.values())
+    return next((path for path in files if without_links(path).is_relative_to(place)), None)
 
 
 class Unused(NamedTuple):

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from inspect_cli.errors import ModelError, RecipeError, nearest
+from inspect_cli.errors import ModelError, RecipeError, first_fault, nearest
 from inspect_cli.material.manifest import FORMAT, Calibration, Manifest
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Detector
@@ -187,9 +187,8 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         return Bundle(folder, Manifest.model_validate(content))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(step) for step in first["loc"])
-        raise ModelError(f"{path}: no valid manifest ({key}: {first['msg']}); train again") from error
+        key, fault = first_fault(error)
+        raise ModelError(f"{path}: no valid manifest ({key or 'file'}: {fault}); train again") from error
 
 
 def find_bundle(material_folder: Path, method: str | None = None) -> Bundle:

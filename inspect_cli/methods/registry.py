@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from inspect_cli.errors import RecipeError, nearest
+from inspect_cli.errors import RecipeError, first_fault, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,7 +174,6 @@ def checked_settings(name: str, settings: Mapping[str, Any]) -> MethodSettings:
     try:
         return detector_class.Settings.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(step) for step in first["loc"])
+        key, fault = first_fault(error)
         hint = nearest(key, list(detector_class.Settings.model_fields))
-        raise RecipeError(f"method.settings.{key} of {name}: {first['msg']}; {hint}") from error
+        raise RecipeError(f"method.settings.{key} of {name}: {fault}; {hint}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from inspect_cli.errors import NoInputError
+from inspect_cli.errors import NoInputError, first_fault
 from inspect_cli.store.layout import RUN_RECORD
 
 
@@ -45,6 +45,5 @@ def read_run_record(run: Path) -> RunRecord:
     except OSError as error:
         raise NoInputError(f"{run}: no run of this program ({RUN_RECORD}: {error.strerror})") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "file"
-        raise NoInputError(f"{run}: no run of this program ({RUN_RECORD}: {key}: {first['msg']})") from error
+        key, fault = first_fault(error)
+        raise NoInputError(f"{run}: no run of this program ({RUN_RECORD}: {key or 'file'}: {fault})") from error

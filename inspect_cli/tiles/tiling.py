@@ -50,7 +50,7 @@ def suited_stride_px(tile_px: int, of_method: bool = False) -> int:
     """
     if tile_px <= TILE_PX:
         return tile_px // 2
-    return tile_px - max(_LEAST_OVERLAP_PX, tile_px - 15 * tile_px // 16) if of_method else 3 * tile_px // 4
+    return min(15 * tile_px // 16, tile_px - _LEAST_OVERLAP_PX) if of_method else 3 * tile_px // 4
 
 
 def count_of_area(count: int, tile_px: int, least: int = 1) -> int:

@@ -174,10 +174,8 @@ def _read_choice(path: Path) -> Choice:
 
 def _is_settled(trials: Sequence[Trial]) -> bool:
     """Whether the best of some trials stays the best whatever the next ones find: no area is above 1."""
-    if all(trial.pixel_auroc is None for trial in trials):
-        return False
-    area = best(trials).pixel_auroc
-    return area is not None and area > 1 - CLOSE
+    tried = any(trial.pixel_auroc is not None for trial in trials)
+    return tried and (best(trials).pixel_auroc or 0.0) > 1 - CLOSE
 
 
 def best(trials: Iterable[Trial]) -> Trial:
