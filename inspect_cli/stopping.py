@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 from inspect_cli.errors import EXIT_SIGINT, EXIT_SIGTERM
@@ -19,6 +20,22 @@ class SignalStop(BaseException):
     def __init__(self, exit_code: int) -> None:
         super().__init__("stopped by a signal")
         self.exit_code = exit_code
+
+
+class Stopped(Exception):  # noqa: N818
+    """Scoring was asked to stop, and did after the part in hand; ``exit_code`` is how the process ends."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Training was asked to stop, and did; its state is in the folder ``checkpoint``, if it keeps one."""
+
+    def __init__(self, checkpoint: Path | None = None) -> None:
+        super().__init__(checkpoint)
+        self.checkpoint = checkpoint
 
 
 def _code_of(number: int) -> int:

@@ -16,7 +16,6 @@ from helpers import TRAINED
 
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_CODES, EXIT_SIGINT, NoInputError, UsageError
-from inspect_cli.generate.adversarial import Stopped
 from inspect_cli.generate.augment import AugmentOrder, augment
 from inspect_cli.generate.output import check_storable, part_files, write_patch
 from inspect_cli.generate.patches import RegisteredPatches, Scale, learn_scales
@@ -31,9 +30,9 @@ from inspect_cli.generate.quality import (
 from inspect_cli.images import Part, ValueRange, discover_parts, open_map
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.materials import Material
-from inspect_cli.recipe import parse_recipe
+from inspect_cli.recipe import Budget, parse_recipe
 from inspect_cli.recipe.schema import MapSpec
-from inspect_cli.stopping import Stopper
+from inspect_cli.stopping import Interrupted, Stopper
 
 GENERATE = ("--count", 5, "--budget", "3steps", "--width", 2, "--device", "cpu")
 
@@ -73,7 +72,7 @@ def order(batch: Path, store: Path, out: Path, **changed: Any) -> AugmentOrder:
         "out": out,
         "count": 3,
         "width": 2,
-        "budget": "3steps",
+        "budget": Budget(steps=3),
         "seed": 0,
         "device": "cpu",
     }
@@ -212,7 +211,7 @@ def test_stopped_training_leaves_nothing_behind(shared_batch, store, tmp_path):
     from inspect_cli import console
 
     asked = iter(range(100))
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         augment(order(shared_batch, store, tmp_path / "more"), console, lambda: next(asked) == 1)
     assert not list((tmp_path / "more").iterdir())
 
@@ -230,7 +229,7 @@ def test_an_earlier_result_stays_until_the_new_one_is_there(shared_batch, store,
 
     augment(order(shared_batch, store, tmp_path / "more"), console)
     before = {path.name: path.read_bytes() for path in (tmp_path / "more").glob("*.*")}
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         augment(order(shared_batch, store, tmp_path / "more", force=True), console, lambda: True)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "more").glob("*.*")}
 

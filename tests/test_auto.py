@@ -14,11 +14,11 @@ from inspect_cli.material.bundle import Bundle
 from inspect_cli.material.manifest import Manifest, Trial
 from inspect_cli.material.materials import Material
 from inspect_cli.methods.registry import AUTO
-from inspect_cli.recipe import parse_recipe
+from inspect_cli.recipe import Budget, parse_recipe
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.training import auto, trial
 from inspect_cli.training.auto import CANDIDATES, CHOICE, beside_others, best, trial_lines
-from inspect_cli.training.budget import Budget
+from inspect_cli.training.budget import MapBudget
 from inspect_cli.training.order import TrainingOrder
 from inspect_cli.training.trial import trial_windows
 from tests.helpers import TRAINED, Quiet, material_of
@@ -194,7 +194,7 @@ def test_a_setting_that_no_candidate_has_is_refused_at_once(stripes, capsys):
 def test_some_maps_are_trained_with_the_method_of_the_others(tmp_path, monkeypatch):
     recipe = Recipe(material="x", maps={"a": MapSpec(files="{part}_a.png"), "b": MapSpec(files="{part}_b.png")})
     material = Material(recipe, tmp_path)
-    order = TrainingOrder(material, [], AUTO, {"a": recipe.maps["a"]}, "9s", 0, "cpu")
+    order = TrainingOrder(material, [], AUTO, {"a": recipe.maps["a"]}, Budget(seconds=9), 0, "cpu")
     assert beside_others(order, Quiet()) is order, "no model yet"
     for method, maps, expected in (("direct", "ab", "direct"), ("direct", "a", AUTO), ("vae", "ab", AUTO)):
         known = Manifest.model_construct(method=method, maps=dict.fromkeys(maps))
@@ -260,7 +260,7 @@ def test_the_windows_of_a_trial_follow_its_time_whatever_the_steps_it_may_take(m
     sources = SimpleNamespace(survey=SimpleNamespace(shortest_px=256))
     for steps in (None, 1000):
         job = SimpleNamespace(
-            budget=Budget(steps, 20.0),
+            budget=MapBudget(steps, 20.0),
             detector=SimpleNamespace(tile_px=256),
             seed=0,
             preprocess=SimpleNamespace(to_network=lambda *_: None, fill=(0.0,)),

@@ -12,6 +12,7 @@ from inspect_cli.benchmark import detect
 from inspect_cli.benchmark.detect import means
 from inspect_cli.cli import run
 from inspect_cli.errors import NoInputError, UsageError
+from inspect_cli.recipe import Budget
 
 
 @pytest.fixture
@@ -58,13 +59,13 @@ def test_rows_are_measured_kept_and_averaged(stripes, tmp_path, capsys, monkeypa
     assert again == rows, "numbers stay numbers"
     with pytest.raises(TypeError):  # what was measured with another ROI is not taken for it
         detect.measure_detection(
-            detect.DetectOrder([stripes], ["cae"], [0], "3steps", "dark", tmp_path / "out"), console, print
+            detect.DetectOrder([stripes], ["cae"], [0], Budget(steps=3), "dark", tmp_path / "out"), console, print
         )
 
 
 def test_rows_that_two_runs_write_at_once_are_all_kept(stripes, tmp_path, monkeypatch):
     def order(seed):
-        return detect.DetectOrder([stripes], ["cae"], [seed], "1steps", "none", tmp_path)
+        return detect.DetectOrder([stripes], ["cae"], [seed], Budget(steps=1), "none", tmp_path)
 
     def measure(work, folder, method, seed, *_):
         if seed == 0:  # the other run begins later and ends earlier

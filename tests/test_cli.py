@@ -233,6 +233,23 @@ def test_a_list_of_maps_without_a_name_is_wrong_usage(arguments, names, call, tm
     assert f"--maps {names!r}: name at least one" in line
 
 
+@pytest.mark.parametrize("budget", ["soon", "8", "0s", "10.5steps"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--material", "riblet"],
+        ["augment", "--material", "riblet", "--out", "x"],
+        ["bench", "detect", "."],
+        ["reproduce", "chess-noise"],
+    ],
+)
+def test_a_budget_that_is_none_is_wrong_usage(arguments, budget, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, line = call(*arguments, "--budget", budget)
+    assert code == 1
+    assert f"--budget {budget!r}" in line
+
+
 def test_patches_without_pixels_are_wrong_usage(call, batch, tmp_path):
     code, line = call("tile", batch / "test", "--out", tmp_path / "x", "--size", "0")
     assert (code, line) == (1, "error: --size 0: must be 8 to 1024 px")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from inspect_cli.errors import ModelError, RecipeError
-from inspect_cli.generate.adversarial import Game, Stopped
+from inspect_cli.generate.adversarial import Game
 from inspect_cli.generate.dcgan import (
     LATENT,
     Discriminator,
@@ -22,7 +22,8 @@ from inspect_cli.generate.dcgan import (
     generator_loss,
     level_channels,
 )
-from inspect_cli.training.budget import Budget
+from inspect_cli.stopping import Interrupted
+from inspect_cli.training.budget import MapBudget
 
 CPU = torch.device("cpu")
 
@@ -142,7 +143,7 @@ def patches_of(value: Callable[[int], float]) -> Callable[[int], NDArray[np.floa
 def played(steps: int, seed: int = 0, value: float = 0.6, stop: Callable[[], bool] = lambda: False) -> Game:
     torch.manual_seed(seed)
     game = Game(1, 32, 2, 4, CPU)
-    game.train(patches_of(lambda step: value), Budget(steps, None), lambda *told: None, stop)
+    game.train(patches_of(lambda step: value), MapBudget(steps, None), lambda *told: None, stop)
     return game
 
 
@@ -191,11 +192,14 @@ def test_averaged_generator_is_the_moving_average_of_the_weights():
 
 def test_stop_and_divergence():
     asked = iter(range(100))
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         played(50, stop=lambda: next(asked) == 3)
     game = Game(1, 32, 2, 4, CPU)
     with pytest.raises(ModelError, match="step 3"):
         game.train(
-            patches_of(lambda step: math.nan if step == 2 else 0.0), Budget(9, None), lambda *t: None, lambda: False
+            patches_of(lambda step: math.nan if step == 2 else 0.0),
+            MapBudget(9, None),
+            lambda *t: None,
+            lambda: False,
         )
     assert len(game.losses) == 2

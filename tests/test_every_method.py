@@ -20,7 +20,7 @@ from inspect_cli.methods.registry import method_class
 from inspect_cli.recipe.schema import TrainingSpec
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training.batches import MapTraining, training_batch
-from inspect_cli.training.budget import Budget
+from inspect_cli.training.budget import MapBudget
 
 TILE = 64
 #: Settings that make a method small enough for a test.
@@ -93,7 +93,7 @@ def job(detector: Detector, folder: Path, seed: int = 1) -> MapTraining:
         train=good,
         validation=good,
         spec=TrainingSpec(batch=8),
-        budget=Budget(100, None),
+        budget=MapBudget(100, None),
         seed=seed,
         device=torch.device("cpu"),
         checkpoint=folder / "unused",

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from inspect_cli.images import Part
 from inspect_cli.material.manifest import MapLimit
 from inspect_cli.methods import build_detector
-from inspect_cli.recipe import parse_recipe
+from inspect_cli.recipe import Budget, parse_recipe
 from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training import provisional
@@ -120,10 +120,14 @@ def test_a_part_with_little_room_takes_no_windows_from_the_others(tmp_path):
 
 
 def test_more_time_has_more_windows():
-    assert Extent.of_budget("8m", 1) == (96, 48)
-    assert Extent.of_budget("8m", 4) == (24, 12)
-    assert Extent.of_budget("8h", 1).windows == 200
-    assert Extent.of_budget("10s", 1).windows == Extent.of_budget("5000steps", 1).windows == WINDOWS
+    assert Extent.of_budget(Budget.parse("8m"), 1) == (96, 48)
+    assert Extent.of_budget(Budget.parse("8m"), 4) == (24, 12)
+    assert Extent.of_budget(Budget.parse("8h"), 1).windows == 200
+    assert (
+        Extent.of_budget(Budget.parse("10s"), 1).windows
+        == Extent.of_budget(Budget.parse("5000steps"), 1).windows
+        == WINDOWS
+    )
 
 
 def test_windows_beyond_the_first_ones_end_with_their_time(monkeypatch, tmp_path):

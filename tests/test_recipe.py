@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from inspect_cli.recipe import load_recipe, parse_recipe
+from inspect_cli.recipe import Budget, load_recipe, parse_recipe
 from inspect_cli.recipe.docs import recipe_markdown, recipe_schema_json
-from inspect_cli.recipe.schema import MapSpec, Recipe, parse_budget
+from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.recipe.template import KNOWN_MAPS, commented_yaml, new_recipe
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=60)
@@ -147,7 +147,7 @@ def test_digest_follows_the_content_not_the_formatting() -> None:
     [("90s", None, 90), ("8m", None, 480), ("1.5h", None, 5400), ("5000steps", 5000, None), (" 1 step ", 1, None)],
 )
 def test_budget(text: str, steps: int | None, seconds: float | None) -> None:
-    assert parse_budget(text) == (steps, seconds)
+    assert Budget.parse(text) == Budget(steps, seconds)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,24 @@ def test_budget(text: str, steps: int | None, seconds: float | None) -> None:
 )
 def test_no_budget(text: str) -> None:
     with pytest.raises(ValueError, match="no budget"):
-        parse_budget(text)
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize("text", ["90s", "60s", "2m", "150s", "1h", "90m", "107.7s", "5000steps"])
+def test_a_budget_is_written_as_it_is_typed(text: str) -> None:
+    assert str(Budget.parse(text)) == text
+
+
+def test_a_budget_has_one_way_to_be_written() -> None:
+    assert [str(Budget.parse(text)) for text in ("120s", "60m", "1m", "1 step")] == ["2m", "1h", "60s", "1steps"]
+
+
+def test_shares_of_a_budget() -> None:
+    assert Budget(seconds=100).share(0.3) == Budget(seconds=30)
+    assert Budget(steps=15).share(0.1) == Budget(steps=2)
+    assert Budget(steps=1).share(0.1) == Budget(steps=1)
+    assert Budget(seconds=100).seconds_a_map(4) == 25
+    assert Budget(steps=100).seconds_a_map(4) is None
 
 
 # ---------------------------------------------------------------- documentation

@@ -16,6 +16,7 @@ from inspect_cli.corruptions.filters import FAMILIES
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import rank_auroc
 from inspect_cli.methods import build_detector
+from inspect_cli.recipe import Budget
 from inspect_cli.recipe.schema import TilesSpec, TrainingSpec
 from inspect_cli.reproduce import TABLES, papers
 from inspect_cli.reproduce.ablations import ACTIVATION, NOISE, RESIZE, families_of
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def case(out, path, table="mvtec-f1", method="cae", data="foil", budget="2steps"):
-    return Case(table, data, path, method, budget, 0, out)
+    return Case(table, data, path, method, Budget.parse(budget), 0, out)
 
 
 def read_csv(path):
@@ -313,8 +314,8 @@ def test_f1_of_a_category(mvtec, tmp_path, capsys, monkeypatch):
 
 
 def test_a_signal_while_scoring_ends_the_case(mvtec, tmp_path, monkeypatch):
-    from inspect_cli.batch.calibrate import Stopped
     from inspect_cli.reproduce import pipeline
+    from inspect_cli.stopping import Stopped
 
     ended = SimpleNamespace(interrupted=True), 130
     monkeypatch.setattr(pipeline, "score_batch", lambda *arguments: ended)

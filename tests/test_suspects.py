@@ -11,9 +11,10 @@ from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGINT, LockedError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.material.manifest import Suspect
+from inspect_cli.recipe import Budget
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.training import suspects
-from inspect_cli.training.budget import Budget
+from inspect_cli.training.budget import MapBudget
 from inspect_cli.training.order import CHECKPOINTS
 from inspect_cli.training.prepare import Split, Survey
 from inspect_cli.training.sources import Sources
@@ -50,20 +51,20 @@ def test_what_lies_far_above_the_others_stands_out():
 
 @pytest.mark.parametrize(("budget", "patches"), [("1s", 600), ("2m", 1200), ("1h", 6000), ("400steps", 1000)])
 def test_the_search_takes_a_small_part_of_the_budget(budget, patches):
-    assert patches_of_budget(budget) == patches
+    assert patches_of_budget(Budget.parse(budget)) == patches
 
 
 @pytest.mark.parametrize(
     ("budget", "maps", "steps"), [("1s", 1, 1), ("2m", 1, 96), ("2m", 4, 24), ("1h", 1, 400), ("400steps", 3, 40)]
 )
 def test_the_detector_that_looks_is_trained_for_a_small_part_of_the_budget(budget, maps, steps):
-    assert steps_of_budget(budget, maps) == steps
+    assert steps_of_budget(Budget.parse(budget), maps) == steps
 
 
 def test_what_ends_first_ends_a_budget_of_steps_and_seconds(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("inspect_cli.training.budget.time.monotonic", lambda: now[0])
-    budget = Budget(steps=100, seconds=10.0)
+    budget = MapBudget(steps=100, seconds=10.0)
     budget.start()
     assert budget.progress(50) == 0.5
     now[0] = 8.0
@@ -72,10 +73,10 @@ def test_what_ends_first_ends_a_budget_of_steps_and_seconds(monkeypatch):
 
 
 def test_of_a_long_budget_a_larger_share_goes_into_the_look():
-    assert training_seconds("2m", 1) == pytest.approx(18)
-    assert training_seconds("8m", 1) == pytest.approx(27 + 90)
-    assert training_seconds("8m", 4) == pytest.approx(18)
-    assert training_seconds("300steps", 1) is None
+    assert training_seconds(Budget.parse("2m"), 1) == pytest.approx(18)
+    assert training_seconds(Budget.parse("8m"), 1) == pytest.approx(27 + 90)
+    assert training_seconds(Budget.parse("8m"), 4) == pytest.approx(18)
+    assert training_seconds(Budget.parse("300steps"), 1) is None
 
 
 def test_as_many_tiles_of_each_part_as_time_allows():
@@ -247,7 +248,7 @@ def test_resumed_training_has_no_more_time_for_what_was_looked_at_before(dirty, 
 
     monkeypatch.setattr("inspect_cli.training.train._train_locked", spy)
     assert train(dirty, "--resume", "--budget", "100s") == 130
-    left_s = float(budgets[0].removesuffix("s"))  # a fifth is kept for what comes after; reading takes some too
+    left_s = budgets[0].seconds  # a fifth is kept for what comes after; reading takes some too
     assert 40 < left_s <= 0.8 * 60
 
 

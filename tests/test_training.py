@@ -12,22 +12,23 @@ import pytest
 import tifffile
 import torch
 
-from inspect_cli.errors import ModelError, NoInputError, UsageError
+from inspect_cli.errors import ModelError, NoInputError
 from inspect_cli.images import Part, ValueRange
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.bundle import MANIFEST
 from inspect_cli.material.manifest import RoiShare
 from inspect_cli.material.materials import Material
 from inspect_cli.methods import build_detector
-from inspect_cli.recipe import parse_recipe
+from inspect_cli.recipe import Budget, parse_recipe
 from inspect_cli.recipe.schema import MapSpec, RoiSpec, TrainingSpec
+from inspect_cli.stopping import Interrupted
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training import loop
 from inspect_cli.training.batches import MapTraining, training_batch
-from inspect_cli.training.budget import Budget, left_of, step_size, without_closing
+from inspect_cli.training.budget import MapBudget, left_of, step_size, without_closing
 from inspect_cli.training.health import training_warnings
 from inspect_cli.training.joining import kept_maps
-from inspect_cli.training.loop import Interrupted, train_map
+from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import TrainingOrder, with_room
 from inspect_cli.training.prepare import (
     ImageMoments,
@@ -63,7 +64,7 @@ def _job(image: Path, folder: Path, steps: int, **spec) -> MapTraining:
         train=sampler,
         validation=PatchSampler([SamplerImage(image)], 32, 2),
         spec=TrainingSpec(batch=8, validate_every=10, **spec),
-        budget=Budget(steps, None),
+        budget=MapBudget(steps, None),
         seed=3,
         device=torch.device("cpu"),
         checkpoint=folder,
@@ -172,34 +173,31 @@ def test_diverging_training_says_so(image, tmp_path):
         train_map(job, _quiet)
 
 
-def test_budget():
-    assert Budget.parse("8m", 2).seconds == 240
-    assert Budget.parse("500steps", 2).steps == 500
-    assert Budget.parse("500steps", 1).progress(250) == 0.5
-    for text in ("8", "-3m", "0s", "10.5steps", "soon"):
-        with pytest.raises(UsageError, match="--budget"):
-            Budget.parse(text, 1)
+def test_time_is_split_over_the_maps_and_steps_hold_for_each():
+    assert MapBudget.of(Budget.parse("8m"), 2).seconds == 240
+    assert MapBudget.of(Budget.parse("500steps"), 2).steps == 500
+    assert MapBudget.of(Budget.parse("500steps"), 1).progress(250) == 0.5
 
 
 def test_a_budget_in_time_ends_at_the_steps_that_are_of_use_and_one_in_steps_is_taken_at_its_word():
-    limited = Budget.parse("10m", 2).up_to(1000)
+    limited = MapBudget.of(Budget.parse("10m"), 2, most_steps=1000)
     assert (limited.steps, limited.seconds) == (1000, 300)
     assert limited.progress(1000) == 1
-    assert Budget.parse("10m", 2).up_to(None).steps is None
-    assert Budget.parse("4000steps", 2).up_to(1000).steps == 4000
+    assert MapBudget.of(Budget.parse("10m"), 2).steps is None
+    assert MapBudget.of(Budget.parse("4000steps"), 2, most_steps=1000).steps == 4000
 
 
 def test_what_was_done_before_the_training_is_taken_from_a_budget_in_time():
-    assert left_of("2m", 12.34) == "107.7s"
-    assert left_of("2m", 1000) == "48.0s"
-    assert left_of("0.1s", 1) == "0.1s"
-    assert left_of("500steps", 1000) == "500steps"
+    assert left_of(Budget(seconds=120), 12.34).seconds == pytest.approx(107.66)
+    assert left_of(Budget(seconds=120), 1000).seconds == pytest.approx(48)
+    assert left_of(Budget(seconds=0.1), 1).seconds == 0.1
+    assert left_of(Budget(steps=500), 1000) == Budget(steps=500)
 
 
 def test_what_comes_after_the_training_is_kept_from_a_budget_in_time():
-    assert without_closing("2m") == "96.0s"
-    assert without_closing("0.1s") == "0.1s"
-    assert without_closing("500steps") == "500steps"
+    assert without_closing(Budget(seconds=120)).seconds == pytest.approx(96)
+    assert without_closing(Budget(seconds=0.1)).seconds == 0.1
+    assert without_closing(Budget(steps=500)) == Budget(steps=500)
 
 
 def test_step_size_rises_then_falls_to_zero():
@@ -367,7 +365,7 @@ def test_a_part_whose_roi_has_no_room_is_left_out_by_name_and_tiles_shrink_to_fi
     assert list(faults) == ["narrow"]
     assert "narrow.png: no tile of 128 px lies inside its ROI by 50% (by 39% at most)" in faults["narrow"]
     sources, quiet = Sources(survey, split_parts(parts, 0.5, 0)), Quiet()
-    order = TrainingOrder(Material(recipe, tmp_path), parts, "cae", dict(recipe.maps), "1steps", 0, "cpu")
+    order = TrainingOrder(Material(recipe, tmp_path), parts, "cae", dict(recipe.maps), Budget(steps=1), 0, "cpu")
     left = with_room(order, sources, quiet).survey
     assert [part.id for part in left.parts] == ["wide"]
     assert left.largest_tile_px(400, 0.5) == 400

@@ -23,6 +23,7 @@ from inspect_cli.pictures.plots import save_threshold_histogram
 from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.outliers import outliers
+from inspect_cli.stopping import Stopped
 from inspect_cli.store.layout import RUN_FOLDER
 from inspect_cli.store.timestamps import utc_now
 
@@ -37,14 +38,6 @@ class Teller(Protocol):
 
     def warn(self, text: str) -> None:
         """Tell a warning."""
-
-
-class Stopped(Exception):  # noqa: N818
-    """A signal ended the scoring; ``exit_code`` is how the process ends."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from inspect_cli.batch.calibrate import Stopped
 from inspect_cli.batch.run import score_batch
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.evaluate import evaluate_run
@@ -20,10 +19,11 @@ from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
 from inspect_cli.material.materials import RECIPE, Material
 from inspect_cli.methods.registry import AUTO, method_class, method_names
-from inspect_cli.recipe import Recipe
+from inspect_cli.recipe import Budget, Recipe
 from inspect_cli.recipe.schema import RoiSpec
 from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.scoring.model import load_model
+from inspect_cli.stopping import Stopped
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.cells import csv_text
 from inspect_cli.store.layout import PART_RECORD
@@ -58,7 +58,7 @@ class DetectOrder:
     folders: Sequence[Path]
     methods: Sequence[str]
     seeds: Sequence[int]
-    budget: str
+    budget: Budget
     roi: str
     out: Path
     keep: Path | None = None
@@ -101,7 +101,7 @@ def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row]
                     "roi": order.roi,
                     "method": method,
                     "seed": str(seed),
-                    "budget": order.budget,
+                    "budget": str(order.budget),
                 }
                 row = next((old for old in _read(path) if _is_same(old, key)), None)
                 if row is None:

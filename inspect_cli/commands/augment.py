@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from inspect_cli import console
-from inspect_cli.commands.options import Device, Json, Models, check_name, parse_names
+from inspect_cli.commands.options import Device, Json, Models, check_name, parse_budget, parse_names
 
 
 def augment(
@@ -52,27 +52,27 @@ def augment(
     """  # noqa: D301
     import json
 
-    from inspect_cli.generate.adversarial import Stopped
     from inspect_cli.generate.augment import AugmentOrder
     from inspect_cli.generate.augment import augment as generate
     from inspect_cli.generate.output import PICTURE
     from inspect_cli.images import discover_parts
     from inspect_cli.images.infer import training_root
     from inspect_cli.material.materials import training_folder
-    from inspect_cli.stopping import graceful_stop
+    from inspect_cli.stopping import Interrupted, graceful_stop
     from inspect_cli.training.material import maps_to_train, material_to_train
 
     check_name(material)
+    asked = parse_budget(budget)
     names = parse_names(maps, "--maps")
     chosen = material_to_train(material, data, models, maps is not None, console)
     folder = training_root(data if data is not None else training_folder(chosen))
     wanted = maps_to_train(chosen, names)
     parts = discover_parts(folder, wanted, chosen.recipe.maps)
-    order = AugmentOrder(chosen, parts, wanted, out, count, width, budget, seed, device, force)
+    order = AugmentOrder(chosen, parts, wanted, out, count, width, asked, seed, device, force)
     with graceful_stop() as stopper:
         try:
             record = generate(order, console, stopper.wanted)
-        except Stopped:
+        except Interrupted:
             console.say("interrupted; nothing was written")
             raise typer.Exit(stopper.exit_code) from None
     console.say(f"look at {out / PICTURE}; next: inspect train --material {material} --extra {out} --seed {seed}")

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from inspect_cli import console
-from inspect_cli.commands.options import Device, EngineName, Json, Method, Models, Precision, parse_names, parse_size
+from inspect_cli.commands.options import (
+    Device,
+    EngineName,
+    Json,
+    Method,
+    Models,
+    Precision,
+    parse_budget,
+    parse_names,
+    parse_size,
+)
 from inspect_cli.errors import UsageError
 
 app = typer.Typer(help="Measure this installation.", no_args_is_help=True)
@@ -133,11 +143,11 @@ def detect(
       inspect bench detect fabric --methods auto,patchcore --seeds 3 --roi saturated --json
       inspect bench detect casting --methods auto --budget 5m --keep kept
     """  # noqa: D301
-    from inspect_cli.batch.calibrate import Stopped
     from inspect_cli.benchmark.detect import DetectOrder, as_line, check_order, means, measure_detection
+    from inspect_cli.stopping import Stopped
 
     names = parse_names(methods, "--methods") or []
-    order = DetectOrder(folders, names, range(seed, seed + seeds), budget, roi, out, keep)
+    order = DetectOrder(folders, names, range(seed, seed + seeds), parse_budget(budget), roi, out, keep)
     check_order(order)
     try:
         rows = measure_detection(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inspect_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from inspect_cli.recipe import Budget
 
 Models = Annotated[
     Path | None,
@@ -62,6 +65,22 @@ def check_name(name: str) -> None:
     """Raise UsageError unless ``name`` can be the name of a material, which is also a folder's."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise UsageError(f"material {name!r}: a name holds letters, digits, '_' and '-' only")
+
+
+def parse_budget(text: str) -> Budget:
+    """Return what ``--budget`` says.
+
+    Raises
+    ------
+    UsageError
+        If it is no budget.
+    """
+    from inspect_cli.recipe import Budget
+
+    try:
+        return Budget.parse(text)
+    except ValueError as error:
+        raise UsageError(f"--budget {error}") from error
 
 
 def parse_names(text: str | None, option: str | None = None) -> list[str] | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from inspect_cli import console
-from inspect_cli.commands.options import Json, parse_names
+from inspect_cli.commands.options import Json, parse_budget, parse_names
 from inspect_cli.reproduce.registry import TABLES
 
 
@@ -58,15 +58,16 @@ def reproduce(
     if table is None:
         _list_tables(as_json)
         return
-    from inspect_cli.batch.calibrate import Stopped
     from inspect_cli.reproduce.layout import as_table
     from inspect_cli.reproduce.run import Request
     from inspect_cli.reproduce.run import reproduce as run_again
+    from inspect_cli.stopping import Stopped
 
     names = parse_names(methods)
     chosen = None if names is None else tuple(names)
+    asked = None if budget is None else parse_budget(budget)
     try:
-        rows = run_again(Request(table, out, data, budget, seed, seeds, chosen, force), console)
+        rows = run_again(Request(table, out, data, asked, seed, seeds, chosen, force), console)
     except Stopped as stopped:
         console.say("interrupted; the same command goes on with the row in hand")
         raise typer.Exit(stopped.exit_code) from None

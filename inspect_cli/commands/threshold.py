@@ -190,8 +190,9 @@ def _check(request: _Request, applies: bool) -> None:
 
 def _new_limits(model: ScoringModel, request: _Request) -> tuple[Calibration, list[str]]:
     """Return the limits that are asked for, and the parts that could not be read for them."""
-    from inspect_cli.batch.calibrate import Stopped, limits_from_good_folder, limits_from_labelled_folder
+    from inspect_cli.batch.calibrate import limits_from_good_folder, limits_from_labelled_folder
     from inspect_cli.calibration.sources import calibrate_manual
+    from inspect_cli.stopping import Stopped
 
     try:
         if request.good is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inspect_cli import console
-from inspect_cli.commands.options import Device, Json, Models, check_name, parse_names
+from inspect_cli.commands.options import Device, Json, Models, check_name, parse_budget, parse_names
 from inspect_cli.errors import EXIT_DOUBT, UsageError, nearest
 from inspect_cli.methods.registry import AUTO, method_names
 
@@ -99,9 +99,8 @@ def train(
     from inspect_cli.images import discover_parts
     from inspect_cli.images.infer import training_root
     from inspect_cli.material.materials import RECIPE, training_folder
-    from inspect_cli.stopping import graceful_stop
-    from inspect_cli.training.budget import Budget
-    from inspect_cli.training.loop import Interrupted
+    from inspect_cli.recipe import Budget
+    from inspect_cli.stopping import Interrupted, graceful_stop
     from inspect_cli.training.material import maps_to_train, material_to_train
     from inspect_cli.training.order import TrainingOrder
     from inspect_cli.training.preview import preview_corruptions as write_previews
@@ -110,8 +109,7 @@ def train(
 
     if method is not None:
         _method(method)
-    if budget is not None:
-        Budget.parse(budget, 1)
+    asked = None if budget is None else parse_budget(budget)
     check_name(material)
     names = parse_names(maps, "--maps")
     chosen = material_to_train(material, data, models, maps is not None, console)
@@ -126,7 +124,7 @@ def train(
         parts=parts,
         method=_method(method or recipe.method.name),
         maps=wanted,
-        budget=budget or recipe.training.budget,
+        budget=asked or Budget.parse(recipe.training.budget),
         seed=seed,
         device=device,
         half=half,
@@ -148,7 +146,7 @@ def train(
         try:
             bundle = train_material(order, console, stopper.wanted, robust)
         except Interrupted as interrupted:
-            if interrupted.checkpoint.exists():
+            if interrupted.checkpoint is not None and interrupted.checkpoint.exists():
                 console.say("interrupted; the state is saved: go on with the same command and --resume")
             else:  # a trial, or the search for odd parts: those keep nothing
                 console.say("interrupted before the training itself; nothing to resume, run the same command again")

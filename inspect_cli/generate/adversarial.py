@@ -29,7 +29,8 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from inspect_cli.ahead import ahead
 from inspect_cli.errors import ModelError
 from inspect_cli.generate.dcgan import LATENT, Discriminator, Generator, discriminator_loss, generator_loss
-from inspect_cli.training.budget import Budget
+from inspect_cli.stopping import Interrupted
+from inspect_cli.training.budget import MapBudget
 
 #: Step size of Adam at the end of the budget (Radford et al., section 4), and how many times that it is at the start.
 LEARNING_RATE: Final = 2e-4
@@ -50,10 +51,6 @@ _STATISTICS_BATCHES: Final = 32
 Real = Callable[[int], NDArray[np.float32]]
 #: Told after each step: progress 0 to 1, step, losses of discriminator and generator, rate.
 Report = Callable[[float, int, float, float, float], None]
-
-
-class Stopped(Exception):  # noqa: N818
-    """Training was asked to stop; nothing was kept."""
 
 
 @dataclass
@@ -85,14 +82,14 @@ class Game:
         self.averaged = AveragedModel(self.generator, avg_fn=_averaged)
         self.optimizers = (_adam(self.discriminator), _adam(self.generator))
 
-    def train(self, real: Real, budget: Budget, report: Report, stop: Callable[[], bool]) -> None:
+    def train(self, real: Real, budget: MapBudget, report: Report, stop: Callable[[], bool]) -> None:
         """Play until the budget is spent; afterwards the averaged generator is ready to use.
 
         Raises
         ------
         ModelError
             If a loss is not finite.
-        Stopped
+        Interrupted
             When ``stop``, asked between steps, says so.
         """
         budget.start()
@@ -103,7 +100,7 @@ class Game:
                 if progress >= 1.0 and step > 0:
                     break
                 if stop():
-                    raise Stopped
+                    raise Interrupted
                 losses = self.step(torch.from_numpy(patches).to(self.device), progress)
                 if not all(map(math.isfinite, losses)):
                     raise ModelError(f"training diverged at step {step + 1}: a loss is no number; try another --seed")

@@ -30,11 +30,11 @@ from inspect_cli.generate.patches import RegisteredPatches, Scale, learn_scales
 from inspect_cli.generate.quality import Comparison, compare
 from inspect_cli.images import Part
 from inspect_cli.material.materials import Material
-from inspect_cli.recipe import MapSpec
+from inspect_cli.recipe import Budget, MapSpec
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import tiling_of
-from inspect_cli.training.budget import Budget
+from inspect_cli.training.budget import MapBudget
 from inspect_cli.training.order import Teller
 from inspect_cli.training.prepare import Split, split_parts, survey_parts
 
@@ -63,7 +63,7 @@ class AugmentOrder:
     out: Path
     count: int
     width: int
-    budget: str
+    budget: Budget
     seed: int
     device: str
     force: bool = False
@@ -99,7 +99,7 @@ def augment(order: AugmentOrder, teller: Teller, stop: Callable[[], bool] = lamb
         If no part is usable, or no patch lies wholly inside the ROI.
     ModelError
         If training diverges.
-    Stopped
+    Interrupted
         If ``stop``, asked between training steps, said so; nothing was written.
     OutputError
         If a file cannot be written.
@@ -107,7 +107,7 @@ def augment(order: AugmentOrder, teller: Teller, stop: Callable[[], bool] = lamb
     recipe = order.material.recipe
     tile_px = tiling_of(recipe.tiles).size_px
     check_tile(tile_px)
-    device, budget = choose_device(order.device), Budget.parse(order.budget, 1)
+    device, budget = choose_device(order.device), MapBudget.of(order.budget, 1)
     check_out(order.out, order.parts, order.force)
     with closing(_open_sources(order, teller)) as sources:
         torch.manual_seed(order.seed)
@@ -146,7 +146,7 @@ def _open_sources(order: AugmentOrder, teller: Teller) -> _Sources:
     return _Sources(split, train, held_out, learn_scales(train, maps))
 
 
-def _train(game: Game, sources: _Sources, budget: Budget, teller: Teller, stop: Callable[[], bool]) -> float:
+def _train(game: Game, sources: _Sources, budget: MapBudget, teller: Teller, stop: Callable[[], bool]) -> float:
     """Train the networks and return the seconds it took."""
     with teller.progress("generator") as update:
 
@@ -212,7 +212,7 @@ def _record(
         "tile_px": game.tile_px,
         "parts": order.count,
         "seed": order.seed,
-        "budget": order.budget,
+        "budget": str(order.budget),
         "steps": len(game.losses),
         "seconds": seconds,
         "width": order.width,

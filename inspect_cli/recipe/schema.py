@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import to_json
 
+from inspect_cli.recipe.budget import Budget
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 PART = "{part}"
 MAX_CHANNELS = 64
@@ -202,7 +204,7 @@ class TrainingSpec(Section):
     @field_validator("budget")
     @classmethod
     def _check_budget(cls, value: str) -> str:
-        parse_budget(value)
+        Budget.parse(value)
         return value
 
 
@@ -307,25 +309,3 @@ class Recipe(Section):
     def digest(self) -> str:
         """Return the sha256 of the recipe's content, whatever its formatting."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
-
-
-_BUDGET = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h|steps?)$")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_budget(text: str) -> tuple[int | None, float | None]:
-    """Return ``(steps, seconds)`` of a budget such as ``8m`` or ``5000steps``; one of them is None.
-
-    Raises
-    ------
-    ValueError
-        If the text is no budget.
-    """
-    match = _BUDGET.match(text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no budget; write 90s, 8m, 1h or 5000steps")
-    if match[2].startswith("step"):
-        if not match[1].isdigit():
-            raise ValueError(f"{text!r}: a number of steps is whole")
-        return int(match[1]), None
-    return None, float(match[1]) * _SECONDS[match[2]]

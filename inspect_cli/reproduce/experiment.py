@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from inspect_cli.recipe import Budget
 from inspect_cli.training.order import Teller
 
 #: Ending of the column that holds the paper's value of a metric.
@@ -28,7 +29,7 @@ class Case:
     data: str
     path: Path | None
     method: str
-    budget: str
+    budget: Budget
     seed: int
     out: Path
 
@@ -75,4 +76,4 @@ def make_row(
     row: Row = {"data": case.data, "method": case.method, **(labels or {})}
     for name, value in {**metrics, "train_s": round(cost.train_s, 1)}.items():
         row |= {name: value, name + PAPER: paper.get(name)}
-    return row | {"steps": cost.steps, "budget": case.budget, "seed": case.seed}
+    return row | {"steps": cost.steps, "budget": str(case.budget), "seed": case.seed}

@@ -30,7 +30,8 @@ class Entry(BaseModel):
 
     def is_of(self, case: Case) -> bool:
         """Whether this is the entry of a case, whatever it was made from."""
-        return (self.data, self.method, self.budget, self.seed) == (case.data, case.method, case.budget, case.seed)
+        own = (self.data, self.method, self.budget, self.seed)
+        return own == (case.data, case.method, str(case.budget), case.seed)
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Ledger:
         new = Entry(
             data=case.data,
             method=case.method,
-            budget=case.budget,
+            budget=str(case.budget),
             seed=case.seed,
             tool=__version__,
             data_sha256=data_sha256,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inspect_cli.batch.calibrate import Stopped
 from inspect_cli.batch.run import score_batch
 from inspect_cli.batch.summary import Outcome
 from inspect_cli.evaluation.run_parts import find_parts, read_record
@@ -20,6 +19,7 @@ from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.reproduce.experiment import Case, Cost
 from inspect_cli.reproduce.mvtec import DEFECTS, GOOD, Preparation, prepared
 from inspect_cli.scoring.model import load_model
+from inspect_cli.stopping import Stopped
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.layout import PART_RECORD
 from inspect_cli.training.order import Teller, TrainingOrder

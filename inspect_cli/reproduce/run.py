@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inspect_cli.errors import UsageError, nearest
+from inspect_cli.recipe import Budget
 from inspect_cli.reproduce.experiment import Case, Experiment, Row
 from inspect_cli.reproduce.layout import as_line
 from inspect_cli.reproduce.ledger import Ledger, data_sha256
 from inspect_cli.reproduce.registry import TABLES, Table
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.training.budget import Budget
 from inspect_cli.training.order import Teller
 
 
@@ -24,7 +24,7 @@ class Request:
     table: str
     out: Path
     data: Path | None = None
-    budget: str | None = None
+    budget: Budget | None = None
     seed: int = 0
     seeds: int = 1
     methods: tuple[str, ...] | None = None
@@ -79,13 +79,12 @@ def _checked(request: Request) -> Table:
     for name in request.methods or ():
         if name not in table.methods:
             raise UsageError(f"--methods {name!r} is no row of {request.table}: {nearest(name, list(table.methods))}")
-    if request.budget is not None:
-        Budget.parse(request.budget, 1)
     return table
 
 
 def _cases(request: Request, table: Table, inputs: dict[str, Path | None]) -> Iterator[Case]:
+    budget = request.budget or Budget.parse(table.budget)
     for seed in range(request.seed, request.seed + request.seeds):
         for data, path in inputs.items():
             for method in request.methods or table.methods:
-                yield Case(request.table, data, path, method, request.budget or table.budget, seed, request.out)
+                yield Case(request.table, data, path, method, budget, seed, request.out)

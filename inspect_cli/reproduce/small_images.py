@@ -32,7 +32,7 @@ from inspect_cli.reproduce.small_data import (
     read_pictures,
 )
 from inspect_cli.training.batches import MapTraining
-from inspect_cli.training.budget import Budget
+from inspect_cli.training.budget import MapBudget
 from inspect_cli.training.loop import StepReport, train_map
 from inspect_cli.training.order import Teller
 
@@ -107,7 +107,7 @@ class SmallImages:
             train=Source(pixels[order[held:]], case.seed),
             validation=Source(pixels[order[:held]], case.seed + 1),
             spec=TRAINING,
-            budget=Budget.parse(case.budget, 1),
+            budget=MapBudget.of(case.budget, 1),
             seed=case.seed,
             device=choose_device("auto"),
             checkpoint=case.work / "checkpoint",

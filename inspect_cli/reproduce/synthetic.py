@@ -18,7 +18,7 @@ from inspect_cli.reproduce.experiment import Case, Cost, Row, make_row
 from inspect_cli.sample.batch import PROVENANCE, write_batch
 from inspect_cli.sample.plan import plan_batch
 from inspect_cli.scoring.model import load_model
-from inspect_cli.stopping import SignalStop
+from inspect_cli.stopping import Stopped
 from inspect_cli.store.layout import RUN_FOLDER
 from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material
@@ -50,7 +50,7 @@ class SyntheticImages:
         run = batch / "test" / RUN_FOLDER / case.data
         summary, code = apply_limits(run, replace(model, bundle=bundle.with_calibration(limits.calibration)), _silent)
         if summary.interrupted:
-            raise SignalStop(code)
+            raise Stopped(code)
         scoring = material.recipe.scoring
         found = fused_histogram(run, batch / "ground_truth", scoring.halo_share, scoring.halo_px)
         trained = next(iter(bundle.manifest.maps.values()))

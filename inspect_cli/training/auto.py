@@ -21,7 +21,7 @@ from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError
 from inspect_cli.material.bundle import find_bundle
 from inspect_cli.material.manifest import Trial
 from inspect_cli.methods.registry import AUTO, check_whole_images, method_class
-from inspect_cli.recipe.schema import parse_budget
+from inspect_cli.recipe import Budget
 from inspect_cli.store.atomic import write_text
 from inspect_cli.training.budget import left_of
 from inspect_cli.training.loop import train_map
@@ -73,7 +73,7 @@ def choose_method(
     if order.resume:
         choice = _read_choice(note)
     else:
-        part = _part_of(order.budget, TRIAL_SHARE / len(CANDIDATES))
+        part = order.budget.share(TRIAL_SHARE / len(CANDIDATES))
         trials: list[Trial] = []
         for name in CANDIDATES:
             if _is_settled(trials):
@@ -144,19 +144,12 @@ def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[
     return trial_of(order.method, measured, steps, seconds)
 
 
-def _part_of(budget: str, share: float) -> str:
-    """Return a share of a budget."""
-    steps, seconds = parse_budget(budget)
-    return f"{max(1, round(share * steps))}steps" if steps is not None else f"{share * (seconds or 0.0):.3f}s"
-
-
-def _left(budget: str, choice: Choice) -> str:
+def _left(budget: Budget, choice: Choice) -> Budget:
     """Return what trials leave of a budget: of steps a share, of seconds those that were not spent."""
-    steps, _ = parse_budget(budget)
-    if steps is None:
+    if budget.steps is None:
         return left_of(budget, choice.seconds)
     tried = sum(trial.pixel_auroc is not None for trial in choice.trials)
-    return _part_of(budget, 1 - TRIAL_SHARE * tried / len(CANDIDATES))
+    return budget.share(1 - TRIAL_SHARE * tried / len(CANDIDATES))
 
 
 def _read_choice(path: Path) -> Choice:

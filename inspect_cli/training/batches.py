@@ -18,7 +18,7 @@ from inspect_cli.recipe.schema import TrainingSpec
 from inspect_cli.tiles.sampler import PatchSource
 from inspect_cli.tiles.tiling import count_of_area
 from inspect_cli.tiles.turn import Augmentation, turned
-from inspect_cli.training.budget import Budget
+from inspect_cli.training.budget import MapBudget
 
 #: Patches of up to 128 px that are looked at; of larger ones as many as have the same area, but not too few.
 VALIDATION_PATCHES = 128
@@ -46,7 +46,7 @@ class MapTraining:
     train: PatchSource
     validation: PatchSource
     spec: TrainingSpec
-    budget: Budget
+    budget: MapBudget
     seed: int
     device: torch.device
     checkpoint: Path

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
-from inspect_cli.errors import UsageError
-from inspect_cli.recipe.schema import parse_budget
+from inspect_cli.recipe.budget import Budget
 
 #: Share of the budget in which the step size rises from zero to its peak.
 WARM_UP: Final = 0.05
@@ -20,7 +19,7 @@ _CLOSING_SHARE: Final = 0.2
 
 
 @dataclass
-class Budget:
+class MapBudget:
     """Steps or seconds for one map, or both: what ends first. ``spent_s`` counts time from before a resume too."""
 
     steps: int | None
@@ -29,23 +28,12 @@ class Budget:
     _since: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def parse(cls, text: str, maps: int) -> Budget:
-        """Return one map's share of a budget: time is split over the maps, steps hold for each.
+    def of(cls, budget: Budget, maps: int, most_steps: int | None = None) -> MapBudget:
+        """Return one map's share: time is split over the maps, steps hold for each.
 
-        Raises
-        ------
-        UsageError
-            If ``text`` is no budget.
+        A budget in time ends at ``most_steps`` too, if there is such a number.
         """
-        try:
-            steps, seconds = parse_budget(text)
-        except ValueError as error:
-            raise UsageError(f"--budget {error}") from error
-        return cls(steps, None if seconds is None else seconds / maps)
-
-    def up_to(self, most_steps: int | None) -> Budget:
-        """Return the budget; one in time alone ends at ``most_steps`` too, if there is such a number."""
-        return replace(self, steps=most_steps) if self.steps is None else self
+        return cls(most_steps if budget.steps is None else budget.steps, budget.seconds_a_map(maps))
 
     def start(self, spent_s: float = 0.0) -> None:
         """Start the clock, ``spent_s`` after the beginning."""
@@ -66,20 +54,15 @@ class Budget:
         return min(1.0, max(shares, default=1.0))
 
 
-def left_of(budget: str, spent_s: float) -> str:
+def left_of(budget: Budget, spent_s: float) -> Budget:
     """Return what is left of a budget in time after ``spent_s``, two fifths of it at least; steps stay."""
-    _, seconds = parse_budget(budget)
-    return budget if seconds is None else _in_seconds(max(seconds - spent_s, _LEAST_LEFT * seconds))
+    seconds = budget.seconds or 0.0
+    return budget.in_time(max(seconds - spent_s, _LEAST_LEFT * seconds))
 
 
-def without_closing(budget: str) -> str:
+def without_closing(budget: Budget) -> Budget:
     """Return the share of a budget in time that networks are trained for, before what follows; steps stay."""
-    _, seconds = parse_budget(budget)
-    return budget if seconds is None else _in_seconds((1 - _CLOSING_SHARE) * seconds)
-
-
-def _in_seconds(seconds: float) -> str:
-    return f"{max(round(seconds, 1), 0.1)}s"
+    return budget.in_time((1 - _CLOSING_SHARE) * (budget.seconds or 0.0))
 
 
 def step_size(peak: float, progress: float) -> float:

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Final, Protocol
 
 import torch
@@ -25,6 +24,7 @@ from inspect_cli.engines.torch_engine import training_autocast
 from inspect_cli.errors import ModelError
 from inspect_cli.methods.base import Batch, Detector
 from inspect_cli.processors import usable_processors
+from inspect_cli.stopping import Interrupted
 from inspect_cli.training.batches import (
     BEGIN_PATCHES,
     BEGIN_STEP,
@@ -49,14 +49,6 @@ class StepReport(Protocol):
     def __call__(self, progress: float, step: int, loss: float, val_loss: float | None, steps_per_s: float) -> None:
         """Show the state: progress 0 to 1, losses, rate."""
         ...
-
-
-class Interrupted(Exception):  # noqa: N818
-    """Training was asked to stop; its state is in the folder ``checkpoint``, as long as that is kept."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        super().__init__(checkpoint)
-        self.checkpoint = checkpoint
 
 
 def train_map(

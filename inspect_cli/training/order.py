@@ -18,11 +18,11 @@ from inspect_cli.material.manifest import TrainingFile
 from inspect_cli.material.materials import Material
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.registry import AUTO, method_class
-from inspect_cli.recipe import MapSpec
+from inspect_cli.recipe import Budget, MapSpec
 from inspect_cli.store.digest import json_sha256
 from inspect_cli.tiles.tiling import Tiling, tiling_of
 from inspect_cli.training.batches import MapTraining
-from inspect_cli.training.budget import Budget
+from inspect_cli.training.budget import MapBudget
 from inspect_cli.training.prepare import learn_preprocess, without_room
 from inspect_cli.training.sources import Parts, Sources, defect_sampler, good_sampler, masks_sha256, open_sources
 
@@ -68,7 +68,7 @@ class TrainingOrder:
     parts: Sequence[Part]
     method: str
     maps: dict[str, MapSpec]
-    budget: str
+    budget: Budget
     seed: int
     device: str
     half: bool = False
@@ -176,7 +176,7 @@ def open_job(order: TrainingOrder, name: str, sources: Sources, files: list[Trai
         if labelled
         else None,
         spec=recipe.training,
-        budget=Budget.parse(order.budget, len(order.maps)).up_to(detector.most_steps),
+        budget=MapBudget.of(order.budget, len(order.maps), detector.most_steps),
         seed=order.seed,
         device=device,
         checkpoint=order.material.folder / order.method / CHECKPOINTS / name,

@@ -15,14 +15,13 @@ from inspect_cli.engines import TorchEngine
 from inspect_cli.images import ImageHeader, MapReader, Part, open_map
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.methods.base import Detector
-from inspect_cli.recipe import Recipe
+from inspect_cli.recipe import Budget, Recipe
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
-from inspect_cli.training.budget import Budget
 
 #: Windows that are scored where there is room for them, in turn over the parts: so many at least; with a budget in
 #: time one for so many seconds, up to a number, as long as all of them take no more than a share of it.
@@ -65,9 +64,9 @@ class Extent(NamedTuple):
     most_s: float = 0.0
 
     @classmethod
-    def of_budget(cls, budget: str, maps: int) -> Extent:
+    def of_budget(cls, budget: Budget, maps: int) -> Extent:
         """Return what a training with ``budget`` for all maps has time for."""
-        each_s = Budget.parse(budget, maps).seconds or 0.0
+        each_s = budget.seconds_a_map(maps) or 0.0
         count = min(max(WINDOWS, round(each_s / _SECONDS_A_WINDOW)), _MOST_WINDOWS)
         return cls(count, _SHARE_OF_BUDGET * each_s)
 

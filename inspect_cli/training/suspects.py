@@ -26,16 +26,16 @@ from inspect_cli.errors import ModelError, NoInputError, UsageError
 from inspect_cli.images import Part, open_map
 from inspect_cli.material.manifest import Suspect
 from inspect_cli.pictures.plots import save_patches
-from inspect_cli.recipe.schema import parse_budget
+from inspect_cli.recipe import Budget
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
+from inspect_cli.stopping import Interrupted
 from inspect_cli.store.atomic import write_text
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.tiling import Tiling, count_of_area
 from inspect_cli.training.batches import MapTraining, fit_tiles
-from inspect_cli.training.budget import Budget
-from inspect_cli.training.loop import Interrupted, train_map
+from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
 from inspect_cli.training.prepare import Mask, Split, Survey
 from inspect_cli.training.provisional import WindowReader
@@ -204,7 +204,7 @@ def _worst_places(
     """Return the worst place of each part on one map, scored against the other half of the parts."""
     maps = len(order.maps)
     sources = replace(sources, extra=Survey())  # they are not looked at, and may ask for smaller tiles
-    look = replace(order, method=METHOD, defaults={}, budget=f"{steps_of_budget(order.budget, maps)}steps")
+    look = replace(order, method=METHOD, defaults={}, budget=Budget(steps=steps_of_budget(order.budget, maps)))
     parts = sources.survey.parts
     mixed = [parts[i] for i in np.random.default_rng([order.seed, 13]).permutation(len(parts))]
     halves = mixed[::2], mixed[1::2]
@@ -280,10 +280,10 @@ def _worst_of(
     return worst
 
 
-def steps_of_budget(budget: str, maps: int) -> int:
+def steps_of_budget(budget: Budget, maps: int) -> int:
     """Return how many steps the detector that looks at one of ``maps`` maps is trained for."""
-    steps, seconds = parse_budget(budget)
-    wanted = _STEPS_A_SECOND * seconds / maps if seconds is not None else _SHARE_OF_STEPS * (steps or 0)
+    seconds = budget.seconds_a_map(maps)
+    wanted = _STEPS_A_SECOND * seconds if seconds is not None else _SHARE_OF_STEPS * (budget.steps or 0)
     return int(np.clip(wanted, *_STEPS))
 
 
@@ -298,25 +298,24 @@ def spread(corners: Sequence[tuple[int, int]], count: int) -> list[tuple[int, in
     return [corners[int((number + 0.5) * len(corners) / some)] for number in range(some)]
 
 
-def training_seconds(budget: str, maps: int) -> float | None:
+def training_seconds(budget: Budget, maps: int) -> float | None:
     """Return how long the detector that looks at a map is trained at most, in seconds; None by a budget in steps."""
-    seconds = Budget.parse(budget, maps).seconds
+    seconds = budget.seconds_a_map(maps)
     if seconds is None:
         return None
     plenty = max(0.0, seconds - _PLENTY_S)
     return _SHARE_OF_TRAINING * (seconds - plenty) + _SHARE_OF_PLENTY * plenty
 
 
-def looking_seconds(budget: str, maps: int) -> float | None:
+def looking_seconds(budget: Budget, maps: int) -> float | None:
     """Return how long it then looks at the parts on one of ``maps`` maps; None by a budget in steps."""
-    seconds = Budget.parse(budget, maps).seconds
+    seconds = budget.seconds_a_map(maps)
     return None if seconds is None else _SHARE_OF_LOOKING * seconds
 
 
-def patches_of_budget(budget: str) -> int:
+def patches_of_budget(budget: Budget) -> int:
     """Return how many patches of 128 px are looked at: that takes a small part of what the training takes."""
-    steps, seconds = parse_budget(budget)
-    wanted = _A_SECOND * seconds if seconds is not None else _A_STEP * (steps or 0)
+    wanted = _A_SECOND * budget.seconds if budget.seconds is not None else _A_STEP * (budget.steps or 0)
     return int(np.clip(wanted, *_PATCHES))
 
 

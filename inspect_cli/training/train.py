@@ -28,7 +28,7 @@ from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, check_choice, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
-from inspect_cli.training.budget import Budget, left_of, without_closing
+from inspect_cli.training.budget import left_of, without_closing
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import (
@@ -81,7 +81,7 @@ def train_material(
     Raises
     ------
     UsageError
-        If the budget is none, or there is nothing to resume.
+        If there is nothing to resume.
     NoInputError
         If no part is usable.
     ModelError
@@ -92,7 +92,6 @@ def train_material(
     trials: list[Trial] = []
     started = time.monotonic()
     order = beside_others(order, teller)
-    Budget.parse(order.budget, len(order.maps))
     _check(order)
     note = note_of(order)
     with ExitStack() as stack:
