@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import struct
+import tracemalloc
 import zlib
 from itertools import count, product
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError
+from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images.reader import open_map
 from inspect_cli.images.tiff import TiffReader
 
@@ -211,6 +213,30 @@ def test_rows_read_top_to_bottom_decode_each_segment_once(
             for y in range(0, 53, 5):
                 reader.read_rows(y, min(y + 5, 53))
         assert len(decoded) == len(set(decoded)) > 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("planar", [False, True])
+def test_rows_of_one_plain_strip_are_read_without_the_others(tmp_path: Path, channels: int, planar: bool) -> None:
+    pixels = pixels_of("uint16", (4000, 500) if channels == 1 else (4000, 500, channels))
+    path = tmp_path / "plain.tif"
+    write(path, pixels, planar=planar, byteorder=">")
+    with open_map(path) as reader:
+        tracemalloc.start()
+        rows = reader.read_rows(3000, 3010)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    np.testing.assert_array_equal(rows, pixels[3000:3010])
+    assert peak < 5 * rows.nbytes + 50_000
+
+
+def test_plain_strip_that_shrinks_after_it_was_opened_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plain.tif"
+    write(path, pixels_of("uint8", (400, 300)))
+    with open_map(path) as reader:
+        os.truncate(path, 60_000)
+        with pytest.raises(IncompleteError, match="segment 1 is short"):
+            reader.read_rows(300, 310)
 
 
 def test_pages_are_counted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TIFF: strips, tiles, planes, BigTIFF; only the segments that a window needs are decoded."""
+"""TIFF: strips, tiles, planes, BigTIFF; only the segments, or plain rows, that a window needs are read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class TiffReader(MapReader):
     """One single-page TIFF file.
 
     The last decoded row of strips or tiles is kept, so that overlapping windows read from top to bottom
-    decode each segment once; memory stays at one row of segments.
+    decode each segment once; memory stays at one row of segments. Of strips that hold pixels as they are, which
+    may be as long as the image, only the rows that are asked for are read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,6 +76,7 @@ class TiffReader(MapReader):
             raise InputError(f"{path}: damaged TIFF ({error})") from error
         self._cached_row = -1
         self._cache: NDArray[Any] = np.empty(0)
+        self._stored = self._stored_dtype()
 
     def _check_directory_is_there(self) -> None:
         """Refuse a file that ends before its directory, which many writers write last and then point to."""
@@ -202,11 +204,39 @@ class TiffReader(MapReader):
         bands = []
         for row in range(y0 // self._rows, -(-y1 // self._rows)):
             top = row * self._rows
-            band = self._segment_row(row)
-            bands.append(band[max(y0 - top, 0) : y1 - top])
+            first, end = max(y0 - top, 0), min(y1 - top, self._rows)
+            bands.append(
+                self._segment_row(row)[first:end]
+                if self._stored is None
+                else self._stored_rows(row, first, end, self._stored)
+            )
         rows = bands[0] if len(bands) == 1 else np.concatenate(bands)
         rows = rows[..., 0] if self.header.channels == 1 else rows
         return np.array(rows, dtype=self.header.dtype)  # a copy: the caller may keep it
+
+    def _stored_dtype(self) -> np.dtype[Any] | None:
+        """Return the type of pixels that lie in the file as they are, strip by strip; None of any other file."""
+        page = self._page
+        if page.is_tiled or page.compression != 1 or page.predictor != 1 or page.fillorder != 1:
+            return None
+        if page.photometric.name == "YCBCR" or page.bitspersample != 8 * self.header.dtype.itemsize:
+            return None
+        return self.header.dtype.newbyteorder(self._file.tiff.byteorder)
+
+    def _stored_rows(self, row: int, first: int, end: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Read rows ``first`` to ``end`` of a row of strips: (rows, width, channels)."""
+        handle, width = self._file.filehandle, self.header.width
+        samples = self.header.channels // self._planes
+        row_bytes = width * samples * dtype.itemsize
+        planes = []
+        for plane in range(self._planes):
+            index = plane * self._down + row
+            handle.seek(self._page.dataoffsets[index] + first * row_bytes)
+            data = handle.read((end - first) * row_bytes)
+            if len(data) < (end - first) * row_bytes:
+                raise IncompleteError(f"{self._path}: truncated TIFF: segment {index + 1} is short; copy it again")
+            planes.append(np.frombuffer(data, dtype).reshape(end - first, width, samples))
+        return planes[0] if self._planes == 1 else np.concatenate(planes, axis=2)
 
     def _segment_row(self, row: int) -> NDArray[Any]:
         """Decode one row of strips or tiles: (rows, width, channels)."""
