@@ -287,6 +287,7 @@ def test_pieces_of_rows_and_small_blocks_change_nothing(blend: str, monkeypatch:
         expected, patches, count = np.concatenate(list(stream.rows())), stream.patches(), len(engine.tiles)
         with monkeypatch.context() as patch:
             patch.setattr("inspect_cli.tiles.grid.PIECE_PX", 3 * 12**2)
+            patch.setattr("inspect_cli.tiles.grid.ROW_PX", 3 * 12**2)
             patch.setattr("inspect_cli.scoring.mapstream._BLOCK_PX", 61 * 2)
             patch.setattr("inspect_cli.scoring.mapstream._LEAST_ROWS", 1)
             stream, _, engine = stream_of(pixels, 12, 5, inside, sigma=1.0, blend=blend)

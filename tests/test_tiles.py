@@ -218,6 +218,7 @@ def test_hann_window_is_symmetric_positive_and_highest_in_the_middle(tile: int) 
 def test_rows_of_tiles_added_in_pieces_are_the_same_map(grid: Grid, blend: str, most_px: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("inspect_cli.tiles.grid.PIECE_PX", most_px)
+        patch.setattr("inspect_cli.tiles.grid.ROW_PX", most_px)
         pieces = grid.pieces
     assert [x for piece in pieces for x in grid.columns[piece]] == grid.columns
     lengths = [len(grid.columns[piece]) for piece in pieces]

@@ -60,11 +60,15 @@ class HaloTrimmer:
         if self._radius and kept.any():
             kept &= ~self._halo(fused)
         if self._radius:
-            last = fused[-self._radius :]
-            if self._above is not None and len(last) < self._radius:
-                last = np.concatenate([self._above, last])[-self._radius :]
-            self._above = last
+            self._above = self._last_rows(fused)
         return Trimmed(fused, scores, kept)
+
+    def _last_rows(self, fused: Rows) -> Rows:
+        """Return the last rows so far, as many as are near the next one; a copy, which keeps no others in memory."""
+        missing = self._radius - len(fused)
+        if missing <= 0 or self._above is None:
+            return fused[-self._radius :].copy()
+        return np.concatenate([self._above[-missing:], fused])
 
     def _halo(self, fused: Rows) -> NDArray[np.bool_]:
         """Return which pixels are below the share of the largest score near them."""

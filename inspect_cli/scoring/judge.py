@@ -83,6 +83,7 @@ class Judge:
         for score in scores[1:]:
             fused = np.maximum(fused, score)  # NaN in either stays NaN
         fused = round_scores(fused)
+        scores = scores if len(scores) > 1 else [fused]  # rows that wait are held once
         mask = self._found(self._trimmer.push(fused, scores))
         self._count(fused)
         for name in self.limits:

@@ -9,8 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: Pixels of neighbouring tiles that are cut, scored and stitched together: 96 tiles of 128 px.
-PIECE_PX: Final = 96 * 128**2
+#: Pixels of neighbouring tiles that are cut, scored and stitched together: a row of up to 96 tiles of 128 px, the
+#: pieces of a longer one up to 64.
+ROW_PX: Final = 96 * 128**2
+PIECE_PX: Final = 64 * 128**2
 
 
 def tile_starts(length_px: int, tile_px: int, stride_px: int) -> list[int]:
@@ -68,12 +70,12 @@ class Grid:
 
     @cached_property
     def pieces(self) -> list[slice]:
-        """Columns in pieces of ``PIECE_PX`` at most, or of one tile, all but the last of one length.
+        """Columns in one piece, or more of ``PIECE_PX`` at most, or of one tile, all but the last of one length.
 
         What is worked on at once has one size, however wide the image is.
         """
-        columns = len(self.columns)
-        most = max(1, PIECE_PX // self.tile_px**2)
+        columns, area = len(self.columns), self.tile_px**2
+        most = max(1, (ROW_PX if columns * area <= ROW_PX else PIECE_PX) // area)
         length = -(-columns // -(-columns // most))
         return [slice(first, min(first + length, columns)) for first in range(0, columns, length)]
 
