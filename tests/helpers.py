@@ -30,6 +30,44 @@ def material_of(store: Path, name: str, tile_px: int = 32, method: str = "cae", 
     return store / name
 
 
+def map_record(**changes: Any) -> dict[str, Any]:
+    """Return what a record says of a map."""
+    whole = {"file": "p_albedo.tif", "sha256": "5e", "mean": 0.5, "spread": 0.1}
+    return {**whole, "score": 1.5, "raw_max": 3.0, "threshold": 2.0, "x_px": 3, "y_px": 4, **changes}
+
+
+def part_record(part: str, **changes: Any) -> dict[str, Any]:
+    """Return the content of a ``part.json`` of 30x22 px, one map and one region."""
+    box = {"x_px": 3, "y_px": 4, "width_px": 3, "height_px": 3, "area_px": 9, "peak_x_px": 3, "peak_y_px": 4}
+    size = {"x_mm": -0.5, "y_mm": 0.1, "width_mm": 0.1, "height_mm": 0.1, "area_mm2": 0.01}
+    return {
+        "format": 1,
+        "part": part,
+        "key": {"inputs": {}, "scoring": "m", "limits": "l"},
+        "seen": [[100, 1, 2]],
+        "size_px": [22, 30],
+        "acquisition_faults": [],
+        "scored_utc": "2026-01-01T00:00:00+00:00",
+        "maps": {"albedo": map_record()},
+        "verdict": "fail",
+        "reasons": ["=cmd", "1 region above the limit"],
+        "score": 1.5,
+        "peak": {"x_px": 3, "y_px": 4, "map": "albedo"},
+        "roi_px": 100,
+        "uncovered_px": 0,
+        "defect_area_px": 9,
+        "defect_area_mm2": None,
+        "region_count": 1,
+        "regions": [{"region": 1, "map": "albedo", **box, **size, "score_max": 1.5, "score_mean": 1.2}],
+        "gaps": [],
+        "outlines": [[[3, 4], [5, 4], [5, 6], [3, 4]]],
+        "outputs": ["heatmap", "maps", "pictures"],
+        "preview_scale": 1,
+        "timing_s": {"total": 1.25},
+        **changes,
+    }
+
+
 class Quiet:
     """Progress that nobody watches."""
 

@@ -21,7 +21,9 @@ from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.material.manifest import Calibration, MapLimit
 from inspect_cli.recipe.schema import MapSpec, Recipe, ThresholdSpec
+from inspect_cli.store.part_record import PartRecord
 from inspect_cli.tiles.tiling import tiling_of
+from tests.helpers import map_record, part_record
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=60)
 RECIPE = Recipe.model_validate(
@@ -211,7 +213,12 @@ def test_peaks_come_from_records_and_patch_tables(tmp_path: Path) -> None:
         )
         files.append(tmp_path / f"{number}.parquet")
         pq.write_table(table, files[-1])
-    records = [{"maps": {"albedo": {"raw_max": a}, "normal": {"raw_max": n}}} for a, n in [(5.0, 2.0), (None, 3.0)]]
+    records = [
+        PartRecord.model_validate(
+            part_record("p", maps={"albedo": map_record(raw_max=a), "normal": map_record(raw_max=n)})
+        )
+        for a, n in [(5.0, 2.0), (None, 3.0)]
+    ]
     found = peaks_of(records, files, ["albedo", "normal"])
     assert found["albedo"].pixel.tolist() == [5]
     assert found["normal"].pixel.tolist() == [2, 3]

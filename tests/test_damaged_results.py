@@ -112,3 +112,36 @@ def test_maps_of_the_recipe_that_the_model_lacks_are_told_in_the_run_and_its_rep
     assert any("map(s) height of the recipe are not in the model" in told for told in record(results)["warnings"])
     assert run(["report", str(results)]) == 0
     assert "map(s) height of the recipe are not in the model" in (results / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "timing_s",
+        "score",
+        "regions",
+        "peak.map",
+        "verdict",
+        "part",
+        "key.inputs",
+        "maps.albedo",
+        "size_px",
+        "outlines",
+    ],
+)
+def test_a_record_of_a_part_that_lacks_something_is_made_again(results, batch, models, key):
+    path = results / "parts/stain/b001/part.json"
+    whole = json.loads(path.read_text())
+    damaged = json.loads(path.read_text())
+    *above, last = key.split(".")
+    inner = damaged
+    for name in above:
+        inner = inner[name]
+    del inner[last]
+    path.write_text(json.dumps(damaged))
+    assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth")]) == InputError.exit_code
+    assert apply(models, results) == InputError.exit_code
+    assert score(batch, models) == 0
+    again = json.loads(path.read_text())
+    assert again["maps"]["albedo"] == whole["maps"]["albedo"]
+    assert record(results)["pending"] == []

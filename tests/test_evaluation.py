@@ -39,6 +39,7 @@ from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth
 from inspect_cli.scoring.precision import CODE_COUNT, code_value, round_scores, score_code
 from inspect_cli.store.run_lookup import find_run
+from tests.helpers import map_record, part_record
 
 Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -461,12 +462,12 @@ class _Run:
             part_id,
             verdict=verdict,
             score=peak["fused"],
-            maps={n: {"threshold": t, "score": peak[n], "unit": "raw"} for n, t in THRESHOLDS.items()},
+            maps={n: map_record(threshold=t, score=peak[n], unit="raw") for n, t in THRESHOLDS.items()},
         )
 
     def record(self, part_id: str, **changes: Any) -> None:
         path = self.run / "parts" / part_id / "part.json"
-        old = json.loads(path.read_text()) if path.exists() else {"part": part_id, "size_px": [22, 30]}
+        old = json.loads(path.read_text()) if path.exists() else part_record(part_id)
         path.write_text(json.dumps({**old, **changes}))
 
     def expected(self, name: str, parts: list[str]) -> dict[str, float]:
@@ -544,12 +545,14 @@ def test_every_map_file_is_opened_once(small_run: _Run, monkeypatch: pytest.Monk
 
 
 def test_an_undecided_part_may_lack_scores_and_files(small_run: _Run) -> None:
-    small_run.record("dent/b", score=None, maps={"albedo": {"threshold": None}})
-    (small_run.run / "parts/dent/b/heatmap.tif").unlink()
+    small_run.record("dent/b", score=None, maps={"albedo": map_record(score=None)})
+    for name in ("heatmap.tif", "maps/albedo.tif"):
+        (small_run.run / "parts/dent/b" / name).unlink()
     result = evaluate_run(small_run.run, small_run.truth)
-    _assert_metrics(result, small_run.expected("fused", [p for p in PARTS if p != "dent/b"]))
-    assert (result["parts"], result["undecided"]) == (5, 1)
-    assert result["by_map"]["albedo"]["parts"] == 4
+    others = [p for p in PARTS if p != "dent/b"]
+    for found, name in ((result, "fused"), (result["by_map"]["albedo"], "albedo")):
+        _assert_metrics(found, small_run.expected(name, others))
+        assert (found["parts"], found["undecided"]) == (5, 1)
 
 
 def test_a_run_without_heatmaps_says_so_of_undecided_parts_too(small_run: _Run) -> None:
@@ -613,8 +616,8 @@ def test_damaged_parts_are_named(small_run: _Run) -> None:
     for text, message in (
         ("{", r"part\.json: file:"),
         (whole.replace('"fail"', '"fine"'), "verdict"),
-        (whole.replace("3.0", "0.0"), r"maps\.normal\.threshold"),
-        (whole.replace("3.0", "null"), r"maps\.normal\.threshold: missing"),
+        (whole.replace('"threshold": 3.0', '"threshold": 0.0'), r"maps\.normal\.threshold"),
+        (whole.replace('"threshold": 3.0', '"threshold": null'), r"maps\.normal\.threshold"),
         (whole.replace("[22, 30]", "[22, 31]"), "map is 22x30 px, its part.json says 22x31"),
     ):
         record.write_text(text)

@@ -32,6 +32,8 @@ from inspect_cli.outputs.part_folder import patch_table
 from inspect_cli.outputs.png_stream import MaskWriter
 from inspect_cli.scoring.mapstream import PatchScores
 from inspect_cli.scoring.regions import Region, RegionFinder
+from inspect_cli.store.part_record import PartRecord
+from tests.helpers import part_record
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=40)
 Rows = NDArray[np.float32]
@@ -192,24 +194,6 @@ def test_first_regions_only_get_an_outline(tmp_path: Path) -> None:
 HOSTILE = ["=1+1", "+P", "-P", "@P", 'P, "quoted"', "a/=P"]
 
 
-def record_of(part: str) -> dict[str, Any]:
-    region = {"region": 1, "map": "albedo", "x_px": 3, "y_px": 4, "area_px": 9, "x_mm": -0.5, "score_max": 1.5}
-    return {
-        "part": part,
-        "verdict": "fail",
-        "score": 1.5,
-        "peak": {"map": "albedo"},
-        "reasons": ["=cmd", "1 region above the limit"],
-        "region_count": 1,
-        "defect_area_px": 9,
-        "defect_area_mm2": None,
-        "roi_px": 100,
-        "timing_s": {"total": 1.25},
-        "regions": [region],
-        "outlines": [[[3, 4], [5, 4], [5, 6], [3, 4]]],
-    }
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """Return a run folder with the tables of parts that have hostile names."""
@@ -233,7 +217,7 @@ def run(tmp_path: Path) -> Path:
         table = patch_table(part, {"albedo": PatchScores(places, places, mean, mean * 0 + 1)}, calibration)
         pq.write_table(table, folder / "patches.parquet")
         (folder / "part.json").touch()
-    outcomes = [Outcome(part, record_of(part)) for part in HOSTILE]
+    outcomes = [Outcome(part, PartRecord.model_validate(part_record(part))) for part in HOSTILE]
     write_tables(tmp_path, [*outcomes, Outcome("broken", error="=P.tif: truncated")])
     return tmp_path
 
@@ -252,7 +236,7 @@ def test_tables_hold_every_part_and_region(run: Path) -> None:
     assert (regions[0]["x_mm"], regions[0]["area_px"]) == ("-0.5", "9")
     features = json.loads((run / "regions.geojson").read_text())["features"]
     assert [feature["properties"]["part"] for feature in features] == HOSTILE
-    assert features[0]["geometry"] == {"type": "Polygon", "coordinates": record_of("x")["outlines"]}
+    assert features[0]["geometry"] == {"type": "Polygon", "coordinates": part_record("x")["outlines"]}
 
 
 def test_finished_parts_are_those_that_the_run_lists(run: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -14,10 +13,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inspect_cli.outputs.record import findings
-from inspect_cli.scoring.judge import Judge
+from inspect_cli.scoring.judge import Judge, Judgement
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.regions import Region, RegionFinder
 from inspect_cli.scoring.smooth import RowSmoother, gaussian_kernel
+from inspect_cli.store.part_record import PartRecord
+from tests.helpers import map_record, part_record
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=50)
 Rows = NDArray[np.float32]
@@ -321,6 +322,12 @@ def test_scores_outside_the_roi_do_not_hide_missing_ones_inside() -> None:
     assert judge.decide([]).verdict == "undecided"
 
 
+def recorded(found: Judgement, judge: Judge) -> PartRecord:
+    """Return the record of what was found; numbers that are not finite are refused."""
+    part, maps = findings(found, judge, 5.0)
+    return PartRecord.model_validate(part_record("p") | part | {"maps": {"a": map_record() | maps["a"]}})
+
+
 def test_infinite_residual_can_be_recorded() -> None:
     raw = np.full((4, 5), 0.5, np.float32)
     raw[1, 1] = np.inf
@@ -328,7 +335,7 @@ def test_infinite_residual_can_be_recorded() -> None:
     judge.push({"a": raw})
     found = judge.decide([])
     assert found.verdict != "pass"
-    json.dumps(findings(found, judge, 5.0), allow_nan=False)
+    recorded(found, judge)
 
 
 def test_limit_that_float32_cannot_hold_does_not_divide_by_zero() -> None:
@@ -342,7 +349,7 @@ def test_score_beyond_float32_can_be_recorded() -> None:
     judge.push({"a": np.full((1, 5), 1e30, np.float32)})
     found = judge.decide([])
     assert found.verdict != "pass"
-    json.dumps(findings(found, judge, 5.0), allow_nan=False)
+    recorded(found, judge)
 
 
 def test_a_score_above_the_limit_without_a_region_is_said_to_be_of_few_pixels():

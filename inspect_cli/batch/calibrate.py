@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -25,9 +25,8 @@ from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.stopping import Stopped
 from inspect_cli.store.layout import RUN_FOLDER
+from inspect_cli.store.part_record import PartRecord
 from inspect_cli.store.timestamps import utc_now
-
-Record = dict[str, Any]
 
 
 class Teller(Protocol):
@@ -67,16 +66,16 @@ def limits_from_good_folder(
     _check_enough(len(parts), model, rule, spec)
     summary = _score(model, folder, parts, teller, frozenset({"maps"}))
     records = [o.record for o in summary.outcomes if o.record is not None]
-    sound = [r for r in records if not (r["acquisition_faults"] or r.get("gaps") or r["uncovered_px"])]
+    sound = [r for r in records if not (r.acquisition_faults or r.gaps or r.uncovered_px)]
     for record in records:
         if record not in sound:
-            reasons = [*record["acquisition_faults"], *record.get("gaps", ())]
-            reasons = reasons or [f"{record['uncovered_px']} ROI pixels have no finite score"]
-            teller.warn(f"left out: {record['part']}: {'; '.join(reasons)}")
+            reasons = [*record.acquisition_faults, *record.gaps]
+            reasons = reasons or [f"{record.uncovered_px} ROI pixels have no finite score"]
+            teller.warn(f"left out: {record.part}: {'; '.join(reasons)}")
     if not sound:
         raise NoInputError(f"{folder}: no part is sound enough to set limits from")
     maps = list(model.maps)
-    tables = [part_folder(summary.run, str(r["part"])) / "patches.parquet" for r in sound]
+    tables = [part_folder(summary.run, r.part) / "patches.parquet" for r in sound]
     peaks = peaks_of(sound, tables, maps)
     sigma_px = model.recipe.scoring.smooth_sigma_px
     calibration = calibrate_good(peaks, sigma_px, model.tiles, rule, spec, len(sound), str(folder))
@@ -92,19 +91,20 @@ def _check_enough(parts: int, model: ScoringModel, rule: str, spec: ThresholdSpe
 
 
 def _without_promise_if_one_stands_out(
-    calibration: Calibration, records: Sequence[Record], maps: Sequence[str], folder: Path, teller: Teller
+    calibration: Calibration, records: Sequence[PartRecord], maps: Sequence[str], folder: Path, teller: Teller
 ) -> Calibration:
     """Say which part has the highest peak of each map; a part far above the others may be no good one."""
     odd = set()
     for name in maps:
-        known = [r for r in records if r["maps"][name]["raw_max"] is not None]
-        times, far = outliers([r["maps"][name]["raw_max"] for r in known])
+        peaks = {r.part: peak for r in records if (peak := r.maps[name].raw_max) is not None}
+        known = list(peaks)
+        times, far = outliers(list(peaks.values()))
         top = int(times.argmax())
-        teller.say(f"map {name}: highest peak: {known[top]['part']}, {times[top]:.1f} times the median of all")
+        teller.say(f"map {name}: highest peak: {known[top]}, {times[top]:.1f} times the median of all")
         for i in far.nonzero()[0]:
-            odd.add(str(known[i]["part"]))
+            odd.add(known[i])
             teller.warn(
-                f"map {name}: the peak of {known[i]['part']} is {times[i]:.1f} times the median of the good parts': "
+                f"map {name}: the peak of {known[i]} is {times[i]:.1f} times the median of the good parts': "
                 f"if it is defective, take it out of {folder} and set the limits again"
             )
     if not odd:
@@ -114,10 +114,10 @@ def _without_promise_if_one_stands_out(
 
 
 def _without_promise_if_trained_on(
-    model: ScoringModel, calibration: Calibration, records: Sequence[Record], teller: Teller
+    model: ScoringModel, calibration: Calibration, records: Sequence[PartRecord], teller: Teller
 ) -> Calibration:
     seen = {file.sha256 for file in model.bundle.manifest.training_set if file.use == "train"}
-    known = [r["part"] for r in records if any(entry["sha256"] in seen for entry in r["maps"].values())]
+    known = [r.part for r in records if any(entry.sha256 in seen for entry in r.maps.values())]
     if not known:
         return calibration
     teller.warn(
@@ -140,7 +140,7 @@ def limits_from_labelled_folder(
     calibration = calibrate_labelled(
         scoring.smooth_sigma_px, model.tiles, _working_limits(model), pixels, rule, len(records), str(folder)
     )
-    pictures = (folder / entry["file"] for record in records for entry in record["maps"].values())
+    pictures = (folder / entry.file for record in records for entry in record.maps.values())
     known = Truth.open(truth).without(pictures)
     for doubt in doubts(known, [outcome.part for outcome in summary.outcomes]):
         teller.warn(doubt)
@@ -149,10 +149,10 @@ def limits_from_labelled_folder(
     return NewLimits(calibration, _failed(summary))
 
 
-def _is_defective(truth: Truth, record: Record) -> bool:
+def _is_defective(truth: Truth, record: PartRecord) -> bool:
     """Whether a part has a mask with a pixel set; data sets have black masks of good parts."""
-    width, height = record["size_px"]
-    mask = truth.mask(str(record["part"]), height, width)
+    width, height = record.size_px
+    mask = truth.mask(record.part, height, width)
     return mask is not None and bool(mask.any())
 
 
@@ -220,8 +220,8 @@ def _fits(calibration: Calibration, model: ScoringModel) -> bool:
 def _draw(
     model: ScoringModel,
     calibration: Calibration,
-    good: Sequence[Record],
-    defective: Sequence[Record] | None,
+    good: Sequence[PartRecord],
+    defective: Sequence[PartRecord] | None,
     teller: Teller,
 ) -> None:
     """Write the histogram of the parts' peaks with the limits drawn, beside the model."""

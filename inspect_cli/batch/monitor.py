@@ -79,10 +79,10 @@ class Monitor:
             logging.INFO if outcome.verdict == "pass" else logging.WARNING,
             part=outcome.part,
             verdict=outcome.verdict,
-            score=record["score"],
-            map=record["peak"]["map"] if record["peak"] else None,
-            regions=record["region_count"],
-            seconds=record["timing_s"]["total"],
+            score=record.score,
+            map=record.peak_map,
+            regions=record.region_count,
+            seconds=record.seconds,
             unchanged=outcome.unchanged,
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +23,14 @@ from inspect_cli.outputs.part_folder import (
     write_part,
     write_roi,
 )
-from inspect_cli.outputs.record import PartKey, confirmed, forget
-from inspect_cli.outputs.stored import has_maps, is_whole, outputs_of, plan_of, rejudge
+from inspect_cli.outputs.record import confirmed, forget
+from inspect_cli.outputs.stored import has_maps, is_whole, plan_of, rejudge
 from inspect_cli.pictures.plots import load_early
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan
 from inspect_cli.store.digest import file_sha256
+from inspect_cli.store.part_record import ROI_INPUT, PartKey, PartRecord
 from inspect_cli.store.timestamps import utc_now
 
 #: Size, modification time (ns) and inode of each file of a part.
@@ -66,22 +66,20 @@ def score_part(
     with clock.phase("hash"):
         inputs = {name: file_sha256(part.files[name]) for name in model.maps}
         others = roi_files(model.recipe, part, model.material.folder)
-        inputs |= {f"roi: {path.name}": file_sha256(path) for path in others}
-    key = PartKey(inputs, model.scoring_digest(), model.limits_digest(calibration))
+        inputs |= {f"{ROI_INPUT}{path.name}": file_sha256(path) for path in others}
+    key = PartKey(inputs=inputs, scoring=model.scoring_digest(), limits=model.limits_digest(calibration))
     record = None if force else confirmed(folder, key)
-    if record is not None and model.recipe.size_px not in (None, tuple(record["size_px"])):
+    if record is not None and model.recipe.size_px not in (None, record.size_px):
         record = None  # the contract changed: the reader refuses the part
-    valid = record is not None and key.same_maps(record["key"])
-    there = outputs_of(record) if record is not None and valid else frozenset()
-    outputs |= there  # what is there, and still holds, is kept
-    same_key = record is not None and record["key"] == key.as_dict() and outputs == there
-    if record is not None and same_key and is_whole(folder, model, outputs):
-        same = Outcome(part.id, record, unchanged=True)
-        return lambda: same
-    if record is not None and valid and has_maps(folder, model, outputs):
-        with contextlib.suppress(InputError):  # what is stored is damaged: it is made again
-            judged = Outcome(part.id, rejudge(folder, record, model, key, outputs))
-            return lambda: judged
+    if record is not None and key.same_maps(record.key):
+        outputs |= record.written  # what is there, and still holds, is kept
+        if record.key == key and outputs == record.written and is_whole(folder, model, outputs):
+            same = Outcome(part.id, record, unchanged=True)
+            return lambda: same
+        if has_maps(folder, model, outputs):
+            with contextlib.suppress(InputError):  # what is stored is damaged: it is made again
+                judged = Outcome(part.id, rejudge(folder, record, model, key, outputs))
+                return lambda: judged
     forget(folder)
     with PartScan(part, model, clock) as scan:
         scan.on_rows = lambda share: on_rows(part.id, share)
@@ -100,7 +98,7 @@ def _write_scan(
     clock: Clock,
     outputs: frozenset[str],
     seen: Looks,
-) -> Callable[[], dict[str, Any]]:
+) -> Callable[[], PartRecord]:
     """Write the maps of a part; return what writes the rest and returns the record."""
     calibration = model.calibration()
     reducers = {}
@@ -112,13 +110,13 @@ def _write_scan(
     plan = plan_of(folder, model, scan.height, scan.width, scan.roi, outputs)
     remove_others(folder, outputs)
     write_roi(folder, scan.roi)
-    content = write_findings(plan, scan.blocks(), clock, True, scan.acquisition_faults, scan.gaps)
+    found = write_findings(plan, scan.blocks(), clock, True, scan.acquisition_faults, scan.gaps)
     trained = model.bundle.manifest.maps
     pictures: Pictures = {name: _picture(reducer.result(), trained[name]) for name, reducer in reducers.items()}
     head = {
         "format": 1,
         "part": part.id,
-        "key": key.as_dict(),
+        "key": key,
         "seen": seen,
         "size_px": [scan.width, scan.height],
         "acquisition_faults": scan.acquisition_faults(),
@@ -134,7 +132,7 @@ def _write_scan(
         },
     }
     patches = patch_table(part.id, {n: s.patches() for n, s in scan.streams.items()}, calibration)
-    return lambda: write_part(plan, content, head, patches, pictures, clock)
+    return lambda: write_part(plan, found, head, patches, pictures, clock)
 
 
 def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8]:
@@ -150,10 +148,10 @@ def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8
     return shown
 
 
-def is_of(record: dict[str, Any], part: Part, model: ScoringModel) -> bool:
+def is_of(record: PartRecord, part: Part, model: ScoringModel) -> bool:
     """Whether a part's files look as they did when it was scored."""
     with contextlib.suppress(OSError):
-        return bool(record.get("seen") == [list(look) for look in fingerprint(_files(part, model))])
+        return record.seen == list(fingerprint(_files(part, model)))
     return False
 
 

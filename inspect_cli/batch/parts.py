@@ -13,8 +13,8 @@ from inspect_cli.batch.summary import NOT_REACHED, Outcome, RunSummary
 from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images import Part
 from inspect_cli.images.settle import Settling
-from inspect_cli.outputs.record import forget, read_record, set_aside
-from inspect_cli.outputs.stored import is_whole, outputs_of, part_folder
+from inspect_cli.outputs.record import forget, record_of, set_aside
+from inspect_cli.outputs.stored import is_whole, part_folder
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.layout import ALL_OUTPUTS
 
@@ -84,7 +84,7 @@ def set_changed_aside(run: Path, parts: Iterable[Part], model: ScoringModel) -> 
     """
     for part in parts:
         folder = part_folder(run, part.id)
-        record = read_record(folder)
+        record = record_of(folder)
         if record is not None and not is_of(record, part, model):
             set_aside(folder)
 
@@ -97,14 +97,15 @@ def note_not_reached(summary: RunSummary, parts: Iterable[Part], model: ScoringM
         if part.id in reached:
             continue
         folder = part_folder(summary.run, part.id)
-        record = read_record(folder)
-        judged_by = None if record is None else (record["key"].get("scoring"), record["key"].get("limits"))
-        same = record is not None and judged_by == today and is_of(record, part, model)
-        if record is not None and same and is_whole(folder, model, outputs_of(record)):
-            outcome = Outcome(part.id, record, unchanged=True)
-        else:
-            outcome = Outcome(part.id, error=NOT_REACHED, pending=True)
-        summary.outcomes.append(outcome)
+        record = record_of(folder)
+        holds = (
+            record is not None
+            and (record.key.scoring, record.key.limits) == today
+            and is_of(record, part, model)
+            and is_whole(folder, model, record.written)
+        )
+        outcome = Outcome(part.id, error=NOT_REACHED, pending=True)
+        summary.outcomes.append(Outcome(part.id, record, unchanged=True) if holds else outcome)
 
 
 def _settled_first(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from inspect_cli.batch.parts import note_not_reached, score_parts, set_changed_aside
 from inspect_cli.batch.space import check_space
@@ -17,13 +16,14 @@ from inspect_cli.batch.tables import finished_parts, write_tables
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, is_full
 from inspect_cli.images import Part
 from inspect_cli.images.parts import file_within
-from inspect_cli.outputs.record import PartKey, read_record
-from inspect_cli.outputs.stored import has_maps, outputs_of, part_folder, rejudge
+from inspect_cli.outputs.record import record_of
+from inspect_cli.outputs.stored import has_maps, part_folder, rejudge
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import graceful_stop
 from inspect_cli.store.atomic import output_error
 from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, EVALUATION_PICTURE, PARTS_FOLDER, REPORT, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
+from inspect_cli.store.part_record import PartKey, PartRecord
 from inspect_cli.store.paths import check_is_text, without_links
 from inspect_cli.store.run_record import RunRecord, read_run_record
 from inspect_cli.store.timestamps import utc_now
@@ -186,8 +186,8 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         summary = RunSummary(run, planned)
         _forget_what_was_made_of_it(run)  # by other limits
         for part, record in records.items():
-            key = PartKey(record["key"]["inputs"], record["key"]["scoring"], limits)
-            if record["key"] == key.as_dict():
+            key = record.key.model_copy(update={"limits": limits})
+            if record.key == key:
                 outcome = Outcome(part, record, unchanged=True)
             elif stopper.wanted():
                 outcome = Outcome(part, error=NOT_REACHED, pending=True)
@@ -218,7 +218,7 @@ def _without_result(before: RunRecord, records: Collection[str]) -> list[Outcome
     return unread + waiting + never
 
 
-def _not_reached(run: Path, before: RunRecord, model: ScoringModel) -> dict[str, dict[str, Any]]:
+def _not_reached(run: Path, before: RunRecord, model: ScoringModel) -> dict[str, PartRecord]:
     """Return the records of parts that a signal kept from being judged again, and that still can be."""
     found = {}
     for left in before.pending:
@@ -228,17 +228,17 @@ def _not_reached(run: Path, before: RunRecord, model: ScoringModel) -> dict[str,
     return found
 
 
-def _judged(run: Path, part: str, record: dict[str, Any], model: ScoringModel, key: PartKey) -> Outcome:
+def _judged(run: Path, part: str, record: PartRecord, model: ScoringModel, key: PartKey) -> Outcome:
     try:
-        return Outcome(part, rejudge(part_folder(run, part), record, model, key, outputs_of(record)))
+        return Outcome(part, rejudge(part_folder(run, part), record, model, key, record.written))
     except InputError as error:
         return Outcome(part, error=f"{error}; `inspect score` makes it again", pending=True)
 
 
-def _same_model(run: Path, part: str, model: ScoringModel) -> dict[str, Any]:
-    record = read_record(part_folder(run, part))
-    if record is None or record["key"]["scoring"] != model.scoring_digest():
+def _same_model(run: Path, part: str, model: ScoringModel) -> PartRecord:
+    record = record_of(part_folder(run, part))
+    if record is None or record.key.scoring != model.scoring_digest():
         raise InputError(f"{run}: part {part} was scored by another model, stride or recipe; run `inspect score`")
-    if not has_maps(part_folder(run, part), model, outputs_of(record)):
+    if not has_maps(part_folder(run, part), model, record.written):
         raise InputError(f"{run}: the maps of part {part} were not kept or are gone; run `inspect score`")
     return record

@@ -9,8 +9,8 @@ from typing import Final
 
 from inspect_cli.errors import InputError, OutputError
 from inspect_cli.images import Part, open_map
-from inspect_cli.outputs.record import read_record
-from inspect_cli.outputs.stored import outputs_of, part_folder
+from inspect_cli.outputs.record import record_of
+from inspect_cli.outputs.stored import part_folder
 from inspect_cli.scoring.model import ScoringModel
 
 #: Compressed bytes a pixel of a stored map: the least seen on full-size riblet parts was 1.64, the most 2.26.
@@ -35,8 +35,8 @@ def check_space(run: Path, parts: Sequence[Part], model: ScoringModel, force: bo
 
 
 def _has(folder: Path, outputs: frozenset[str]) -> bool:
-    record = read_record(folder)
-    return record is not None and outputs <= outputs_of(record)
+    record = record_of(folder)
+    return record is not None and outputs <= record.written
 
 
 def _bytes_of_a_part(parts: Sequence[Part], model: ScoringModel, outputs: frozenset[str]) -> float:

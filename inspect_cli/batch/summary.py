@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from inspect_cli import __version__
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.layout import RUN_RECORD
+from inspect_cli.store.part_record import PartRecord
 from inspect_cli.store.timestamps import utc_now
 
 VERDICTS: Final = ("pass", "fail", "undecided", "error", "pending")
@@ -23,7 +24,7 @@ class Outcome:
     """How one part ended: its record, or why there is none; ``pending`` if it is left to the next run."""
 
     part: str
-    record: dict[str, Any] | None = None
+    record: PartRecord | None = None
     error: str | None = None
     unchanged: bool = False
     pending: bool = False
@@ -33,7 +34,7 @@ class Outcome:
         """One of VERDICTS: ``error`` if the part could not be read, ``pending`` if it is not whole yet."""
         if self.pending:
             return "pending"
-        return "error" if self.record is None else str(self.record["verdict"])
+        return "error" if self.record is None else self.record.verdict
 
 
 @dataclass

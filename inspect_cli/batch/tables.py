@@ -15,6 +15,7 @@ from inspect_cli.outputs.stored import part_folder
 from inspect_cli.store.atomic import whole_file, write_json, write_text
 from inspect_cli.store.cells import csv_text, safe_cell
 from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.part_record import PartRecord
 from inspect_cli.store.run_record import read_run_record
 
 PART_COLUMNS: Final = (
@@ -25,7 +26,6 @@ REGION_COLUMNS: Final = (
     "part", "region", "map", "x_px", "y_px", "width_px", "height_px", "area_px", "x_mm", "y_mm",
     "width_mm", "height_mm", "area_mm2", "score_max", "score_mean", "peak_x_px", "peak_y_px",
 )  # fmt: skip
-#: Keys of run.json that later steps rely on.
 
 
 def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
@@ -34,7 +34,7 @@ def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     write_text(run / "regions.csv", csv_text(REGION_COLUMNS, _region_rows(records)))
     write_json(run / "regions.geojson", {"type": "FeatureCollection", "features": list(_features(records))})
-    _write_patches(run, [str(record["part"]) for record in records])
+    _write_patches(run, [record.part for record in records])
 
 
 def _part_row(outcome: Outcome) -> dict[str, Any]:
@@ -43,31 +43,31 @@ def _part_row(outcome: Outcome) -> dict[str, Any]:
         return {"part": outcome.part, "verdict": outcome.verdict, "error": outcome.error}
     return {
         "part": outcome.part,
-        "verdict": record["verdict"],
-        "score": record["score"],
-        "map": (record["peak"] or {}).get("map"),
-        "reasons": "; ".join(record["reasons"]),
-        "regions": record["region_count"],
-        "defect_area_px": record["defect_area_px"],
-        "defect_area_mm2": record["defect_area_mm2"],
-        "roi_px": record["roi_px"],
-        "seconds": record["timing_s"]["total"],
+        "verdict": record.verdict,
+        "score": record.score,
+        "map": record.peak_map,
+        "reasons": "; ".join(record.reasons),
+        "regions": record.region_count,
+        "defect_area_px": record.defect_area_px,
+        "defect_area_mm2": record.defect_area_mm2,
+        "roi_px": record.roi_px,
+        "seconds": record.seconds,
     }
 
 
-def _region_rows(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _region_rows(records: Iterable[PartRecord]) -> Iterator[dict[str, Any]]:
     for record in records:
-        for region in record["regions"]:
-            yield {"part": record["part"]} | region
+        for region in record.regions:
+            yield {"part": record.part} | region.model_dump()
 
 
-def _features(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _features(records: Iterable[PartRecord]) -> Iterator[dict[str, Any]]:
     """Yield one polygon a region, coordinates in pixels (x right, y down), sizes in the properties."""
     for record in records:
-        for region, ring in zip(record["regions"], record["outlines"], strict=False):
+        for region, ring in zip(record.regions, record.outlines, strict=False):
             yield {
                 "type": "Feature",
-                "properties": {"part": record["part"]} | region,
+                "properties": {"part": record.part} | region.model_dump(),
                 "geometry": {"type": "Polygon", "coordinates": [ring]},
             }
 

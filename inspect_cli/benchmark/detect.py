@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -26,8 +25,8 @@ from inspect_cli.scoring.model import load_model
 from inspect_cli.stopping import Stopped
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.cells import csv_text
-from inspect_cli.store.layout import PART_RECORD
 from inspect_cli.store.lock import lock_folder
+from inspect_cli.store.part_record import read_part_record
 from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material
 
@@ -191,9 +190,9 @@ def _score_s_per_mpx(run: Path, maps: int) -> float:
     """Return the seconds of scoring a megapixel of one map, hashing to writing, without start-up."""
     seconds = megapixels = 0.0
     for part in find_parts(run).finished:
-        record = json.loads((part / PART_RECORD).read_text(encoding="utf-8"))
-        width, height = record["size_px"]
-        seconds += record["timing_s"]["total"]
+        record = read_part_record(part)
+        width, height = record.size_px
+        seconds += record.seconds
         megapixels += width * height / 1e6
     return seconds / (megapixels * maps) if megapixels else 0.0
 

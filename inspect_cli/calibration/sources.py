@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,13 +14,12 @@ from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.recipe.schema import ThresholdSpec
+from inspect_cli.store.part_record import PartRecord
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
 
-Record = Mapping[str, Any]
 
-
-def peaks_of(records: Sequence[Record], patch_files: Sequence[Path], maps: Sequence[str]) -> dict[str, GoodPeaks]:
+def peaks_of(records: Sequence[PartRecord], patch_files: Sequence[Path], maps: Sequence[str]) -> dict[str, GoodPeaks]:
     """Return the peaks of good parts by map, from their records and patch tables."""
     patch_peaks: dict[str, list[float]] = {name: [] for name in maps}
     for path in patch_files:
@@ -34,11 +32,10 @@ def peaks_of(records: Sequence[Record], patch_files: Sequence[Path], maps: Seque
     return {name: GoodPeaks(pixel_peaks[name], np.array(patch_peaks[name])) for name in maps}
 
 
-def raw_peaks(records: Sequence[Record], maps: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+def raw_peaks(records: Sequence[PartRecord], maps: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Return the largest residual of each scored part by map, in raw units."""
     return {
-        name: np.array([r["maps"][name]["raw_max"] for r in records if r["maps"][name]["raw_max"] is not None], float)
-        for name in maps
+        name: np.array([peak for r in records if (peak := r.maps[name].raw_max) is not None], float) for name in maps
     }
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from inspect_cli.scoring.model import ScoringModel
 
 #: Colour of a verdict on a terminal; elsewhere the lines are plain.
+#: What `--json` tells of a part's record, beside the scores of its maps.
+_TOLD = {"score", "peak", "reasons", "region_count", "defect_area_px", "defect_area_mm2", "timing_s"}
 COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow", "error": "magenta", "pending": "cyan"}
 
 
@@ -210,30 +212,21 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
             "unchanged": outcome.unchanged,
         }
         if record is not None:
-            keys = (
-                "score",
-                "peak",
-                "reasons",
-                "region_count",
-                "defect_area_px",
-                "defect_area_mm2",
-                "timing_s",
-            )
-            line |= {key: record[key] for key in keys}
-            line["maps"] = {name: entry["score"] for name, entry in record["maps"].items()}
+            line |= record.model_dump(include=_TOLD)
+            line["maps"] = {name: entry.score for name, entry in record.maps.items()}
         console.out(json.dumps(line))
         return
     words = [f"{typer.style(f'{outcome.verdict:<10}', fg=COLOURS[outcome.verdict])} {console.one_line(outcome.part)}"]
     if record is None:
         console.out(f"{words[0]}  {console.one_line(outcome.error or '')}")
         return
-    if record["score"] is not None:
-        words.append(f"score={record['score']:.3g} map={record['peak']['map']}")
-    words.append(f"regions={record['region_count']} seconds={record['timing_s']['total']:.1f}")
+    if record.score is not None:
+        words.append(f"score={record.score:.3g} map={record.peak_map}")
+    words.append(f"regions={record.region_count} seconds={record.seconds:.1f}")
     if outcome.unchanged:
         words.append("(done before)")
-    if outcome.verdict != "fail" and record["reasons"]:
-        words.append("; ".join(record["reasons"]))
+    if outcome.verdict != "fail" and record.reasons:
+        words.append("; ".join(record.reasons))
     console.out("  ".join(words))
 
 

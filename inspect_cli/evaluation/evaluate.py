@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
-from inspect_cli.evaluation.run_parts import PartRecord, find_parts, read_patches, read_record
+from inspect_cli.evaluation.run_parts import find_parts, read_patches
 from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth, doubts
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.scoring.halo import HaloTrimmer
-from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.part_record import PartRecord, read_part_record
 
 BAND_ROWS: Final = 256
 LIMIT: Final = 1.0
@@ -231,16 +231,16 @@ def _count_run(opened: _Opened, on_part: Callable[[int, int, str], None] | None)
 def _open(run: Path, truth_folder: Path) -> _Opened:
     truth = Truth.open(truth_folder)
     parts = find_parts(run)
-    records = [(folder, read_record(folder / PART_RECORD)) for folder in parts.finished]
+    records = [(folder, read_part_record(folder)) for folder in parts.finished]
     if not records:
         raise NoInputError(f"{run}: no finished part in it; run `inspect score` first")
-    if any(record.key != records[0][1].key for _, record in records):
+    if len({(record.key.scoring, record.key.limits) for _, record in records}) > 1:
         raise InputError(
             f"{run}: not all parts were judged by the same model and limits, as after a run that was interrupted; "
             "run `inspect score` to its end"
         )
     if parts.batch is not None:
-        files = [parts.batch / entry.file for _, record in records for entry in record.maps.values() if entry.file]
+        files = [parts.batch / entry.file for _, record in records for entry in record.maps.values()]
         truth = truth.without(files)
     if not any(truth.has(record.part) for _, record in records):
         raise NoInputError(
@@ -313,10 +313,7 @@ def _is_scored(path: Path, record: PartRecord) -> bool:
 def _layers(folder: Path, record: PartRecord) -> list[Layer]:
     layers = [Layer(FUSED, folder / "heatmap.tif", 1.0, record.score, folder / "mask.png")]
     for name, stored in record.maps.items() if "maps" in record.outputs else ():
-        if stored.threshold is not None:
-            layers.append(Layer(name, folder / "maps" / f"{name}.tif", stored.threshold, stored.score))
-        elif record.verdict != "undecided":
-            raise InputError(f"{folder / PART_RECORD}: maps.{name}.threshold: missing; score the part again")
+        layers.append(Layer(name, folder / "maps" / f"{name}.tif", stored.threshold, stored.score))
     return layers
 
 

@@ -4,45 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
 
-from inspect_cli.errors import InputError, NoInputError, first_fault
-from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD, PARTS_FOLDER
+from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.store.layout import PART_RECORD, PARTS_FOLDER
 from inspect_cli.store.paths import check_is_text
 from inspect_cli.store.run_record import read_run_record
-
-
-class MapRecord(BaseModel):
-    """What ``part.json`` says of one map: its threshold in raw units, its peak score."""
-
-    threshold: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    file: str | None = None
-
-
-class JudgedBy(BaseModel):
-    """The part of a record's key that all parts of a finished run share: model and settings, limits."""
-
-    scoring: str = ""
-    limits: str = ""
-
-
-class PartRecord(BaseModel):
-    """What ``part.json`` says of a part, as far as it matters here."""
-
-    part: str
-    verdict: Literal["pass", "fail", "undecided"]
-    score: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    maps: dict[str, MapRecord]
-    size_px: tuple[int, int]
-    key: JudgedBy = JudgedBy()
-    outputs: frozenset[str] = ALL_OUTPUTS
 
 
 class Patches(NamedTuple):
@@ -86,23 +58,6 @@ def find_parts(run: Path) -> RunParts:
     unfinished |= {left.part for left in [*record.errors, *record.pending]}
     unfinished |= parts - {folder.relative_to(top).as_posix() for folder in finished}  # never begun
     return RunParts(finished, frozenset(unfinished), record.input, record.tile_px)
-
-
-def read_record(path: Path) -> PartRecord:
-    """Read a ``part.json``.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read or a key is missing or wrong; the message names the first one.
-    """
-    try:
-        return PartRecord.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); score the part again") from error
-    except ValidationError as error:
-        key, fault = first_fault(error)
-        raise InputError(f"{path}: {key or 'file'}: {fault}; score the part again") from error
 
 
 def read_patches(folder: Path) -> Patches:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.material.manifest import Calibration
 from inspect_cli.outputs.outlines import outlines
 from inspect_cli.outputs.png_stream import MaskWriter
-from inspect_cli.outputs.record import findings
+from inspect_cli.outputs.record import Findings, findings
 from inspect_cli.outputs.tiff_stream import TiffRowWriter
 from inspect_cli.pictures.plots import save_patch_histogram
 from inspect_cli.pictures.previews import encode_png, save_heatmap, save_overlay
@@ -30,6 +30,7 @@ from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
 from inspect_cli.store.atomic import write_bytes, write_json, write_with
 from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD
+from inspect_cli.store.part_record import PartRecord
 
 Rows = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -57,6 +58,13 @@ class PartPlan:
     doubt: str | None = None
 
 
+class Found(NamedTuple):
+    """What was found on a part, and a reduced picture of its scores if it was wanted."""
+
+    findings: Findings
+    preview: Rows | None
+
+
 def remove_others(folder: Path, outputs: frozenset[str]) -> None:
     """Remove what an earlier run wrote into a part's folder and this one does not."""
     for name in ALL_OUTPUTS - outputs:
@@ -72,8 +80,8 @@ def write_findings(
     store_raw: bool,
     faults: Callable[[], list[str]],
     gaps: Callable[[], list[str]],
-) -> dict[str, Any]:
-    """Judge blocks of raw rows and write maps, mask and heatmap; return the findings.
+) -> Found:
+    """Judge blocks of raw rows and write maps, mask and heatmap; return what was found.
 
     Parameters
     ----------
@@ -119,10 +127,9 @@ def write_findings(
             stack.close()
     missing = gaps()
     judgement = judge.decide(faults(), missing if plan.doubt is None else [*missing, plan.doubt])
-    content = findings(judgement, judge, plan.pixel_pitch_um) | {"gaps": missing}
-    content["outlines"] = outlines(mask, judgement.regions)
-    content["preview"] = None if reducer is None else reducer.result()
-    return content
+    found = findings(judgement, judge, plan.pixel_pitch_um)
+    found.part.update(gaps=missing, outlines=outlines(mask, judgement.regions))
+    return Found(found, None if reducer is None else reducer.result())
 
 
 def _map_writer(plan: PartPlan, name: str, stack: ExitStack) -> TiffRowWriter:
@@ -131,41 +138,42 @@ def _map_writer(plan: PartPlan, name: str, stack: ExitStack) -> TiffRowWriter:
 
 def write_part(
     plan: PartPlan,
-    content: dict[str, Any],
-    head: dict[str, Any],
+    found: Found,
+    head: Mapping[str, Any],
     patches: pa.Table,
     pictures: Pictures,
     clock: Clock,
-) -> dict[str, Any]:
-    """Write pictures, patches and, last, the record of a part; return the record."""
-    folder = plan.folder
-    preview = content.pop("preview")
+) -> PartRecord:
+    """Write pictures, patches and, last, the record of a part; return the record.
+
+    ``head`` holds the keys of the record that do not follow from maps and limits.
+    """
+    folder, (findings, preview) = plan.folder, found
     scale = preview_scale(plan.height, plan.width)
     with clock.phase("write"):
-        if "pictures" in plan.outputs:
-            _write_pictures(folder, patches, pictures, preview, content, scale)
+        if preview is not None:
+            _write_pictures(folder, patches, pictures, preview, findings.part, scale)
         write_with(folder / "patches.parquet", lambda path: pq.write_table(patches, path))
-    map_scores = content.pop("map_scores")
-    maps = {name: head["maps"].get(name, {}) | scores for name, scores in map_scores.items()}
-    record = (
-        head
-        | content
-        | {
-            "maps": maps,
+    record = PartRecord.model_validate(
+        {
+            **head,
+            **findings.part,
+            "maps": {name: head["maps"][name] | scores for name, scores in findings.maps.items()},
             "outputs": sorted(plan.outputs),
             "preview_scale": scale,
             "timing_s": clock.seconds(),
         }
     )
-    write_json(folder / PART_RECORD, record)
+    write_json(folder / PART_RECORD, record.model_dump())
     return record
 
 
 def _write_pictures(
-    folder: Path, patches: pa.Table, pictures: Pictures, preview: Rows, content: Mapping[str, Any], scale: int
+    folder: Path, patches: pa.Table, pictures: Pictures, preview: Rows, found: Mapping[str, Any], scale: int
 ) -> None:
     """Draw all pictures of a part, several at once."""
-    shown = (content["peak"] or {}).get("map") or next(iter(pictures))
+    regions = [region.model_dump() for region in found["regions"][:50]]
+    shown = (found["peak"] or {}).get("map") or next(iter(pictures))
 
     def save_image(name: str) -> None:
         encoded = encode_png(pictures[name])
@@ -176,9 +184,7 @@ def _write_pictures(
     with ThreadPoolExecutor(_DRAWERS) as pool:
         drawn = [
             pool.submit(save_patch_histogram, folder / "histogram.png", _scores_by_map(patches)),
-            pool.submit(
-                save_overlay, folder / "overlay.png", pictures[shown], preview, content["regions"][:50], scale
-            ),
+            pool.submit(save_overlay, folder / "overlay.png", pictures[shown], preview, regions, scale),
             pool.submit(save_heatmap, folder / "heatmap.png", preview),
             *(pool.submit(save_image, name) for name in pictures),
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +21,11 @@ from inspect_cli.outputs.part_folder import (
     write_findings,
     write_part,
 )
-from inspect_cli.outputs.record import PartKey
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.atomic import write_json
-from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD, PARTS_FOLDER
+from inspect_cli.store.layout import OUTPUTS, PART_RECORD, PARTS_FOLDER
+from inspect_cli.store.part_record import PartKey, PartRecord
 
 
 def part_folder(run: Path, part_id: str) -> Path:
@@ -47,11 +46,6 @@ def plan_of(
     calibration, pitch = model.calibration(), recipe.pixel_pitch_um
     doubt = None if model.bundle.manifest.doubt is None else DOUBT
     return PartPlan(folder, height, width, roi, calibration, recipe.scoring, pitch, outputs, doubt)
-
-
-def outputs_of(record: dict[str, Any]) -> frozenset[str]:
-    """Return which of ``OUTPUTS`` a part's record says there are."""
-    return frozenset(record.get("outputs", ALL_OUTPUTS))
 
 
 def is_whole(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
@@ -90,27 +84,26 @@ def _always(model: ScoringModel) -> list[str]:
 
 
 def rejudge(
-    folder: Path, record: dict[str, Any], model: ScoringModel, key: PartKey, outputs: frozenset[str]
-) -> dict[str, Any]:
+    folder: Path, record: PartRecord, model: ScoringModel, key: PartKey, outputs: frozenset[str]
+) -> PartRecord:
     """Apply the limits in force to a part's stored maps; the network does not run. Returns the new record.
 
     Until the new record is there, the old one stands with a key that no limits have: if this is killed half-way, the
     next run judges the part again.
     """
     clock = Clock()
-    width, height = record["size_px"]
-    write_json(folder / PART_RECORD, record | {"key": key.as_dict() | {"limits": ""}})
+    width, height = record.size_px
+    unjudged = record.model_copy(update={"key": key.model_copy(update={"limits": ""})})
+    write_json(folder / PART_RECORD, unjudged.model_dump())
     plan = plan_of(folder, model, height, width, stored_roi(folder, height, width), outputs)
     patches = rescored_patches(_read_patches(folder), model.calibration())
-    faults, gaps = list(record["acquisition_faults"]), list(record.get("gaps", ()))
+    faults, gaps = record.acquisition_faults, record.gaps
     blocks = stored_blocks(folder, model.maps)
-    content = write_findings(plan, blocks, clock, False, lambda: faults, lambda: gaps)
+    found = write_findings(plan, blocks, clock, False, lambda: faults, lambda: gaps)
     shown = model.maps if "pictures" in outputs else ()
     pictures: Pictures = {name: _stored_picture(folder / "maps" / f"{name}.png") for name in shown}
-    head = {k: record.get(k) for k in ("format", "part", "seen", "size_px", "acquisition_faults", "scored_utc")}
-    kept = ("file", "sha256", "mean", "spread")
-    head["maps"] = {name: {k: record["maps"][name][k] for k in kept} for name in model.maps}
-    return write_part(plan, content, head | {"key": key.as_dict()}, patches, pictures, clock)
+    kept = {"format", "part", "seen", "size_px", "acquisition_faults", "scored_utc", "maps"}
+    return write_part(plan, found, record.model_dump(include=kept) | {"key": key}, patches, pictures, clock)
 
 
 def _stored_picture(path: Path) -> NDArray[np.uint8]:

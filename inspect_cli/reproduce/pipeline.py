@@ -9,7 +9,7 @@ from typing import Any
 
 from inspect_cli.batch.run import score_batch
 from inspect_cli.batch.summary import Outcome
-from inspect_cli.evaluation.run_parts import find_parts, read_record
+from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
 from inspect_cli.material.materials import RECIPE, Material
@@ -21,7 +21,7 @@ from inspect_cli.reproduce.mvtec import DEFECTS, GOOD, Preparation, prepared
 from inspect_cli.scoring.model import load_model
 from inspect_cli.stopping import Stopped
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.part_record import read_part_record
 from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material
 
@@ -112,7 +112,7 @@ def image_scores(run: Path) -> tuple[list[float], list[float]]:
     good: list[float] = []
     defective: list[float] = []
     for folder in find_parts(run).finished:
-        record = read_record(folder / PART_RECORD)
+        record = read_part_record(folder)
         if record.score is not None:
             (good if record.part.startswith(f"{GOOD}/") else defective).append(record.score)
     return good, defective
