@@ -15,8 +15,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 @dataclass(frozen=True)
@@ -133,9 +131,7 @@ class RegionFinder:
         return [self._region(whole, int(i)) for i in order if whole.above[i] >= min_area_px]
 
     def _joined(self, block: _Block) -> _Block:
-        joins = np.concatenate(self._joins, axis=1) if self._joins else np.empty((2, 0), np.int64)
-        graph = coo_array((np.ones(joins.shape[1], bool), (joins[0], joins[1])), shape=(self._count,) * 2)
-        count, group = connected_components(graph, directed=False)
+        count, group = self._groups()
         peak, peak_at = _peaks(group, block.peak, block.peak_at, count)
         return _Block(
             above=np.bincount(group, block.above, minlength=count).astype(np.int64),
@@ -149,6 +145,18 @@ class RegionFinder:
             peak_at=peak_at,
             by_map=np.stack([_largest(group, column, count) for column in block.by_map.T], axis=1),
         )
+
+    def _groups(self) -> tuple[int, NDArray[np.int64]]:
+        """Return the number of regions and, for each label of a block, the region that it is a piece of."""
+        if not self._joins:
+            return self._count, np.arange(self._count)
+        from scipy.sparse import coo_array  # noqa: PLC0415 - slow, and most parts are good
+        from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+        joins = np.concatenate(self._joins, axis=1)
+        graph = coo_array((np.ones(joins.shape[1], bool), (joins[0], joins[1])), shape=(self._count,) * 2)
+        count, group = connected_components(graph, directed=False)
+        return int(count), group.astype(np.int64)
 
     def _region(self, block: _Block, index: int) -> Region:
         peak_y, peak_x = divmod(int(block.peak_at[index]), self._width)

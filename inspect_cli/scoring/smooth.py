@@ -11,7 +11,6 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 #: The kernel ends where the Gaussian falls below 0.04 % of its peak.
 TRUNCATE_SIGMAS = 4.0
@@ -21,6 +20,8 @@ Rows = NDArray[np.float32]
 
 def smoothed(cells: NDArray[np.floating], sigma_cells: float) -> NDArray[np.float32]:
     """Return cells (rows, columns[, channels]) smoothed by their known neighbours; unknown ones (NaN) stay so."""
+    from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - slow, needed only here
+
     sigma = (sigma_cells, sigma_cells, 0)[: cells.ndim]
     known = np.isfinite(cells)
     weight = gaussian_filter(known.astype(np.float64), sigma, mode="constant")
