@@ -54,6 +54,10 @@ class IncompleteError(InputError):
     """An input is not whole; if it changed a short while ago it may still be written."""
 
 
+class ChangedError(IncompleteError):
+    """A file changed while it was read: somebody is at work on it, however old it claims to be."""
+
+
 class NoInputError(InputError):
     """There is nothing usable to work on."""
 

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 from helpers import COARSE, hold
 from prometheus_client.parser import text_string_to_metric_families
 
+from inspect_cli.batch import parts as parts_room
 from inspect_cli.batch.monitor import Monitor
 from inspect_cli.batch.summary import Outcome
 from inspect_cli.cli import run
-from inspect_cli.errors import LockedError, OutputError, UsageError
+from inspect_cli.errors import EXIT_SIGTERM, LockedError, OutputError, UsageError
 from inspect_cli.images import discover_parts
 from inspect_cli.images.settle import SLOW_WRITER_S, ZEROS_FACTOR, Settling
 from inspect_cli.recipe import parse_recipe
@@ -329,6 +331,37 @@ def test_metrics_tell_how_the_run_ended_and_when_one_last_succeeded(batch, model
     assert bad["inspect_last_run_partserror"] == 1
     assert bad["inspect_last_success_timestamp_seconds"] == good["inspect_last_success_timestamp_seconds"]
     assert bad["inspect_last_run_timestamp_seconds"] > good["inspect_last_run_timestamp_seconds"]
+
+
+def test_metrics_count_the_parts_that_a_stopped_run_did_not_reach(batch, models, tmp_path, monkeypatch):
+    path, log = tmp_path / "inspect.prom", tmp_path / "log"
+    work = parts_room._score_or_fail
+
+    def first(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return work(*arguments)
+
+    monkeypatch.setattr(parts_room, "_score_or_fail", first)
+    assert score(batch, models, "--metrics-file", path, "--log-file", log) == EXIT_SIGTERM
+    counts = record(batch)["counts"]
+    assert counts["pending"] > 0
+    assert metrics_of(path)["inspect_last_run_partspending"] == counts["pending"]
+    assert f"pending={counts['pending']}" in log.read_text().splitlines()[-1]
+
+
+def test_a_part_that_is_done_needs_its_marker_no_more(batch, models):
+    recipe = models / "foil" / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + 'done_marker: "{part}.done"\n')
+    markers = [
+        path.parent / path.name.replace("_albedo.tif", ".done") for path in maps(batch) if "_albedo" in path.name
+    ]
+    for marker in markers:
+        marker.touch()
+    assert score(batch, models) == 0
+    for marker in markers:
+        marker.unlink()
+    assert score(batch, models) == 0
+    assert (len(record(batch)["parts"]), record(batch)["pending"]) == (len(markers), [])
 
 
 def test_metrics_are_written_when_nothing_could_start(tmp_path):

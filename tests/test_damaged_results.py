@@ -5,11 +5,15 @@ import os
 import shutil
 import signal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tifffile
 
 from inspect_cli.batch import run as batch_run
 from inspect_cli.cli import run
-from inspect_cli.errors import EXIT_SIGTERM, InputError
+from inspect_cli.errors import EXIT_SIGINT, EXIT_SIGTERM, InputError
 
 
 def score(batch, models, *more: str) -> int:
@@ -145,3 +149,50 @@ def test_a_record_of_a_part_that_lacks_something_is_made_again(results, batch, m
     again = json.loads(path.read_text())
     assert again["maps"]["albedo"] == whole["maps"]["albedo"]
     assert record(results)["pending"] == []
+
+
+def test_a_patch_table_with_other_columns_is_made_again(results, batch, models):
+    table = results / "parts/good/g003/patches.parquet"
+    columns = pq.read_table(table).column_names
+    pq.write_table(pa.table({"residual": [1.0]}), table)
+    assert apply(models, results) == InputError.exit_code
+    assert score(batch, models) == 0
+    assert pq.read_table(table).column_names == columns
+    assert record(results)["pending"] == []
+
+
+def test_a_stored_map_of_another_size_is_made_again(results, batch, models):
+    stored = results / "parts/good/g003/maps/albedo.tif"
+    whole = stored.read_bytes()
+    tifffile.imwrite(stored, np.zeros((7, 9), np.float32))
+    assert apply(models, results) == InputError.exit_code
+    assert "was stored here" in record(results)["pending"][0]["error"]
+    assert score(batch, models) == 0
+    assert stored.read_bytes() == whole
+
+
+@pytest.mark.parametrize("outright", [False, True])
+def test_limits_whose_applying_is_killed_leave_a_run_that_says_so(results, batch, models, monkeypatch, outright):
+    judge, seen = batch_run.rejudge, []
+
+    def killed(*arguments):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return judge(*arguments)
+
+    monkeypatch.setattr(batch_run, "rejudge", killed)
+    if outright:  # nothing is written on the way out
+        monkeypatch.setattr(batch_run, "write_tables", killed)
+    assert apply(models, results) == EXIT_SIGINT
+    told = record(results)
+    assert (told["interrupted"], told["exit_code"]) == (True, None)
+    assert told["calibration"]["thresholds"] == {"albedo": 1, "normal": 1}
+    if outright:
+        assert not (results / "parts.csv").exists()
+    else:
+        assert (len(told["parts"]), len(told["pending"])) == (1, 3)
+    monkeypatch.undo()
+    assert apply(models, results) == 0
+    told = record(results)
+    assert (len(told["parts"]), told["pending"], told["exit_code"], told["interrupted"]) == (4, [], 0, False)

@@ -544,15 +544,19 @@ def test_every_map_file_is_opened_once(small_run: _Run, monkeypatch: pytest.Monk
     assert len(opened) == len(set(opened)) == len(PARTS) * (1 + len(THRESHOLDS))
 
 
-def test_an_undecided_part_may_lack_scores_and_files(small_run: _Run) -> None:
-    small_run.record("dent/b", score=None, maps={"albedo": map_record(score=None)})
-    for name in ("heatmap.tif", "maps/albedo.tif"):
-        (small_run.run / "parts/dent/b" / name).unlink()
-    result = evaluate_run(small_run.run, small_run.truth)
-    others = [p for p in PARTS if p != "dent/b"]
-    for found, name in ((result, "fused"), (result["by_map"]["albedo"], "albedo")):
-        _assert_metrics(found, small_run.expected(name, others))
-        assert (found["parts"], found["undecided"]) == (5, 1)
+@pytest.mark.parametrize("name", ["heatmap.tif", "maps/albedo.tif"])
+def test_a_map_that_is_gone_is_named_of_an_undecided_part_too(small_run: _Run, name: str) -> None:
+    small_run.record("dent/b", score=None)
+    (small_run.run / "parts/dent/b" / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: missing; score dent/b again"):
+        evaluate_run(small_run.run, small_run.truth)
+
+
+def test_parts_that_kept_no_maps_are_told_where_others_did(small_run: _Run) -> None:
+    assert evaluate_run(small_run.run, small_run.truth)["doubts"] == []
+    small_run.record("dent/b", outputs=["heatmap"])
+    doubts = evaluate_run(small_run.run, small_run.truth)["doubts"]
+    assert doubts == ["single maps are measured on 4 of 5 parts; the others were scored without --outputs maps"]
 
 
 def test_a_run_without_heatmaps_says_so_of_undecided_parts_too(small_run: _Run) -> None:

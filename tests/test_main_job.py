@@ -613,6 +613,7 @@ def test_one_map_trained_again_keeps_the_other(batch, models):
     assert after["maps"]["albedo"] == before["maps"]["albedo"]
     assert after["maps"]["normal"] != before["maps"]["normal"]
     assert set(after["calibration"]["limits"]) == {"albedo", "normal"}
+    assert f"; albedo as before ({before['calibration']['origin']})" in after["calibration"]["origin"]
     assert after["checks"]["albedo"] == before["checks"]["albedo"]
     assert after["checks"]["normal"] != before["checks"]["normal"]
     assert len(list((models / "foil/cae").glob("*.safetensors"))) == 2

@@ -181,6 +181,31 @@ def test_outline_is_its_own_region_s_where_another_lies_in_the_box(tmp_path: Pat
     assert not covered[other].any()
 
 
+def test_large_region_has_an_outline_a_few_pixels_outside_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.zeros((60, 70), bool)
+    cv2.circle(painted := mask.view(np.uint8), (33, 30), 27, 1, -1)
+    writer, regions = regions_of(mask, tmp_path)
+    monkeypatch.setattr("inspect_cli.outputs.outlines.EXACT_PX", 55 * 55 // 9)
+    ((ring),) = outlines(writer, regions)
+    covered = np.zeros(mask.shape, np.uint8)
+    cv2.fillPoly(covered, [np.array(ring)], 1)
+    assert not (mask & ~covered.astype(bool)).any()
+    assert not (covered.astype(bool) & ~cv2.dilate(painted, np.ones((9, 9), np.uint8)).astype(bool)).any()
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 100])
+def test_window_of_a_mask_reduced(tmp_path: Path, step: int) -> None:
+    mask = np.random.default_rng(0).random((60, 70)) < 0.05
+    with MaskWriter(tmp_path / "mask.png", 60, 70) as writer:
+        for top in range(0, 60, 7):
+            writer.push(mask[top : top + 7])
+    part = mask[5:52, 13:66]
+    expected = [[part[y : y + step, x : x + step].max() for x in range(0, 53, step)] for y in range(0, 47, step)]
+    np.testing.assert_array_equal(writer.window(5, 13, 47, 53, step), expected)
+
+
 def test_first_regions_only_get_an_outline(tmp_path: Path) -> None:
     mask = np.zeros((60, 70), bool)
     mask[::2, ::2] = True
@@ -216,7 +241,7 @@ def run(tmp_path: Path) -> Path:
         mean = np.array([number, 0.25], np.float32)
         table = patch_table(part, {"albedo": PatchScores(places, places, mean, mean * 0 + 1)}, calibration)
         pq.write_table(table, folder / "patches.parquet")
-        (folder / "part.json").touch()
+        (folder / "part.json").write_text(json.dumps(part_record(part)))
     outcomes = [Outcome(part, PartRecord.model_validate(part_record(part))) for part in HOSTILE]
     write_tables(tmp_path, [*outcomes, Outcome("broken", error="=P.tif: truncated")])
     return tmp_path

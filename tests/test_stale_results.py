@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from inspect_cli.batch import parts as batch_parts
+from inspect_cli.batch import run as batch_run
 from inspect_cli.cli import run
 from inspect_cli.errors import EXIT_SIGTERM, InputError, NoInputError, UsageError
 from inspect_cli.recipe import parse_recipe
@@ -90,6 +91,19 @@ def test_a_killed_run_leaves_no_verdict_of_other_files(seen, batch, models, monk
     score(batch, models)
     assert not (seen / "parts" / PART / "part.json").exists()
     assert (seen / "parts/dent/b000/part.json").exists()
+
+
+def test_a_run_that_is_killed_before_its_end_leaves_no_table_about_other_files(seen, batch, models, monkeypatch):
+    def killed(*_arguments):
+        raise KeyboardInterrupt
+
+    overwritten(batch)
+    with monkeypatch.context() as patch:  # before the first part, where nothing is written on the way out
+        patch.setattr(batch_run, "write_run_record", killed)
+        score(batch, models)
+    assert not [name for name in ("parts.csv", "regions.geojson", "patches.parquet") if (seen / name).exists()]
+    assert score(batch, models) == 0
+    assert told(seen)["pending"] == []
 
 
 def test_a_file_that_was_only_touched_is_not_scored_again(seen, batch, models, stopped):

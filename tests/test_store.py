@@ -186,7 +186,7 @@ def test_material_comes_from_the_folders_own_file(models, tmp_path):
 
 
 def test_adopting_copies_the_recipe_into_the_store_that_is_written(models, tmp_path):
-    material = adopt(find_material("riblet", models), tmp_path / "other")
+    material = adopt(find_material("riblet", models, may_be_new=True), tmp_path / "other")
     assert (tmp_path / "other" / "riblet" / "recipe.yaml").read_bytes()
     assert material.folder == tmp_path / "other" / "riblet"
 

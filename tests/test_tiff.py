@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
 import struct
@@ -237,6 +238,20 @@ def test_plain_strip_that_shrinks_after_it_was_opened_is_refused(tmp_path: Path)
         os.truncate(path, 60_000)
         with pytest.raises(IncompleteError, match="segment 1 is short"):
             reader.read_rows(300, 310)
+
+
+def test_plain_strip_that_cannot_be_read_any_more_is_an_input_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "plain.tif"
+    write(path, pixels_of("uint8", (40, 30)))
+    with open_map(path) as reader:
+        monkeypatch.setattr(tifffile.FileHandle, "read", gone)
+        with pytest.raises(InputError, match=r"plain\.tif: cannot be read \(Input/output error\)"):
+            reader.read_rows(0, 10)
 
 
 def test_pages_are_counted(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import typer
 
 from inspect_cli import console
-from inspect_cli.batch.summary import VERDICTS, Outcome
+from inspect_cli.batch.summary import VERDICTS, Outcome, RunSummary
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, OutputError, exit_code_of
 from inspect_cli.store.atomic import output_error, write_bytes
 from inspect_cli.store.paths import as_text
@@ -85,6 +85,10 @@ class Monitor:
             seconds=record.seconds,
             unchanged=outcome.unchanged,
         )
+
+    def count(self, summary: RunSummary) -> None:
+        """Take the verdicts of a run that ended, with the parts that it did not reach."""
+        self._verdicts = Counter(summary.counts())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

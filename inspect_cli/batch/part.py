@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.batch.summary import Outcome
-from inspect_cli.errors import IncompleteError, InputError
+from inspect_cli.errors import ChangedError, InputError
 from inspect_cli.images import Part, roi_files
 from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.settle import fingerprint
@@ -56,7 +56,7 @@ def score_part(
     ------
     InputError
         If a map is missing or cannot be read, or is none that the recipe describes.
-    IncompleteError
+    ChangedError
         If a file changed while it was read.
     """
     clock = Clock()
@@ -85,7 +85,7 @@ def score_part(
         scan.on_rows = lambda share: on_rows(part.id, share)
         write = _write_scan(folder, part, model, scan, key, clock, outputs, before)
     if _look_at(part, model) != before:
-        raise IncompleteError(f"{part.id}: a file changed while it was read")
+        raise ChangedError(f"{part.id}: a file changed while it was read")
     return lambda: Outcome(part.id, write())
 
 

@@ -10,13 +10,13 @@ from typing import Final
 
 from inspect_cli.batch.part import Finish, files_of_roi, is_of, score_part
 from inspect_cli.batch.summary import NOT_REACHED, Outcome, RunSummary
-from inspect_cli.errors import IncompleteError, InputError
+from inspect_cli.errors import ChangedError, IncompleteError, InputError
 from inspect_cli.images import Part
 from inspect_cli.images.settle import Settling
 from inspect_cli.outputs.record import forget, record_of, set_aside
 from inspect_cli.outputs.stored import is_whole, part_folder
 from inspect_cli.scoring.model import ScoringModel
-from inspect_cli.store.layout import ALL_OUTPUTS
+from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD
 
 #: How often a wait looks for a signal to stop.
 _NAP_S: Final = 0.2
@@ -53,14 +53,14 @@ def score_parts(
     settling = Settling(settle_s, model.recipe.done_marker, lambda part: files_of_roi(part, model))
 
     def note(outcome: Outcome) -> None:
-        summary.outcomes.append(outcome)
+        summary.add(outcome)
         summary.seconds = round(time.monotonic() - started, 3)
         on_part(outcome)
 
     with ThreadPoolExecutor(1) as finishing:
         last: Future[Outcome] | None = None
         try:
-            for part, obstacle in _settled_first(parts, settling, stop):
+            for part, obstacle in _settled_first(summary.run, parts, settling, stop):
                 stopped = stop()
                 if stopped:
                     break
@@ -77,16 +77,20 @@ def score_parts(
     summary.interrupted = stopped
 
 
-def set_changed_aside(run: Path, parts: Iterable[Part], model: ScoringModel) -> None:
+def set_changed_aside(run: Path, parts: Iterable[Part], model: ScoringModel) -> bool:
     """Set the records aside of parts whose files are not those that were scored, as far as sizes and times tell.
 
-    Whatever ends the run before it comes to such a part, no result stands for files that nobody looked at.
+    Whatever ends the run before it comes to such a part, no result stands for files that nobody looked at. Returns
+    whether there were any.
     """
+    changed = False
     for part in parts:
         folder = part_folder(run, part.id)
         record = record_of(folder)
         if record is not None and not is_of(record, part, model):
             set_aside(folder)
+            changed = True
+    return changed
 
 
 def note_not_reached(summary: RunSummary, parts: Iterable[Part], model: ScoringModel) -> None:
@@ -105,16 +109,19 @@ def note_not_reached(summary: RunSummary, parts: Iterable[Part], model: ScoringM
             and is_whole(folder, model, record.written)
         )
         outcome = Outcome(part.id, error=NOT_REACHED, pending=True)
-        summary.outcomes.append(Outcome(part.id, record, unchanged=True) if holds else outcome)
+        summary.add(Outcome(part.id, record, unchanged=True) if holds else outcome)
 
 
 def _settled_first(
-    parts: Iterable[Part], settling: Settling, stop: Callable[[], bool]
+    run: Path, parts: Iterable[Part], settling: Settling, stop: Callable[[], bool]
 ) -> Iterator[tuple[Part, str | None]]:
-    """Yield parts and why they cannot be taken yet: those that can first, then, after a wait, the others."""
+    """Yield parts and why they cannot be taken yet: those that can first, then, after a wait, the others.
+
+    A part with a record was taken before and has not changed since (:func:`set_changed_aside`): it waits for nothing.
+    """
     later = []
     for part in parts:
-        if settling.why_not(part) is None:
+        if (part_folder(run, part.id) / PART_RECORD).is_file() or settling.why_not(part) is None:
             yield part, None
         else:
             later.append(part)
@@ -143,7 +150,8 @@ def _score_or_fail(
         return score_part(folder, part, model, on_rows, force, outputs)
     except InputError as error:
         forget(folder)  # an old result must not stand for what cannot be read now
-        if isinstance(error, IncompleteError) and settling.may_grow(part):
+        may_grow = isinstance(error, IncompleteError) and settling.may_grow(part)
+        if may_grow or isinstance(error, ChangedError):
             return _pending(part, str(error))
         failed = Outcome(part.id, error=str(error))
         return lambda: failed

@@ -12,7 +12,7 @@ from pathlib import Path
 from inspect_cli.batch.parts import note_not_reached, score_parts, set_changed_aside
 from inspect_cli.batch.space import check_space
 from inspect_cli.batch.summary import NOT_REACHED, Outcome, RunSummary, write_run_record
-from inspect_cli.batch.tables import finished_parts, write_tables
+from inspect_cli.batch.tables import finished_parts, remove_tables, write_tables
 from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, is_full
 from inspect_cli.images import Part
 from inspect_cli.images.parts import file_within
@@ -60,7 +60,9 @@ def score_batch(
         with lock_run(run, wait_s), graceful_stop() as stopper:
             measured = _listed(run)
             summary = RunSummary(run, [part.id for part in parts])
-            set_changed_aside(run, parts, model)
+            if set_changed_aside(run, parts, model):
+                remove_tables(run)  # they hold verdicts of files that are gone
+                _forget_what_was_made_of_it(run)
             write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
             exit_code: int | None = None
             try:
@@ -184,27 +186,35 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         others = _without_result(before, records)
         planned = [*records, *(outcome.part for outcome in others)]
         summary = RunSummary(run, planned)
-        _forget_what_was_made_of_it(run)  # by other limits
-        for part, record in records.items():
-            key = record.key.model_copy(update={"limits": limits})
-            if record.key == key:
-                outcome = Outcome(part, record, unchanged=True)
-            elif stopper.wanted():
-                outcome = Outcome(part, error=NOT_REACHED, pending=True)
-            else:
-                outcome = _judged(run, part, record, model, key)
-            summary.outcomes.append(outcome)
-            on_part(outcome)
-        damaged = any(outcome.pending for outcome in summary.outcomes)
-        summary.outcomes += others
-        summary.seconds = round(time.monotonic() - started, 3)
-        not_reached = any(outcome.error == NOT_REACHED for outcome in summary.outcomes)
-        summary.interrupted = stopper.wanted() or not_reached
-        write_tables(run, summary.outcomes)
-        left = InputError.exit_code if damaged or not_reached else EXIT_DONE
-        ended = stopper.exit_code if stopper.wanted() else left
-        kept = ended or (_exit_code(summary, False) if before.interrupted else before.exit_code)
-        write_run_record(summary, model, before.input, before.started_utc, kept)
+        remove_tables(run)  # they were made by other limits, like what was made of them
+        _forget_what_was_made_of_it(run)
+        write_run_record(RunSummary(run, planned, [*others]), model, before.input, before.started_utc, None)
+        over = False
+        try:
+            for part, record in records.items():
+                key = record.key.model_copy(update={"limits": limits})
+                if record.key == key:
+                    outcome = Outcome(part, record, unchanged=True)
+                elif stopper.wanted():
+                    outcome = Outcome(part, error=NOT_REACHED, pending=True)
+                else:
+                    outcome = _judged(run, part, record, model, key)
+                summary.add(outcome)
+                on_part(outcome)
+            over = True
+        finally:  # whatever ended it, what is done is listed
+            reached = {outcome.part for outcome in summary.outcomes}
+            summary.outcomes += [Outcome(p, error=NOT_REACHED, pending=True) for p in records if p not in reached]
+            damaged = any(outcome.pending for outcome in summary.outcomes)
+            summary.outcomes += others
+            summary.seconds = round(time.monotonic() - started, 3)
+            not_reached = any(outcome.error == NOT_REACHED for outcome in summary.outcomes)
+            summary.interrupted = stopper.wanted() or not_reached
+            write_tables(run, summary.outcomes)
+            left = InputError.exit_code if damaged or not_reached else EXIT_DONE
+            ended = stopper.exit_code if stopper.wanted() else left
+            kept = ended or (_exit_code(summary, False) if before.interrupted else before.exit_code)
+            write_run_record(summary, model, before.input, before.started_utc, kept if over else None)
     return summary, ended
 
 
@@ -241,4 +251,4 @@ def _same_model(run: Path, part: str, model: ScoringModel) -> PartRecord:
         raise InputError(f"{run}: part {part} was scored by another model, stride or recipe; run `inspect score`")
     if not has_maps(part_folder(run, part), model, record.written):
         raise InputError(f"{run}: the maps of part {part} were not kept or are gone; run `inspect score`")
-    return record
+    return record.brief()

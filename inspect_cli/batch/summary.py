@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +46,11 @@ class RunSummary:
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = True
+
+    def add(self, outcome: Outcome) -> None:
+        """Note how a part ended; its regions stay on disk."""
+        record = outcome.record
+        self.outcomes.append(outcome if record is None else replace(outcome, record=record.brief()))
 
     def listed(self) -> list[str]:
         """Return the parts that belong to the run: all that were planned but those without a result."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,10 +14,10 @@ import pyarrow.parquet as pq
 
 from inspect_cli.batch.summary import Outcome
 from inspect_cli.outputs.stored import part_folder
-from inspect_cli.store.atomic import whole_file, write_json, write_text
-from inspect_cli.store.cells import csv_text, safe_cell
+from inspect_cli.store.atomic import whole_file, write_text
+from inspect_cli.store.cells import csv_text, row_writer, safe_cell
 from inspect_cli.store.layout import PART_RECORD
-from inspect_cli.store.part_record import PartRecord
+from inspect_cli.store.part_record import PartRecord, read_part_record
 from inspect_cli.store.run_record import read_run_record
 
 PART_COLUMNS: Final = (
@@ -28,13 +30,22 @@ REGION_COLUMNS: Final = (
 )  # fmt: skip
 
 
+REGION_TABLES: Final = ("regions.csv", "regions.geojson")
+PATCH_TABLES: Final = ("patches.parquet", "patches.csv.gz")
+
+
 def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
     """Write ``parts.csv``, ``regions.csv``, ``regions.geojson``, ``patches.parquet``, ``patches.csv.gz``."""
     write_text(run / "parts.csv", csv_text(PART_COLUMNS, (_part_row(outcome) for outcome in outcomes)))
-    records = [outcome.record for outcome in outcomes if outcome.record is not None]
-    write_text(run / "regions.csv", csv_text(REGION_COLUMNS, _region_rows(records)))
-    write_json(run / "regions.geojson", {"type": "FeatureCollection", "features": list(_features(records))})
-    _write_patches(run, [record.part for record in records])
+    parts = [outcome.part for outcome in outcomes if outcome.record is not None]
+    _write_regions(run, parts)
+    _write_patches(run, parts)
+
+
+def remove_tables(run: Path) -> None:
+    """Remove the tables of a run: what they say holds no more."""
+    for name in ("parts.csv", *REGION_TABLES, *PATCH_TABLES):
+        (run / name).unlink(missing_ok=True)
 
 
 def _part_row(outcome: Outcome) -> dict[str, Any]:
@@ -55,32 +66,43 @@ def _part_row(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _region_rows(records: Iterable[PartRecord]) -> Iterator[dict[str, Any]]:
-    for record in records:
-        for region in record.regions:
-            yield {"part": record.part} | region.model_dump()
+def _write_regions(run: Path, parts: Iterable[str]) -> None:
+    """Write the regions of all parts as rows and as polygons, the record of one part in memory at a time."""
+    with ExitStack() as stack:
+        paths = [stack.enter_context(whole_file(run / name)) for name in REGION_TABLES]
+        table, polygons = (stack.enter_context(path.open("w", encoding="utf-8", newline="")) for path in paths)
+        write_row = row_writer(table, REGION_COLUMNS)
+        polygons.write('{"type": "FeatureCollection", "features": [')
+        between = "\n"
+        for part in parts:
+            record = read_part_record(part_folder(run, part))
+            for region in record.regions:
+                write_row({"part": part, **region.model_dump()})
+            for feature in _features(record):
+                polygons.write(between + json.dumps(feature, allow_nan=False))
+                between = ",\n"
+        polygons.write("\n]}\n")
 
 
-def _features(records: Iterable[PartRecord]) -> Iterator[dict[str, Any]]:
+def _features(record: PartRecord) -> Iterator[dict[str, Any]]:
     """Yield one polygon a region, coordinates in pixels (x right, y down), sizes in the properties."""
-    for record in records:
-        for region, ring in zip(record.regions, record.outlines, strict=False):
-            yield {
-                "type": "Feature",
-                "properties": {"part": record.part} | region.model_dump(),
-                "geometry": {"type": "Polygon", "coordinates": [ring]},
-            }
+    for region, ring in zip(record.regions, record.outlines, strict=False):
+        yield {
+            "type": "Feature",
+            "properties": {"part": record.part, **region.model_dump()},
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+        }
 
 
 def _write_patches(run: Path, parts: Sequence[str]) -> None:
     """Join the parts' patch tables, one part in memory at a time."""
     if not parts:
-        for name in ("patches.parquet", "patches.csv.gz"):
+        for name in PATCH_TABLES:
             (run / name).unlink(missing_ok=True)
         return
     with (
-        whole_file(run / "patches.parquet") as parquet_path,
-        whole_file(run / "patches.csv.gz") as csv_path,
+        whole_file(run / PATCH_TABLES[0]) as parquet_path,
+        whole_file(run / PATCH_TABLES[1]) as csv_path,
         pa.CompressedOutputStream(str(csv_path), "gzip") as stream,
     ):
         writer: pq.ParquetWriter | None = None

@@ -17,8 +17,8 @@ Models = Annotated[
     Path | None,
     typer.Option(
         "--models",
-        help="Model store. Looked up: this, INSPECT_MODELS, ./models, the store shipped with the program.",
-        show_default=False,
+        help="Model store.",
+        show_default="INSPECT_MODELS, else ./models and the store shipped with the program",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")]

@@ -167,6 +167,7 @@ def score(
                 wait_s=wait,
                 outputs=kept,
             )
+        monitor.count(summary)
         _finish(summary, exit_code)
 
 

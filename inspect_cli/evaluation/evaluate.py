@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -151,7 +151,7 @@ def evaluate_run(
     ``iou``, ``recall`` and ``precision`` are those of the run's own masks, of a single map at its limit.
     ``verdicts``, ``image_f1``, ``image_recall`` and ``false_alarm_rate`` are those of its verdicts.
     ``unmatched`` are the names that have a mask or a box and are no part of the run, ``doubts`` what there is to say
-    of the truth's names.
+    of the truth's names, and of parts that do not count in all rows.
 
     Raises
     ------
@@ -164,10 +164,20 @@ def evaluate_run(
     known = [*(record.part for _, record in opened.records), *opened.unfinished]
     of_names = {"unmatched": opened.truth.unmatched(known), "doubts": doubts(opened.truth, known)}
     tallies, unread = _count_run(opened, on_part)
-    of_names["doubts"] += unread
+    of_names["doubts"] += unread + _fewer_maps(opened.records)
     if on_patches is not None:
         on_patches(_patches_by_map(tallies))
     return _summarise(tallies, opened.unfinished) | of_names
+
+
+def _fewer_maps(records: Sequence[tuple[Path, PartRecord]]) -> list[str]:
+    """Return what to say where only some parts kept the maps that rows of single maps are measured on."""
+    kept = sum("maps" in record.outputs for _, record in records)
+    if kept in (0, len(records)):
+        return []
+    return [
+        f"single maps are measured on {kept} of {len(records)} parts; the others were scored without --outputs maps"
+    ]
 
 
 def _patches_by_map(tallies: Tallies) -> dict[str, ScoreHistogram]:
@@ -188,8 +198,7 @@ def fused_histogram(run: Path, truth_folder: Path, halo_share: float = 0.0, halo
     for folder, record in opened.records:
         width, height = record.size_px
         mask, path = opened.truth.mask(record.part, height, width), folder / "heatmap.tif"
-        if not _is_scored(path, record):
-            continue
+        _check_is_there(path, record)
         y0 = 0
         for rows in without_halo(_rows(path, (height, width)), HaloTrimmer(halo_share, halo_px)):
             counted.add(rows, None if mask is None else mask[y0 : y0 + len(rows)])
@@ -268,8 +277,7 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
             tally.verdicts[GOOD if mask is None else DEFECTIVE, record.verdict] += 1
         if layer.peak is not None:
             (tally.good_peaks if mask is None else tally.defect_peaks).append(layer.peak)
-        if not _is_scored(layer.path, record):
-            continue
+        _check_is_there(layer.path, record)
         if layer.flagged is not None and not layer.flagged.is_file():
             raise InputError(f"{layer.flagged}: missing; score {record.part} again")
         _count_pixels(tally, layer, mask, regions, (height, width))
@@ -301,13 +309,9 @@ def _count_patches(tallies: dict[str, Tally], folder: Path, tile_px: int, mask: 
             tallies[name].patches.add(scores[clear], defective[clear])
 
 
-def _is_scored(path: Path, record: PartRecord) -> bool:
-    """Whether a part's map is there; raise InputError if it is not, unless an undecided part ended without it."""
-    if path.is_file():
-        return True
-    if record.verdict != "undecided" or "heatmap" not in record.outputs:
+def _check_is_there(path: Path, record: PartRecord) -> None:
+    if not path.is_file():
         raise InputError(f"{path}: missing; score {record.part} again, with --outputs heatmap or all")
-    return False
 
 
 def _layers(folder: Path, record: PartRecord) -> list[Layer]:

@@ -231,8 +231,11 @@ class TiffReader(MapReader):
         planes = []
         for plane in range(self._planes):
             index = plane * self._down + row
-            handle.seek(self._page.dataoffsets[index] + first * row_bytes)
-            data = handle.read((end - first) * row_bytes)
+            try:
+                handle.seek(self._page.dataoffsets[index] + first * row_bytes)
+                data = handle.read((end - first) * row_bytes)
+            except OSError as error:
+                raise InputError(f"{self._path}: cannot be read ({error.strerror})") from error
             if len(data) < (end - first) * row_bytes:
                 raise IncompleteError(f"{self._path}: truncated TIFF: segment {index + 1} is short; copy it again")
             planes.append(np.frombuffer(data, dtype).reshape(end - first, width, samples))

@@ -16,6 +16,8 @@ from inspect_cli.store.atomic import write_bytes
 RECIPE = "recipe.yaml"
 #: File in a batch folder that may name its material: ``material: riblet``.
 FOLDER_FILE = "inspect.yaml"
+#: Environment variable that names the store where no option does.
+STORE_VARIABLE = "INSPECT_MODELS"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def shipped(name: str) -> Path:
 
 def model_stores(option: Path | None) -> list[Path]:
     """Return the stores in the order in which they are searched."""
-    named = os.environ.get("INSPECT_MODELS")
+    named = os.environ.get(STORE_VARIABLE)
     stores = [option, Path(named) if named else None, Path("models"), shipped("models")]
     return [store for store in stores if store is not None]
 
@@ -65,7 +67,8 @@ def find_material(name: str, option: Path | None = None, may_be_new: bool = Fals
     Raises
     ------
     UsageError
-        If no store has it, when the message names the nearest one, or the store that is named is not there.
+        If no store has it, when the message names the nearest one, or the store that is named is not there or has
+        not got it.
     RecipeError
         If its recipe is broken or is another material's.
     """
@@ -74,19 +77,38 @@ def find_material(name: str, option: Path | None = None, may_be_new: bool = Fals
     known = known_materials(option)
     if name not in known:
         raise UsageError(f"material {name!r} is unknown: {nearest(name, list(known))}")
+    named = None if may_be_new else _named_store(option)
+    if named is not None and known[name].parent != named.folder:
+        raise UsageError(f"{named}: has no material {name!r}; check the path and that it is mounted")
     recipe = load_recipe(known[name] / RECIPE)
     if recipe.material != name:
         raise RecipeError(f"{known[name] / RECIPE}: material is {recipe.material!r}, its folder is {name!r}")
     return Material(recipe, known[name])
 
 
+@dataclass(frozen=True)
+class _NamedStore:
+    """A store that was named, and how: another one must not stand in for it in silence."""
+
+    folder: Path
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _named_store(option: Path | None) -> _NamedStore | None:
+    named = os.environ.get(STORE_VARIABLE)
+    if option is not None:
+        return _NamedStore(option, f"--models {option}")
+    return _NamedStore(Path(named), f"{STORE_VARIABLE}={named}") if named else None
+
+
 def _check_named_store(option: Path | None) -> None:
-    """Raise UsageError if a store is named that is not there: another one must not stand in for it in silence."""
-    named = os.environ.get("INSPECT_MODELS")
-    if option is not None and not option.is_dir():
-        raise UsageError(f"--models {option}: no such folder; check the path and that it is mounted")
-    if option is None and named and not Path(named).is_dir():
-        raise UsageError(f"INSPECT_MODELS={named}: no such folder; check the path and that it is mounted")
+    """Raise UsageError if a store is named that is not there."""
+    named = _named_store(option)
+    if named is not None and not named.folder.is_dir():
+        raise UsageError(f"{named}: no such folder; check the path and that it is mounted")
 
 
 def choose_material(name: str | None, folder: Path, option: Path | None = None) -> Material:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from inspect_cli.ahead import ahead
+from inspect_cli.errors import InputError
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.material.manifest import Calibration
@@ -198,6 +199,9 @@ def _scores_by_map(patches: pa.Table) -> dict[str, NDArray[np.float32]]:
     return {str(name): scores[names == name] for name in dict.fromkeys(names.tolist())}
 
 
+PATCH_COLUMNS: Final = ("part", "map", "x_px", "y_px", "roi_share", "residual_mean", "score")
+
+
 def patch_table(part: str, patches: Mapping[str, PatchScores], calibration: Calibration) -> pa.Table:
     """Return the patches of a part: part, map, x_px, y_px, roi_share, residual_mean, score (1 = limit)."""
     tables = []
@@ -242,9 +246,18 @@ def stored_roi(folder: Path, height: int, width: int) -> Mask | None:
     return read_mask(path, height, width) if path.is_file() else None
 
 
-def stored_blocks(folder: Path, names: Iterable[str]) -> Iterator[dict[str, Rows]]:
-    """Yield blocks of rows of the stored raw maps."""
+def stored_blocks(folder: Path, names: Iterable[str], height: int, width: int) -> Iterator[dict[str, Rows]]:
+    """Yield blocks of rows of the stored raw maps.
+
+    Raises
+    ------
+    InputError
+        If a map cannot be read, or is not what was written there.
+    """
     with ExitStack() as stack:
         readers = {name: stack.enter_context(open_map(folder / "maps" / f"{name}.tif")) for name in names}
+        for header in (reader.header for reader in readers.values()):
+            if header.shape != (height, width) or header.dtype != np.float32:
+                raise InputError(f"{header.path}: is no map of {width}x{height} px that was stored here")
         for bands in zip(*(reader.bands(_REPLAY_ROWS) for reader in readers.values()), strict=True):
             yield {name: rows for name, (_, rows) in zip(readers, bands, strict=True)}

@@ -65,13 +65,21 @@ class MaskWriter:
             elif error is not None:
                 raise error
 
-    def window(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Return the mask inside a window as 0 and 1, shape (height, width)."""
+    def window(self, y: int, x: int, height: int, width: int, step: int = 1) -> NDArray[np.uint8]:
+        """Return the mask inside a window as 0 and 1, each value the largest of a square of ``step`` px.
+
+        Shape (height / step, width / step), rounded up.
+        """
+        reduced = np.zeros((-(-height // step), -(-width // step)), np.uint8)
         first, end = bisect_right(self._starts, y) - 1, bisect_left(self._starts, y + height)
-        raw = b"".join(isal_zlib.decompress(block) for block in self._blocks[first:end])
-        rows = np.frombuffer(raw, np.uint8).reshape(-1, -(-self._width // 8))[y - self._starts[first] :][:height]
-        bits = np.unpackbits(rows[:, x // 8 : -(-(x + width) // 8)], axis=1)
-        return bits[:, x % 8 :][:, :width]
+        for start, block in zip(self._starts[first:end], self._blocks[first:end], strict=True):
+            rows = np.frombuffer(isal_zlib.decompress(block), np.uint8).reshape(-1, -(-self._width // 8))
+            rows = rows[max(0, y - start) : y + height - start]
+            bits = np.unpackbits(rows[:, x // 8 : -(-(x + width) // 8)], axis=1)[:, x % 8 :][:, :width]
+            cells = np.maximum.reduceat(bits, np.arange(0, width, step), axis=1)
+            top = max(start, y) - y
+            np.maximum.at(reduced, np.arange(top, top + len(rows)) // step, cells)
+        return reduced
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

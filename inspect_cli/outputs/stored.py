@@ -13,6 +13,7 @@ from inspect_cli.errors import InputError
 from inspect_cli.images import open_map
 from inspect_cli.material.manifest import DOUBT
 from inspect_cli.outputs.part_folder import (
+    PATCH_COLUMNS,
     PartPlan,
     Pictures,
     rescored_patches,
@@ -73,9 +74,12 @@ def _has_patches(folder: Path) -> bool:
 def _read_patches(folder: Path) -> pa.Table:
     path = folder / "patches.parquet"
     try:
-        return pq.read_table(path)
+        table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
+    if missing := sorted(set(PATCH_COLUMNS) - set(table.column_names)):
+        raise InputError(f"{path}: has no column {missing[0]}")
+    return table
 
 
 def _always(model: ScoringModel) -> list[str]:
@@ -98,7 +102,7 @@ def rejudge(
     plan = plan_of(folder, model, height, width, stored_roi(folder, height, width), outputs)
     patches = rescored_patches(_read_patches(folder), model.calibration())
     faults, gaps = record.acquisition_faults, record.gaps
-    blocks = stored_blocks(folder, model.maps)
+    blocks = stored_blocks(folder, model.maps, height, width)
     found = write_findings(plan, blocks, clock, False, lambda: faults, lambda: gaps)
     shown = model.maps if "pictures" in outputs else ()
     pictures: Pictures = {name: _stored_picture(folder / "maps" / f"{name}.png") for name in shown}

@@ -80,7 +80,8 @@ class RoiSpec(Section):
     rule: Literal["none", "file", "saturated", "dark", "foreground"] = Field(
         "none",
         description="`none`: the whole image. `file`: a mask image, nonzero inside. `saturated`: areas at "
-        "the type's maximum that touch the image border are outside. `dark`: areas at zero that touch it. "
+        "the type's maximum that touch the image border are outside. `dark`: areas at zero that touch it. With "
+        "either, what is no number counts as such an area. "
         "`foreground`: areas that look like the top and bottom rows and touch the border: the ground beside a part.",
     )
     file: str | None = Field(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TextIO
 
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -17,10 +17,21 @@ def safe_cell(value: Any) -> Any:
     return value
 
 
+def row_writer(file: TextIO, columns: Sequence[str]) -> Callable[[Mapping[str, Any]], None]:
+    """Write the head of a CSV file; return what writes a row, without what it has beside ``columns``."""
+    writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+
+    def write(row: Mapping[str, Any]) -> None:
+        writer.writerow({name: safe_cell(value) for name, value in row.items()})
+
+    return write
+
+
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Return rows as CSV with a head; what a row has beside ``columns`` is left out."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
+    write = row_writer(text, columns)
+    for row in rows:
+        write(row)
     return text.getvalue()

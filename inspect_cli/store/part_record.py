@@ -122,6 +122,10 @@ class PartRecord(Entry):
                 raise ValueError(f"map {name} is missing")
         return self
 
+    def brief(self) -> Self:
+        """Return the record without its regions, which can be many: those of a whole night stay on disk."""
+        return self.model_copy(update={"regions": [], "outlines": []})
+
     @property
     def written(self) -> frozenset[str]:
         """Which of ``OUTPUTS`` the part has."""

@@ -62,12 +62,15 @@ def joined(old: Manifest, kept: list[str], new: Manifest, calibration: Calibrati
     others = {name: entry for name, entry in old.maps.items() if name in kept}
     limits = {} if old.calibration is None else old.calibration.limits
     both = {name: limits[name] for name in others} | calibration.limits
+    origin = calibration.origin
+    if old.calibration is not None and others:
+        origin += f"; {', '.join(others)} as before ({old.calibration.origin})"
     return new.model_copy(
         update={
             "maps": others | new.maps,
             "training_set": [f for f in old.training_set if f.map in others] + new.training_set,
             "warnings": [w for w in old.warnings if w.startswith(tuple(f"map {n}:" for n in others))] + new.warnings,
-            "calibration": calibration.model_copy(update={"limits": both}),
+            "calibration": calibration.model_copy(update={"limits": both, "origin": origin}),
             "checks": {name: check for name, check in old.checks.items() if name in others} | new.checks,
             "suspects": [s for s in old.suspects if s.map in others] + new.suspects,
         }
