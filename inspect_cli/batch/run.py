@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -177,7 +177,7 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
     InputError
         If the maps of some part were made by another model or other settings; nothing is changed then.
     """
-    limits = model.limits_digest(model.calibration())
+    model.calibration()  # without limits nothing is changed
     with _told_as_output(run), lock_run(run), graceful_stop() as stopper:
         before = read_run_record(run)
         records = {part: _same_model(run, part, model) for part in finished_parts(run)}
@@ -191,20 +191,9 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         write_run_record(RunSummary(run, planned, [*others]), model, before.input, before.started_utc, None)
         over = False
         try:
-            for part, record in records.items():
-                key = record.key.model_copy(update={"limits": limits})
-                if record.key == key:
-                    outcome = Outcome(part, record, unchanged=True)
-                elif stopper.wanted():
-                    outcome = Outcome(part, error=NOT_REACHED, pending=True)
-                else:
-                    outcome = _judged(run, part, record, model, key)
-                summary.add(outcome)
-                on_part(outcome)
+            _judge_all(summary, records, model, stopper.wanted, on_part)
             over = True
         finally:  # whatever ended it, what is done is listed
-            reached = {outcome.part for outcome in summary.outcomes}
-            summary.outcomes += [Outcome(p, error=NOT_REACHED, pending=True) for p in records if p not in reached]
             damaged = any(outcome.pending for outcome in summary.outcomes)
             summary.outcomes += others
             summary.seconds = round(time.monotonic() - started, 3)
@@ -236,6 +225,31 @@ def _not_reached(run: Path, before: RunRecord, model: ScoringModel) -> dict[str,
             with contextlib.suppress(InputError):
                 found[left.part] = _same_model(run, left.part, model)
     return found
+
+
+def _judge_all(
+    summary: RunSummary,
+    records: Mapping[str, PartRecord],
+    model: ScoringModel,
+    stop: Callable[[], bool],
+    on_part: Callable[[Outcome], None],
+) -> None:
+    """Judge parts again by the limits in force and note how they ended: pending if it does not come to them."""
+    limits, left = model.limits_digest(model.calibration()), dict.fromkeys(records)
+    try:
+        for part, record in records.items():
+            key = record.key.model_copy(update={"limits": limits})
+            if record.key == key:
+                outcome = Outcome(part, record, unchanged=True)
+            elif stop():
+                outcome = Outcome(part, error=NOT_REACHED, pending=True)
+            else:
+                outcome = _judged(summary.run, part, record, model, key)
+            summary.add(outcome)
+            del left[part]
+            on_part(outcome)
+    finally:
+        summary.outcomes += [Outcome(part, error=NOT_REACHED, pending=True) for part in left]
 
 
 def _judged(run: Path, part: str, record: PartRecord, model: ScoringModel, key: PartKey) -> Outcome:
