@@ -588,6 +588,18 @@ def test_pixels_without_halo_have_the_best_overlap_of_masks_without_it(
     assert jaccard_score(truth, values > found.limit) == pytest.approx(found.value)
 
 
+@pytest.mark.parametrize(
+    ("pages", "told"), [([0, 1], "a mask has one page, not 2"), ([np.nan], "holds values that are no numbers")]
+)
+def test_a_mask_that_cannot_be_told_is_refused(small_run: _Run, pages: list[float], told: str) -> None:
+    (small_run.truth / "dent/a_mask.png").unlink()
+    with tifffile.TiffWriter(small_run.truth / "dent/a_mask.tif") as writer:
+        for value in pages:
+            writer.write(np.full((30, 22), value, np.float32), contiguous=False)
+    with pytest.raises(InputError, match=told):
+        evaluate_run(small_run.run, small_run.truth)
+
+
 def test_an_empty_mask_leaves_the_part_good(small_run: _Run) -> None:
     _write_mask(small_run.truth / "good/g0_mask.png", np.zeros((30, 22), np.uint8))
     assert evaluate_run(small_run.run, small_run.truth)["good"] == 2

@@ -592,6 +592,22 @@ def test_a_good_part_that_stands_out_is_named_and_nothing_is_promised(batch, mod
     assert told["false_alarm_rate"] is None
 
 
+def test_defective_parts_among_those_that_set_the_limits_are_named_however_many(batch, models, capsys):
+    for number in range(3):  # none stands out among the others
+        path = batch / f"train/good/g{number:03d}_albedo.tif"
+        pixels = tifffile.imread(path)
+        pixels[40:60, 40:60] = 65535
+        path.unlink()
+        tifffile.imwrite(path, pixels)
+    arguments = ["threshold", "-m", "foil", "--models", str(models), "--good", str(batch / "train"), "--json"]
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert "3 of 3 parts peak above 2 times the limit from good parts that were held back: good/g000" in captured.err
+    told = json.loads(captured.out)
+    assert "3 of them far above the good parts that were held back" in told["origin"]
+    assert told["false_alarm_rate"] is None
+
+
 def test_limits_can_be_set_again_after_the_smoothing_changed(batch, models, capsys):
     recipe = models / "foil" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("smooth_sigma_px: 1.5", "smooth_sigma_px: 2.5"))

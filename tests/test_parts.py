@@ -344,7 +344,15 @@ def test_image_with_more_channels_than_a_recipe_allows_is_an_input_error(tmp_pat
 
 @pytest.mark.parametrize(
     ("folders", "expected"),
-    [([], "."), (["train"], "train"), (["train/good", "test/good"], "train/good"), (["good"], ".")],
+    [
+        ([], "."),
+        (["train"], "train"),
+        (["train/good", "test/good"], "train/good"),
+        (["good"], "."),
+        (["Train/Good", "Test/Crack"], "Train/Good"),
+        (["TRAIN", "TEST"], "TRAIN"),
+        (["Train", "train"], "train"),
+    ],
 )
 def test_training_images_of_a_data_set(tmp_path: Path, folders: list[str], expected: str) -> None:
     for folder in folders:
@@ -360,3 +368,20 @@ def test_images_that_are_named_like_masks_of_no_part_are_told(tmp_path):
     parts = discover_parts(tmp_path, {"a": MapSpec(files="{part}.png")})
     assert [part.id for part in parts] == ["P1", "test/P2_a"]
     assert unused_images(tmp_path, parts).masks == ["P2_A_mask.png", "left_roi.png"]
+
+
+def test_images_of_no_part_are_told_and_other_maps_of_a_part_are_not(tmp_path):
+    for name in ("P1_a.png", "P1_b.png", "k/P2_A.png", "k/P1_b.png", "P3-a.png", "P1_a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    parts = discover_parts(tmp_path, {"a": MapSpec(files="{part}_a.png")})
+    assert [part.id for part in parts] == ["P1"]
+    assert unused_images(tmp_path, parts).strays == ["P3-a.png", "k/P1_b.png", "k/P2_A.png"]
+
+
+def test_masks_in_a_folder_of_their_own_beside_the_parts_are_no_parts(tmp_path):
+    for name in ("Test/P1.png", "Test/Label/P1_label.png", "Test/Label/P2_label.png", "Test/masks/P1_mask.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    parts = discover_parts(tmp_path, {"a": MapSpec(files="{part}.*")})
+    assert [part.id for part in parts] == ["Test/Label/P2_label", "Test/P1"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from inspect_cli.stopping import Stopped
 from inspect_cli.store.layout import RUN_FOLDER
 from inspect_cli.store.part_record import PartRecord
 from inspect_cli.store.timestamps import utc_now
+
+#: Times the first limits, themselves above all held-out parts, from which on a part may be no good one.
+_FAR_ABOVE: Final = 2.0
 
 
 class Teller(Protocol):
@@ -80,6 +83,7 @@ def limits_from_good_folder(
     sigma_px = model.recipe.scoring.smooth_sigma_px
     calibration = calibrate_good(peaks, sigma_px, model.tiles, rule, spec, len(sound), str(folder))
     calibration = _without_promise_if_one_stands_out(calibration, sound, maps, folder, teller)
+    calibration = _without_promise_if_far_above_held_out_parts(calibration, sound, model, folder, teller)
     _draw(model, calibration, sound, None, teller)
     return NewLimits(_without_promise_if_trained_on(model, calibration, sound, teller), _failed(summary))
 
@@ -110,6 +114,31 @@ def _without_promise_if_one_stands_out(
     if not odd:
         return calibration
     origin = f"{calibration.origin}, of which {', '.join(sorted(odd))} stand(s) out"
+    return calibration.model_copy(update={"false_alarm_rate": None, "origin": origin})
+
+
+def _without_promise_if_far_above_held_out_parts(
+    calibration: Calibration, records: Sequence[PartRecord], model: ScoringModel, folder: Path, teller: Teller
+) -> Calibration:
+    """Warn of parts that peak far above the first limits, which come from good parts that were held back in training.
+
+    Where many of the parts are defective none of them stands out.
+    """
+    first = model.bundle.manifest.calibration
+    if first is None or not first.provisional or not _fits(first, model):
+        return calibration
+    above = [
+        record.part
+        for record in records
+        if any((record.maps[name].raw_max or 0.0) > _FAR_ABOVE * limit.pixel for name, limit in first.limits.items())
+    ]
+    if not above:
+        return calibration
+    teller.warn(
+        f"{len(above)} of {len(records)} parts peak above {_FAR_ABOVE:g} times the limit from good parts that were "
+        f"held back: {', '.join(above[:5])}; if defective, take them out of {folder} and set the limits again"
+    )
+    origin = f"{calibration.origin}, {len(above)} of them far above the good parts that were held back"
     return calibration.model_copy(update={"false_alarm_rate": None, "origin": origin})
 
 

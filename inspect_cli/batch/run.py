@@ -61,8 +61,7 @@ def score_batch(
             measured = _listed(run)
             summary = RunSummary(run, [part.id for part in parts])
             if set_changed_aside(run, parts, model):
-                remove_tables(run)  # they hold verdicts of files that are gone
-                _forget_what_was_made_of_it(run)
+                remove_tables(run)  # they hold verdicts of files that may be gone
             write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
             exit_code: int | None = None
             try:

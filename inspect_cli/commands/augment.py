@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +76,7 @@ def augment(
         except Interrupted:
             console.say("interrupted; nothing was written")
             raise typer.Exit(stopper.exit_code) from None
-    console.say(f"look at {out / PICTURE}; next: inspect train --material {material} --extra {out} --seed {seed}")
+    quoted = shlex.quote(str(out))
+    console.say(f"look at {out / PICTURE}; next: inspect train --material {material} --extra {quoted} --seed {seed}")
     told = {key: value for key, value in record.items() if key not in ("files", "losses")}
     console.out(json.dumps({"out": str(out)} | told) if as_json else str(out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,12 +141,18 @@ def score(
         parts = discover_parts(folder, model.maps, chosen.recipe.maps)
         run = out or folder / RUN_FOLDER / chosen.name
         _announce(len(parts), run, model)
-        left, masks = unused_images(folder, parts)
+        left, masks, strays = unused_images(folder, parts)
         if left:
             console.warn(f"{len(left)} image(s) of formats that are not read get no verdict: {', '.join(left[:5])}")
         if masks:
             console.warn(
                 f"{len(masks)} image(s) are named like masks or ROIs and get no verdict: {', '.join(masks[:5])}"
+            )
+        if strays:
+            names = ", ".join(spec.files for spec in chosen.recipe.maps.values())
+            console.warn(
+                f"{len(strays)} image(s) are of no part and get no verdict: {', '.join(strays[:5])}; "
+                f"looked for {names}"
             )
         order = {part.id: number for number, part in enumerate(parts)}
 
@@ -233,8 +240,9 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
 
 def _finish(summary: RunSummary, exit_code: int) -> None:
 
+    quoted = shlex.quote(str(summary.run))
     counts = ", ".join(f"{number} {verdict}" for verdict, number in summary.counts().items() if number)
-    console.say(f"{counts or 'nothing scored'} in {summary.seconds:.0f} s; next: inspect report {summary.run}")
+    console.say(f"{counts or 'nothing scored'} in {summary.seconds:.0f} s; next: inspect report {quoted}")
     if exit_code not in (EXIT_DONE, EXIT_DEFECTS, EXIT_UNDECIDED, InputError.exit_code, NoInputError.exit_code):
         console.say("interrupted: run again to go on with the rest")
     raise typer.Exit(exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def train(
             else:  # a trial, or the search for odd parts: those keep nothing
                 console.say("interrupted before the training itself; nothing to resume, run the same command again")
             raise typer.Exit(stopper.exit_code) from None
-    _tell(bundle, time.monotonic() - started, as_json)
+    _tell(bundle, time.monotonic() - started, models, as_json)
     if bundle.manifest.doubt is not None:
         raise typer.Exit(EXIT_DOUBT)
 
@@ -178,15 +179,17 @@ def _tell_pictures(pictures: Sequence[Path], as_json: bool) -> None:
     console.out(json.dumps({"pictures": names}) if as_json else "\n".join(names))
 
 
-def _tell(bundle: Bundle, seconds: float, as_json: bool) -> None:
+def _tell(bundle: Bundle, seconds: float, models: Path | None, as_json: bool) -> None:
     manifest = bundle.manifest
     calibration = bundle.require_calibration()
     for name, limit in calibration.limits.items():
         console.say(f"{name:>10}  limit {limit.pixel:.4g} ({calibration.origin})")
     if manifest.doubt is not None:
         console.warn(manifest.doubt)
+    store = "" if models is None else f" --models {shlex.quote(str(models))}"
     console.say(
-        f"model: {bundle.folder}, in {seconds:.0f} s; next: inspect score FOLDER --material {manifest.material}"
+        f"model: {bundle.folder}, in {seconds:.0f} s; "
+        f"next: inspect score FOLDER --material {manifest.material}{store}"
     )
     if as_json:
         console.out(manifest.model_dump_json())

@@ -188,7 +188,12 @@ def _read_mask(path: Path) -> NDArray[np.bool_]:
     with open_map(path) as reader:
         if reader.header.format == "JPEG":
             raise InputError(f"{path}: JPEG blurs the edges of a mask; save it as PNG")
-        return marked(reader.read())
+        if reader.header.pages != 1:
+            raise InputError(f"{path}: a mask has one page, not {reader.header.pages}; save it as PNG")
+        pixels = reader.read()
+        if not np.isfinite(pixels).all():
+            raise InputError(f"{path}: the mask holds values that are no numbers; save it as PNG, 0 where good")
+        return marked(pixels)
 
 
 def _read_boxes(path: Path) -> tuple[dict[str, list[Box]], dict[str, str]]:

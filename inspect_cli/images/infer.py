@@ -96,9 +96,23 @@ def _usual_header(folder: Path, name: str, files: str) -> ImageHeader:
 def training_root(folder: Path) -> Path:
     """Return where the good training images of a data set lie: ``train/good``, ``train``, or the folder itself.
 
-    A folder with ``train`` and ``test`` in it is a whole data set; nothing of ``test`` may be learnt.
+    A folder with ``train`` and ``test`` in it is a whole data set; nothing of ``test`` may be learnt. ``Train`` and
+    ``Good`` are the same.
     """
-    for candidate in (folder / "train" / "good", folder / "train"):
-        if candidate.is_dir():
-            return candidate
+    for name in ("train", "good"):
+        inner = _inner(folder, name)
+        if inner is None:
+            return folder
+        folder = inner
     return folder
+
+
+def _inner(folder: Path, name: str) -> Path | None:
+    """Return a folder's folder of that name, whatever its capitals; the one that is written so goes first."""
+    if (folder / name).is_dir():
+        return folder / name
+    try:
+        found = sorted(path for path in folder.iterdir() if path.name.lower() == name and path.is_dir())
+    except OSError:
+        return None
+    return found[0] if found else None

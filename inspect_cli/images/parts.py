@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from inspect_cli.errors import IncompleteError, InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES, UNREAD
@@ -17,6 +17,8 @@ from inspect_cli.store.paths import as_text, check_is_folder, without_links
 
 #: How the masks of defects are named after their parts: here, and in the data sets of Kolektor.
 _TRUTH = re.compile(r"_(mask|label|gt)$", re.IGNORECASE)
+#: Folders of masks beside the parts, as in DAGM.
+_TRUTH_FOLDERS: Final = ("label", "labels", "mask", "masks", "gt", "ground_truth")
 
 
 @dataclass(frozen=True)
@@ -118,23 +120,37 @@ def file_within(parts: Iterable[Part], folder: Path) -> Path | None:
 
 
 class Unused(NamedTuple):
-    """Names of images that are taken for no map, sorted: of formats that are not read, and named like masks."""
+    """Names of images that get no verdict, sorted: of formats that are not read, named like masks, of no part."""
 
     unread: list[str]
     masks: list[str]
+    strays: list[str]
 
 
 def unused_images(folder: Path, parts: Sequence[Part] = ()) -> Unused:
-    """Return the images below ``folder`` that get no verdict; masks and ROIs of ``parts`` need none."""
+    """Return the images below ``folder`` that get no verdict.
+
+    Masks and ROIs of ``parts`` need none, nor do other files whose names begin like a part beside them: maps that are
+    not looked at.
+    """
     known = {part.id.rsplit("/", 1)[-1] for part in parts} | {f.stem for part in parts for f in part.files.values()}
-    found = Unused([], [])
+    taken = {file for part in parts for file in part.files.values()}
+    beside: dict[Path, list[str]] = {}
+    for part in parts:
+        place = (folder / part.id).parent
+        beside.setdefault(place, []).append(part.id.rsplit("/", 1)[-1])
+    found = Unused([], [], [])
     for path in _walk(folder, {}):
         is_mask = NOT_A_MAP.search(path.name) is not None
         if path.suffix.lower() in UNREAD and not is_mask:
             found.unread.append(path.name)
-        elif path.suffix.lower() in SUFFIXES and is_mask and NOT_A_MAP.sub("", path.name) not in known:
+        elif path.suffix.lower() not in SUFFIXES or path in taken:
+            continue
+        elif is_mask and NOT_A_MAP.sub("", path.name) not in known:
             found.masks.append(path.name)
-    return Unused(sorted(found.unread), sorted(found.masks))
+        elif not is_mask and not path.stem.startswith(tuple(beside.get(path.parent, ()))):
+            found.strays.append(path.relative_to(folder).as_posix())
+    return Unused(sorted(found.unread), sorted(found.masks), sorted(found.strays))
 
 
 def any_file(folder: Path, maps: Mapping[str, MapSpec]) -> bool:
@@ -155,7 +171,7 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
     """Yield the files below ``folder`` that may be maps, sorted.
 
     Hidden files and folders, masks, and what this program wrote are left out; links are followed once. Files named
-    like ``P1_label`` and ``P1_GT`` are masks where ``P1`` lies beside them.
+    like ``P1_label`` and ``P1_GT`` are masks where ``P1`` lies beside them, or beside their folder ``label``.
     A folder that cannot be listed is noted in ``faults`` under its path below ``folder``.
     """
     yield from (path for path in _walk(folder, faults) if not NOT_A_MAP.search(path.name))
@@ -169,6 +185,7 @@ def _walk(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
         faults[place] = f"{error.filename}: cannot be listed ({error.strerror}); check its permissions"
 
     seen: set[str] = set()
+    stems_of: dict[str, set[str]] = {}
     for root, folders, names in os.walk(folder, onerror=note, followlinks=True):
         real = os.path.realpath(root)
         below = root != str(folder)
@@ -177,10 +194,12 @@ def _walk(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        stems = {Path(name).stem for name in names}
+        stems = stems_of[root] = {Path(name).stem for name in names}
+        if Path(root).name.lower() in _TRUTH_FOLDERS:
+            stems = stems | stems_of.get(str(Path(root).parent), set())
         for name in sorted(names):
             if truth_of(Path(name).stem) in stems:
-                continue  # the mask of a part that lies beside it
+                continue  # the mask of a part that lies beside it, or one folder up
             is_samples = below and name == SAMPLES_PICTURE and Path(root).name == RUN_FOLDER
             if not (name.startswith(".") or is_samples):
                 yield Path(root, name)

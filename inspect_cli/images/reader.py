@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from inspect_cli.errors import IncompleteError, InputError
 
 #: File name endings that are looked at when a folder is searched for images.
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp")
 #: Endings of images that are not read.
-UNREAD = (".webp", ".gif", ".jp2", ".j2k", ".heic", ".avif", ".tga", ".ppm", ".pgm", ".exr", ".dng")
+UNREAD = (
+    ".webp", ".gif", ".jp2", ".j2k", ".heic", ".avif", ".tga", ".ppm", ".pgm", ".pnm", ".pbm", ".exr", ".dng", ".btf",
+    ".tf8", ".raw",
+)  # fmt: skip
 
 #: Images above this are refused from their header, before any memory is taken.
 MAX_MEGAPIXELS = 4096
