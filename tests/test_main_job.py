@@ -574,6 +574,15 @@ def test_good_part_with_a_dark_lamp_does_not_set_the_limit(batch, models, capsys
     assert json.loads(captured.out)["parts"] == 2
 
 
+def test_limits_from_a_folder_that_cannot_be_written(batch, models, tmp_path, capsys):
+    arguments = ["threshold", "-m", "foil", "--models", str(models), "--good", str(batch / "train")]
+    assert run([*arguments, "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "parts.csv").is_file()
+    assert not (batch / "train" / "inspection").exists()
+    assert run(["threshold", "-m", "foil", "--models", str(models), "--value", "albedo=1", "--out", "x"]) == 1
+    assert "--out belongs to --good or --labelled" in capsys.readouterr().err
+
+
 def test_a_good_part_that_stands_out_is_named_and_nothing_is_promised(batch, models, capsys):
     """A bright square in one of the parts to set limits from."""
     path = batch / "train/good/g000_albedo.tif"

@@ -47,6 +47,27 @@ def test_a_target_outside_the_roi_is_none(tmp_path):
         PatchSampler([SamplerImage(path, roi, target)], 16, 0, min_share=0.01)
 
 
+def test_parts_beside_a_mask_with_defects_are_not_learnt_as_good(tmp_path, capsys):
+    data = tmp_path / "kos01"
+    for number in range(4):
+        _write(data / f"Part{number}.tif", 100 + number)
+        label = np.zeros((64, 80), np.uint8)
+        label[5:9, 5:9] = 255 * (number == 2)
+        tifffile.imwrite(data / f"Part{number}_label.tif", label)
+    tifffile.imwrite(data / "Part3_mask.tif", np.ones((64, 80), np.uint8))  # may be an ROI
+    material_of(tmp_path / "models", "kos")
+    command = ["train", "--material", "kos", "--models", str(tmp_path / "models"), "--data", str(data)]
+    assert run([*command, "--budget", "1steps", "--device", "cpu"]) in TRAINED
+    told = capsys.readouterr().err
+    assert f"left out: Part2: its mask {data / 'Part2_label.tif'} marks defects" in told
+    assert "3 part(s)" in told or "2 part(s), validating on 1" in told
+    for path in data.iterdir():
+        if not path.name.startswith("Part2"):
+            path.unlink()
+    assert run([*command, "--budget", "1steps"]) == NoInputError.exit_code
+    assert "no good part: Part2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("how", "ways"), [("none", 1), ("flip", 4), ("turn", 8)])
 def test_turns_move_patch_and_mask_alike_and_give_all_ways(how, ways):
     patch = np.arange(9).reshape(3, 3)

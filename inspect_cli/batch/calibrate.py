@@ -50,10 +50,15 @@ class NewLimits:
     failed: list[str]
 
 
+def run_of(folder: Path, material: str, out: Path | None) -> Path:
+    """Return the run folder that the parts of a folder are scored into: ``out``, or the one below the folder."""
+    return out or folder / RUN_FOLDER / material
+
+
 def limits_from_good_folder(
-    model: ScoringModel, folder: Path, rule: str, spec: ThresholdSpec, teller: Teller
+    model: ScoringModel, folder: Path, rule: str, spec: ThresholdSpec, teller: Teller, out: Path | None = None
 ) -> NewLimits:
-    """Return limits from the peaks of the good parts in ``folder``, scored now or before.
+    """Return limits from the peaks of the good parts in ``folder``, scored now or before, into ``out`` if given.
 
     Parts whose pictures do not look like those of the training, or that could not be scored everywhere, are left
     out. No rate is promised if parts were trained on.
@@ -67,7 +72,7 @@ def limits_from_good_folder(
     """
     parts = discover_parts(folder, model.maps, model.recipe.maps)
     _check_enough(len(parts), model, rule, spec)
-    summary = _score(model, folder, parts, teller, frozenset({"maps"}))
+    summary = _score(model, folder, parts, teller, frozenset({"maps"}), out)
     records = [o.record for o in summary.outcomes if o.record is not None]
     sound = [r for r in records if not (r.acquisition_faults or r.gaps or r.uncovered_px)]
     for record in records:
@@ -158,11 +163,11 @@ def _without_promise_if_trained_on(
 
 
 def limits_from_labelled_folder(
-    model: ScoringModel, folder: Path, truth: Path, rule: str, teller: Teller
+    model: ScoringModel, folder: Path, truth: Path, rule: str, teller: Teller, out: Path | None = None
 ) -> NewLimits:
-    """Return limits at which IoU or F1 of the masks of the labelled parts in ``folder`` is best."""
+    """Return limits at which IoU or F1 of the masks of the labelled parts in ``folder`` is best; ``out`` as above."""
     parts = discover_parts(folder, model.maps, model.recipe.maps)
-    summary = _score(model, folder, parts, teller, frozenset({"maps", "heatmap"}))
+    summary = _score(model, folder, parts, teller, frozenset({"maps", "heatmap"}), out)
     records = [o.record for o in summary.outcomes if o.record is not None]
     scoring = model.recipe.scoring
     pixels = fused_histogram(summary.run, truth, scoring.halo_share, scoring.halo_px)
@@ -190,7 +195,12 @@ def _failed(summary: RunSummary) -> list[str]:
 
 
 def _score(
-    model: ScoringModel, folder: Path, parts: Sequence[Part], teller: Teller, outputs: frozenset[str]
+    model: ScoringModel,
+    folder: Path,
+    parts: Sequence[Part],
+    teller: Teller,
+    outputs: frozenset[str],
+    out: Path | None,
 ) -> RunSummary:
     """Score a folder into its run folder; parts that are done, with ``outputs``, are not scored again.
 
@@ -210,7 +220,7 @@ def _score(
     def tell(outcome: Outcome) -> None:
         teller.say(f"{outcome.part}: {outcome.error or 'scored'}")
 
-    run = folder / RUN_FOLDER / model.material.name
+    run = run_of(folder, model.material.name, out)
     summary, exit_code = score_batch(run, folder, parts, working, tell, outputs=outputs)
     if summary.interrupted:
         raise Stopped(exit_code)

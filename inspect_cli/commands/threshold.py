@@ -59,6 +59,7 @@ class _Request:
     margin: float | None
     quantile: float | None
     sigma: float | None
+    out: Path | None = None
 
     def numbers(self) -> dict[str, float]:
         """Return the numbers of the rules that were given."""
@@ -91,6 +92,14 @@ def threshold(
     margin: Annotated[float | None, typer.Option("--margin", help="Factor of rule max.")] = None,
     quantile: Annotated[float | None, typer.Option("--quantile", help="Share of good parts that must pass.")] = None,
     sigma: Annotated[float | None, typer.Option("--sigma", help="Standard deviations of rule sigma.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Run folder of --good or --labelled.",
+            show_default="FOLDER/inspection/MATERIAL",
+        ),
+    ] = None,
     apply: Annotated[
         list[Path] | None,
         typer.Option("--apply", help="Run to judge again from its stored maps; the network does not run."),
@@ -119,20 +128,20 @@ def threshold(
     from inspect_cli.allocation import share_freed_memory
 
     share_freed_memory()
+    from inspect_cli.batch.calibrate import run_of
     from inspect_cli.engines import Hardware
     from inspect_cli.material.bundle import find_bundle
     from inspect_cli.material.materials import find_material
     from inspect_cli.scoring.model import load_model
-    from inspect_cli.store.layout import RUN_FOLDER
     from inspect_cli.training.card import write_card
 
-    request = _Request(good, labelled, truth, value or [], rule, margin, quantile, sigma)
+    request = _Request(good, labelled, truth, value or [], rule, margin, quantile, sigma, out)
     _check(request, bool(apply))
     chosen = find_material(material, models)
     hardware = Hardware(device, parse_batch(batch), engine, precision)
     model = load_model(chosen, find_bundle(chosen.folder, method), hardware, stride)
     source = good or labelled
-    made = None if source is None else (source / RUN_FOLDER / chosen.name).resolve()
+    made = None if source is None else run_of(source, chosen.name, out).resolve()
     later = [run for run in apply or [] if made is not None and made.is_relative_to(run.resolve())]
     runs = _checked([run for run in apply or [] if run not in later], model)
     failed: list[str] = []
@@ -176,6 +185,8 @@ def _check(request: _Request, applies: bool) -> None:
         raise UsageError(
             "nothing to do: give --good FOLDER, --labelled FOLDER --truth FOLDER, --value or --apply RUN"
         )
+    if request.out is not None and not request.good and not request.labelled:
+        raise UsageError("--out belongs to --good or --labelled")
     if (request.labelled is None) != (request.truth is None):
         raise UsageError("--labelled and --truth go together")
     valid = LABELLED_RULES if request.labelled else GOOD_RULES
@@ -198,11 +209,11 @@ def _new_limits(model: ScoringModel, request: _Request) -> tuple[Calibration, li
         if request.good is not None:
             spec = _spec(model, request)
             rule = request.rule or next((NUMBER_OF[name] for name in request.numbers()), spec.rule)
-            found = limits_from_good_folder(model, request.good, rule, spec, console)
+            found = limits_from_good_folder(model, request.good, rule, spec, console, request.out)
             return found.calibration, found.failed
         if request.labelled is not None and request.truth is not None:
             rule = request.rule or LABELLED_RULES[0]
-            found = limits_from_labelled_folder(model, request.labelled, request.truth, rule, console)
+            found = limits_from_labelled_folder(model, request.labelled, request.truth, rule, console, request.out)
             return found.calibration, found.failed
     except Stopped as stopped:
         raise typer.Exit(stopped.exit_code) from None

@@ -184,6 +184,11 @@ def _list_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     return named, others
 
 
+def has_marks(path: Path) -> bool:
+    """Whether a mask marks any pixel; raises InputError if it cannot be read."""
+    return bool(_read_mask(path).any())
+
+
 def _read_mask(path: Path) -> NDArray[np.bool_]:
     with open_map(path) as reader:
         if reader.header.format == "JPEG":

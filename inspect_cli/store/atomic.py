@@ -24,7 +24,9 @@ def output_error(path: Path, error: OSError) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"{path}: disk full while writing; free space and run again")
     reason = error.strerror or str(error)
-    return OutputError(f"{path}: cannot be written ({reason}); check the folder and its permissions")
+    return OutputError(
+        f"{path}: cannot be written ({reason}); check the folder and its permissions, or choose another"
+    )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inspect_cli.errors import NoInputError, UsageError
-from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth
+from inspect_cli.errors import InputError, NoInputError, UsageError
+from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth, has_marks
 from inspect_cli.images import Part, open_map
+from inspect_cli.images.parts import truth_of
+from inspect_cli.images.reader import SUFFIXES
 from inspect_cli.material.manifest import TrainingFile
-from inspect_cli.recipe.schema import MapSpec, Recipe, RoiSpec
+from inspect_cli.recipe.schema import NOT_A_MAP, MapSpec, Recipe, RoiSpec
 from inspect_cli.store.digest import file_sha256
 from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
 from inspect_cli.training.prepare import Split, Survey, split_parts, survey_parts
@@ -91,7 +94,12 @@ def open_sources(given: Parts, recipe: Recipe, maps: dict[str, MapSpec], recipe_
     InputError
         If a mask of the truth does not fit its part.
     """
-    survey = survey_parts(given.good, recipe, maps, recipe_folder)
+    labelled = marked_beside(given.good)
+    good = [part for part in given.good if part.id not in labelled]
+    if labelled and not good:
+        raise NoInputError(f"no good part: {next(iter(labelled.values()))}")
+    survey = survey_parts(good, recipe, maps, recipe_folder)
+    survey.faults.extend(labelled.values())
     split = split_parts(survey.parts, recipe.training.validation_share, seed)
     extra = defects = Survey()
     if given.extra:
@@ -112,6 +120,29 @@ def open_sources(given: Parts, recipe: Recipe, maps: dict[str, MapSpec], recipe_
     return Sources(
         survey, split, extra, defects, split_parts(marked, recipe.training.validation_share, seed), targets
     )
+
+
+def marked_beside(parts: Iterable[Part]) -> dict[str, str]:
+    """Return the parts beside which a mask with defects lies, named like ``P1_label`` or ``P1_gt``, and what to say.
+
+    A file ``P1_mask`` may be an ROI, and tells nothing.
+    """
+    masks: dict[Path, dict[str, Path]] = {}
+    found = {}
+    for part in parts:
+        for path in part.files.values():
+            if path.parent not in masks:
+                masks[path.parent] = _masks_in(path.parent)
+            mask = masks[path.parent].get(path.stem)
+            with suppress(InputError):  # then it tells nothing either
+                if mask is not None and has_marks(mask):
+                    found[part.id] = f"{part.id}: its mask {mask} marks defects"
+    return found
+
+
+def _masks_in(folder: Path) -> dict[str, Path]:
+    named = {path: truth_of(path.stem) for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
+    return {part: path for path, part in named.items() if part is not None and not NOT_A_MAP.search(path.name)}
 
 
 def _target(part: Part, name: str, truth: Truth | None) -> Mask | None:
