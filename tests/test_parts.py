@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,23 @@ def test_images_that_are_named_like_masks_of_no_part_are_told(tmp_path):
     parts = discover_parts(tmp_path, {"a": MapSpec(files="{part}.png")})
     assert [part.id for part in parts] == ["P1", "test/P2_a"]
     assert unused_images(tmp_path, parts).masks == ["P2_A_mask.png", "left_roi.png"]
+
+
+@pytest.mark.parametrize("name", ["{map}_P{n}.tif", "P{n}-{map}.tif", "{map}/P{n}.tif", "P{n}_{map}s.tif"])
+def test_maps_that_are_named_otherwise_are_no_photographs(tmp_path, name):
+    for kind, number in product(("albedo", "normal"), range(3)):
+        path = tmp_path / name.format(map=kind, n=number)
+        path.parent.mkdir(exist_ok=True)
+        gray(path, 4, 5)
+    with pytest.raises(UsageError, match=r"seem to be maps \(albedo, normal\).*recipe new NAME --maps albedo,normal"):
+        infer_maps(tmp_path)
+
+
+def test_photographs_with_a_word_of_a_map_in_their_names_are_photographs(tmp_path):
+    for name in ("normal_1.tif", "normal_2.tif", "dent_1.tif", "albedo.tif", "scratch_1.tif"):
+        gray(tmp_path / name, 4, 5)
+    gray(tmp_path / "other.tif", 4, 5)
+    assert list(infer_maps(tmp_path)) == ["image"]
 
 
 def test_images_of_no_part_are_told_and_other_maps_of_a_part_are_not(tmp_path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from inspect_cli.errors import InputError, NoInputError
+from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.images.parts import discover_parts, unused_images, walk_files
 from inspect_cli.images.reader import SUFFIXES, ImageHeader, open_map
 from inspect_cli.recipe.schema import MAX_CHANNELS, MapSpec
@@ -32,6 +33,8 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
     ------
     NoInputError
         If there is no readable image.
+    UsageError
+        If most files seem to be maps, by names from which their parts cannot be told.
     """
     names = _image_names(folder)
     patterns: dict[str, str] = {}
@@ -45,6 +48,7 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
             written = Counter(path.stem[-len(name) :] for path in own).most_common(1)[0][0]
             patterns[name] = f"{{part}}_{written}{endings.most_common(1)[0][0] if same else '.*'}"
     if count <= len(names) / 2:
+        _check_no_maps(folder, names)
         patterns = {"image": "{part}.*"}
     maps = {}
     for name, files in patterns.items():
@@ -53,6 +57,29 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
         span: Literal["type", "train"] = "type" if header.dtype.itemsize == 1 else "train"
         maps[name] = MapSpec(files=files, channels=header.channels, range=span)
     return maps
+
+
+def _check_no_maps(folder: Path, names: list[str]) -> None:
+    """Raise UsageError if most names, or their folders, say what map it is, but not as ``P1_albedo`` does.
+
+    They would be taken for as many parts of one map, and one network would learn all of them.
+    """
+    images = (path for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES))
+    kinds = [_kind(path.stem) or _kind(path.parent.name) for path in images]
+    found = Counter(kind for kind in kinds if kind is not None)
+    if len(found) < 2 or found.total() <= len(names) / 2:
+        return
+    raise UsageError(
+        f"{folder}: the files seem to be maps ({', '.join(sorted(found))}), but are not named <part>_<map>, such as "
+        "P1_albedo.tif; rename them, or write their names into a recipe: inspect recipe new NAME --maps "
+        f"{','.join(sorted(found))}"
+    )
+
+
+def _kind(name: str) -> str | None:
+    """Return the known map that is a word of a name, in the plural too; None if there is none."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return next((kind for kind in KNOWN_NAMES if kind in words or f"{kind}s" in words), None)
 
 
 def _image_names(folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ from inspect_cli.images.reduced import BlockReducer, reduction
 from inspect_cli.images.roi import largest_share
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.manifest import Acquisition, RoiShare
+from inspect_cli.material.materials import RECIPE
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.tiles.sampler import PatchSampler, PatchSource
@@ -176,7 +177,7 @@ def survey_parts(
         survey.rois[part.id] = roi
         survey.moments |= {(part.id, name): found for name, found in moments.items()}
     if not survey.parts:
-        raise NoInputError(f"no usable training part: {survey.faults[0]}")
+        raise NoInputError(f"no usable training part: {survey.faults[0]} (by {recipe_folder / RECIPE})")
     return survey
 
 
