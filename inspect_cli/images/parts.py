@@ -135,10 +135,7 @@ def unused_images(folder: Path, parts: Sequence[Part] = ()) -> Unused:
     """
     known = {part.id.rsplit("/", 1)[-1] for part in parts} | {f.stem for part in parts for f in part.files.values()}
     taken = {file for part in parts for file in part.files.values()}
-    beside: dict[Path, list[str]] = {}
-    for part in parts:
-        place = (folder / part.id).parent
-        beside.setdefault(place, []).append(part.id.rsplit("/", 1)[-1])
+    places = {folder / part.id for part in parts}
     found = Unused([], [], [])
     for path in _walk(folder, {}):
         is_mask = NOT_A_MAP.search(path.name) is not None
@@ -148,7 +145,9 @@ def unused_images(folder: Path, parts: Sequence[Part] = ()) -> Unused:
             continue
         elif is_mask and NOT_A_MAP.sub("", path.name) not in known:
             found.masks.append(path.name)
-        elif not is_mask and not path.stem.startswith(tuple(beside.get(path.parent, ()))):
+        elif not is_mask and not any(
+            path.with_name(path.stem[:end]) in places for end in range(1, len(path.stem) + 1)
+        ):
             found.strays.append(path.relative_to(folder).as_posix())
     return Unused(sorted(found.unread), sorted(found.masks), sorted(found.strays))
 
