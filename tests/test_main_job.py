@@ -769,6 +769,22 @@ def test_a_size_in_the_recipe_holds_for_parts_that_are_done(results, batch, mode
     assert "200x150" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "verdict"), [(100, 150, "undecided"), (200, 40, "undecided"), (190, 150, "pass")]
+)
+def test_a_part_of_a_picture_does_not_pass(batch, models, width, height, verdict):
+    for path in (batch / "test/good").glob("*.tif"):
+        pixels = tifffile.imread(path)
+        path.unlink()
+        kind = "rgb" if pixels.ndim == 3 else "minisblack"
+        tifffile.imwrite(path, np.ascontiguousarray(pixels[:height, :width]), photometric=kind)
+    assert score(batch, models, *COARSE) == 0
+    record = json.loads((batch / "test/inspection/foil/parts/good/g003/part.json").read_text())
+    assert record["verdict"] == verdict
+    told = f"is of {width}x{height} px, the training images of 200x150 px or more: is it all of the part?"
+    assert (told in record["reasons"]) == (verdict == "undecided")
+
+
 def test_the_evaluation_of_parts_that_left_does_not_stand(results, batch, models):
     assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth")]) == 0
     assert score(batch, models) == 0

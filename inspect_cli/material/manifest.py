@@ -230,9 +230,11 @@ class Manifest(_Strict):
     #: What the trained network of each map makes of artificial defects.
     checks: dict[str, Trial] = Field(default_factory=dict)
     suspects: list[Suspect] = Field(default_factory=list)
-    #: ROI rule of the training, with its map. None, like the next, in models that older versions wrote.
+    #: ROI rule of the training, with its map. None, like the next two, in models that older versions wrote.
     roi: RoiSpec | None = None
     roi_share: RoiShare | None = None
+    #: Least width and least height of the training images.
+    least_size_px: tuple[int, int] | None = None
 
     @property
     def cautions(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.scoring.usual import UsualMap
 
 Rows = NDArray[np.float32]
+
+
+#: Share of the least width and of the least height in training below which an image may not be all of a part.
+_LEAST_SIDE: Final = 0.75
 
 
 class PartScan:
@@ -94,8 +98,9 @@ class PartScan:
     def gaps(self) -> list[str]:
         """Return what may have been left unseen; call at the end.
 
-        Values that are no numbers, of which some engines make a score, and an ROI that covers more or less of the
-        image than in training: damage at a part's rim may be taken for background.
+        Values that are no numbers, of which some engines make a score; an ROI that covers more or less of the image
+        than in training: damage at a part's rim may be taken for background; an image far smaller than those of the
+        training: half a transfer, or a thumbnail.
         """
         missing = {name: stream.moments.missing for name, stream in self.streams.items()}
         found = [f"map {name}: {n} values inside the ROI are no finite numbers" for name, n in missing.items() if n]
@@ -105,6 +110,12 @@ class PartScan:
             found.append(
                 f"the ROI covers {share:.1%} of the image, in training {usual.low:.1%} to {usual.high:.1%} (a "
                 "damaged rim, another lamp, or was `roi` changed since?)"
+            )
+        least = self._model.bundle.manifest.least_size_px
+        if least is not None and (self.width < _LEAST_SIDE * least[0] or self.height < _LEAST_SIDE * least[1]):
+            found.append(
+                f"is of {self.width}x{self.height} px, the training images of {least[0]}x{least[1]} px or more: is "
+                "it all of the part?"
             )
         return found
 

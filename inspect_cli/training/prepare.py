@@ -131,6 +131,12 @@ class Survey:
         """Shorter side of the smallest image; 0 without any."""
         return min((min(size) for size in self.sizes.values()), default=0)
 
+    @property
+    def least_size_px(self) -> tuple[int, int]:
+        """Least width and least height of the parts' images."""
+        height, width = (min(self.sizes[part.id][axis] for part in self.parts) for axis in (0, 1))
+        return width, height
+
     def roi_share(self, part: Part, tile_px: int) -> float:
         """Return the largest share of a tile that lies inside a part's ROI, wherever the tile is."""
         known = (part.id, tile_px)

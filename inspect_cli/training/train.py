@@ -197,6 +197,7 @@ def _train_locked(
         suspects=suspects,
         roi=recipe.resolved_roi(),
         roi_share=learn_roi_share(sources.survey.rois[part.id] for part in sources.survey.parts),
+        least_size_px=sources.survey.least_size_px,
     )
     if kept is not None:
         old, names = kept
