@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspect_cli.errors import InputError, NoInputError, UsageError
-from inspect_cli.images.infer import infer_maps, training_root, unmatched
+from inspect_cli.images.infer import check_told_apart, infer_maps, training_root, unmatched
 from inspect_cli.images.parts import Part, discover_parts, unused_images
 from inspect_cli.recipe.schema import MapSpec
 
@@ -378,14 +378,16 @@ def test_maps_that_are_named_otherwise_are_no_photographs(tmp_path, name):
         path.parent.mkdir(exist_ok=True)
         gray(path, 4, 5)
     with pytest.raises(UsageError, match=r"seem to be maps \(albedo, normal\).*recipe new NAME --maps albedo,normal"):
-        infer_maps(tmp_path)
+        check_told_apart(tmp_path, infer_maps(tmp_path))
 
 
 def test_photographs_with_a_word_of_a_map_in_their_names_are_photographs(tmp_path):
     for name in ("normal_1.tif", "normal_2.tif", "dent_1.tif", "albedo.tif", "scratch_1.tif"):
         gray(tmp_path / name, 4, 5)
     gray(tmp_path / "other.tif", 4, 5)
-    assert list(infer_maps(tmp_path)) == ["image"]
+    maps = infer_maps(tmp_path)
+    assert list(maps) == ["image"]
+    check_told_apart(tmp_path, maps)
 
 
 def test_images_of_no_part_are_told_and_other_maps_of_a_part_are_not(tmp_path):

@@ -33,8 +33,6 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
     ------
     NoInputError
         If there is no readable image.
-    UsageError
-        If most files seem to be maps, by names from which their parts cannot be told.
     """
     names = _image_names(folder)
     patterns: dict[str, str] = {}
@@ -48,7 +46,6 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
             written = Counter(path.stem[-len(name) :] for path in own).most_common(1)[0][0]
             patterns[name] = f"{{part}}_{written}{endings.most_common(1)[0][0] if same else '.*'}"
     if count <= len(names) / 2:
-        _check_no_maps(folder, names)
         patterns = {"image": "{part}.*"}
     maps = {}
     for name, files in patterns.items():
@@ -59,15 +56,17 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
     return maps
 
 
-def _check_no_maps(folder: Path, names: list[str]) -> None:
+def check_told_apart(folder: Path, maps: Mapping[str, MapSpec]) -> None:
     """Raise UsageError if most names, or their folders, say what map it is, but not as ``P1_albedo`` does.
 
-    They would be taken for as many parts of one map, and one network would learn all of them.
+    They would be taken for as many parts of the one map of ``maps``, and one network would learn all of them.
     """
+    if len(maps) > 1 or next(iter(maps)) in KNOWN_NAMES:
+        return
     images = (path for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES))
     kinds = [_kind(path.stem) or _kind(path.parent.name) for path in images]
     found = Counter(kind for kind in kinds if kind is not None)
-    if len(found) < 2 or found.total() <= len(names) / 2:
+    if len(found) < 2 or found.total() <= len(kinds) / 2:
         return
     raise UsageError(
         f"{folder}: the files seem to be maps ({', '.join(sorted(found))}), but are not named <part>_<map>, such as "

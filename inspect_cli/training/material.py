@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inspect_cli.errors import UsageError, nearest
-from inspect_cli.images.infer import infer_maps, training_root, unmatched
+from inspect_cli.images.infer import check_told_apart, infer_maps, training_root, unmatched
 from inspect_cli.images.parts import any_file
 from inspect_cli.material.materials import (
     RECIPE,
@@ -52,7 +52,9 @@ def material_to_train(
             teller.say(f"the recipe {known / RECIPE} does not fit {data}: taken as a new material")
             known = None
     if data is not None and known is None:
-        recipe = new_recipe(name, infer_maps(training_root(data)))
+        maps = infer_maps(training_root(data))
+        check_told_apart(training_root(data), maps)
+        recipe = new_recipe(name, maps)
         path = own / RECIPE
         write_text(path, commented_yaml(recipe))
         found = ", ".join(f"{key} ({spec.files}, {spec.channels} channels)" for key, spec in recipe.maps.items())
