@@ -30,6 +30,7 @@ import yaml
 from inspect_cli.errors import EXIT_DONE, EXIT_DOUBT
 from inspect_cli.methods import method_names
 from inspect_cli.methods.registry import method_class
+from inspect_cli.store.part_record import read_part_record
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "bench" / "methods.csv"
@@ -85,7 +86,7 @@ def inspect(threads: int, *arguments: str) -> str:
 
 
 def megapixels(run: Path) -> float:
-    sizes = [json.loads(path.read_text())["size_px"] for path in run.rglob("part.json")]
+    sizes = [read_part_record(path.parent).size_px for path in run.rglob("part.json")]
     return sum(width * height for width, height in sizes) / 1e6
 
 

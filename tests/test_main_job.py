@@ -583,13 +583,17 @@ def test_limits_from_a_folder_that_cannot_be_written(batch, models, tmp_path, ca
     assert "--out belongs to --good or --labelled" in capsys.readouterr().err
 
 
-def test_a_good_part_that_stands_out_is_named_and_nothing_is_promised(batch, models, capsys):
-    """A bright square in one of the parts to set limits from."""
-    path = batch / "train/good/g000_albedo.tif"
+def _paint_square(path):
+    """Paint a bright square into an image, in a new file: the old one may be linked."""
     pixels = tifffile.imread(path)
     pixels[40:60, 40:60] = 65535
     path.unlink()
     tifffile.imwrite(path, pixels)
+
+
+def test_a_good_part_that_stands_out_is_named_and_nothing_is_promised(batch, models, capsys):
+    """A bright square in one of the parts to set limits from."""
+    _paint_square(batch / "train/good/g000_albedo.tif")
     arguments = ["threshold", "-m", "foil", "--models", str(models), "--good", str(batch / "train"), "--json"]
     assert run(arguments) == 0
     captured = capsys.readouterr()
@@ -603,11 +607,7 @@ def test_a_good_part_that_stands_out_is_named_and_nothing_is_promised(batch, mod
 
 def test_defective_parts_among_those_that_set_the_limits_are_named_however_many(batch, models, capsys):
     for number in range(3):  # none stands out among the others
-        path = batch / f"train/good/g{number:03d}_albedo.tif"
-        pixels = tifffile.imread(path)
-        pixels[40:60, 40:60] = 65535
-        path.unlink()
-        tifffile.imwrite(path, pixels)
+        _paint_square(batch / f"train/good/g{number:03d}_albedo.tif")
     arguments = ["threshold", "-m", "foil", "--models", str(models), "--good", str(batch / "train"), "--json"]
     assert run(arguments) == 0
     captured = capsys.readouterr()

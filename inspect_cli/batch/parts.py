@@ -16,7 +16,7 @@ from inspect_cli.images.settle import Settling
 from inspect_cli.outputs.record import forget, record_of, set_aside
 from inspect_cli.outputs.stored import is_whole, part_folder
 from inspect_cli.scoring.model import ScoringModel
-from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS
 
 #: How often a wait looks for a signal to stop.
 _NAP_S: Final = 0.2
@@ -121,7 +121,7 @@ def _settled_first(
     """
     later = []
     for part in parts:
-        if (part_folder(run, part.id) / PART_RECORD).is_file() or settling.why_not(part) is None:
+        if record_of(part_folder(run, part.id)) is not None or settling.why_not(part) is None:
             yield part, None
         else:
             later.append(part)
