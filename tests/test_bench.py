@@ -95,6 +95,13 @@ def test_operations_are_those_counted_by_hand():
     assert operations_per_tile(detector) == total
 
 
+def test_operations_are_those_that_the_network_needs_not_those_of_blocks_of_pixels():
+    detector = build_detector("cae", 1, 32, {"architecture": "cifar10", "hidden": 32, "latent": 8})
+    down = 32**2 * 1 * 8 + 16**2 * 8 * 16 + 8**2 * 16 * 32 + 4**2 * 32 * 16
+    up = 4**2 * 16 * 32 + 8**2 * 32 * 16 + 16**2 * 16 * 8 + 32**2 * 8 * 1
+    assert operations_per_tile(detector) == 2 * (9 * (down + up) + 2 * (16 * 4**2 * 32 + 32 * 8))
+
+
 def test_matrix_rate_is_a_plausible_number_of_operations():
     assert 1e9 < matrix_rate(1) < 1e15
 

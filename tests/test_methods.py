@@ -7,7 +7,7 @@ import torch
 from inspect_cli.errors import RecipeError
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Batch
-from inspect_cli.methods.networks import ARCHITECTURES, encoder, start_at_mean
+from inspect_cli.methods.networks import ARCHITECTURES, BlockConv2d, encoder, pixel_by_pixel, start_at_mean
 from inspect_cli.methods.vae import kl_divergence
 from inspect_cli.training.health import explained_variance
 
@@ -45,6 +45,27 @@ def test_reconstruction_has_the_tiles_shape_and_lies_between_0_and_1(architectur
     assert copy.shape == (2, channels, tile, tile)
     assert copy.min() > 0
     assert copy.max() < 1
+
+
+@pytest.mark.parametrize("size", [(8, 12), (6, 4), (5, 7)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_blocks_of_pixels_are_what_a_plain_convolution_makes_of_them(channels, size):
+    blocks, plain = BlockConv2d(6, channels), torch.nn.Conv2d(6, channels, 3, padding=1)
+    plain.load_state_dict(blocks.state_dict())
+    values = torch.rand(2, 6, *size)
+    found, expected = blocks(values), plain(values)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(blocks.weight.grad, plain.weight.grad)
+    torch.testing.assert_close(blocks.bias.grad, plain.bias.grad)
+
+
+def test_a_network_is_the_same_pixel_by_pixel():
+    detector, tiles = build_detector("cae", 1, 32, {}), torch.rand(2, 1, 32, 32)
+    copy = detector.reconstruct(tiles)
+    assert any(layer.block > 1 for layer in detector.modules() if isinstance(layer, BlockConv2d))
+    torch.testing.assert_close(pixel_by_pixel(detector).reconstruct(tiles), copy)
 
 
 def test_residual_is_the_squared_difference_averaged_over_channels():

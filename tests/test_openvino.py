@@ -8,7 +8,7 @@ import tifffile
 import torch
 
 from inspect_cli.cli import run
-from inspect_cli.engines import Hardware, TorchEngine, choose_engine, make_engine
+from inspect_cli.engines import Hardware, TorchEngine, choose_engine, graph, make_engine
 from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.parity import CheckedEngine
 from inspect_cli.errors import ModelError, UsageError
@@ -45,6 +45,20 @@ def test_lower_precision_is_near(detector, tiles):
     expected = TorchEngine(detector, CPU).score(tiles)
     engine = make_engine(detector, Hardware(engine="openvino", precision="bf16"))
     np.testing.assert_allclose(engine.score(tiles), expected, atol=0.05 * expected.max())
+
+
+@pytest.mark.parametrize("size", [(6, 10), (32, 48)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_maps_of_one_channel_are_enlarged_by_products_alone(channels, size):
+    class Enlarged(torch.nn.Module):
+        def forward(self, values):
+            return torch.nn.functional.interpolate(values, size, mode="bilinear", align_corners=False)
+
+    values = torch.rand(2, channels, 5, 8)
+    model = graph.converted(Enlarged(), values, any_number=True)
+    assert ("Interpolate" in {node.get_type_name() for node in model.get_ops()}) == (channels != 1)
+    found = graph.openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(values.numpy())[0]
+    np.testing.assert_allclose(found, Enlarged()(values).numpy(), atol=1e-6)
 
 
 class _Wrong(Blocking):

@@ -28,6 +28,8 @@ from inspect_cli.engines.torch_engine import choose_device
 from inspect_cli.images import Part
 from inspect_cli.material.bundle import Bundle
 from inspect_cli.material.materials import Material
+from inspect_cli.methods.base import Detector
+from inspect_cli.methods.networks import pixel_by_pixel
 from inspect_cli.scoring.model import ScoringModel, load_model
 from inspect_cli.tiles.grid import Grid
 
@@ -49,6 +51,12 @@ class Job:
     def model(self) -> ScoringModel:
         """Return the loaded model; its bundle knows the one map only."""
         return load_model(self.material, self.bundle, self.hardware, self.stride_px)
+
+    def detector(self) -> Detector:
+        """Return the network as a user would write it, on the device."""
+        detector = self.bundle.detector(self.map_name).to(self.device())
+        pixel_by_pixel(detector)
+        return detector
 
     def device(self) -> torch.device:
         """Return what the network runs on."""
@@ -101,7 +109,7 @@ def _network(job: Job) -> Work:
 def _plain_loop(job: Job) -> Work:
     """What a user would write: all in memory, torch in eager mode, batches of tiles, sums and counts in numpy."""
     device = job.device()
-    detector, grid = job.bundle.detector(job.map_name).to(device), job.grid()
+    detector, grid = job.detector(), job.grid()
     side = grid.tile_px
     corners = [(y, x) for y in grid.rows for x in grid.columns]
 
@@ -127,7 +135,7 @@ def _monai(job: Job) -> Work:
     from monai.inferers import sliding_window_inference  # noqa: PLC0415  (an optional peer)
 
     device = job.device()
-    detector, side = job.bundle.detector(job.map_name).to(device), job.bundle.manifest.tile_px
+    detector, side = job.detector(), job.bundle.manifest.tile_px
 
     @torch.inference_mode()
     def work() -> NDArray[np.float32]:
@@ -145,7 +153,7 @@ def _anomalib(job: Job) -> Work:
     from anomalib.data.utils.tiler import Tiler  # noqa: PLC0415  (an optional peer)
 
     device = job.device()
-    detector = job.bundle.detector(job.map_name).to(device)
+    detector = job.detector()
     tiler = Tiler(tile_size=job.bundle.manifest.tile_px, stride=job.stride_px)
 
     @torch.inference_mode()

@@ -10,8 +10,11 @@ import warnings
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from inspect_cli.errors import ModelError
 from inspect_cli.methods.base import Detector
@@ -19,6 +22,8 @@ from inspect_cli.methods.base import Detector
 INPUT, OUTPUT = "tiles", "score"
 ONNX_OPSET: Final = 18
 MOST_TILES: Final = 4096
+#: How OpenVINO names torch's bilinear interpolation between pixels' centres.
+_BILINEAR: Final = {"mode": "linear_onnx", "coordinate_transformation_mode": "pytorch_half_pixel", "antialias": False}
 
 
 class _Scoring(nn.Module):
@@ -68,7 +73,32 @@ def converted(function: nn.Module, example: Tensor, any_number: bool) -> Any:
         graph = TorchScriptPythonDecoder(traced, example_input=example)
         model = frontend.convert(frontend.load(graph))
     model.reshape([-1 if any_number else example.shape[0], *example.shape[1:]])
+    _enlarge_by_products(model)
     return model
+
+
+def _enlarge_by_products(model: Any) -> None:
+    """Let products with constant matrices enlarge maps of one channel: OpenVINO's own way takes four times longer.
+
+    Along each axis a new pixel is a weighted mean of two old ones, which is what a row of the matrix says.
+    """
+    from openvino import opset13  # noqa: PLC0415  (an optional package)
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Interpolate" or not _BILINEAR.items() <= node.get_attributes().items():
+            continue
+        before, after = node.input(0).get_partial_shape(), node.output(0).get_partial_shape()
+        if before[1] != 1 or before[2].is_dynamic or before[3].is_dynamic:
+            continue
+        rows, columns = (_linear_weights(before[axis].get_length(), after[axis].get_length()) for axis in (2, 3))
+        wide = opset13.matmul(node.input_value(0), opset13.constant(columns), False, True)
+        node.output(0).replace(opset13.matmul(opset13.constant(rows), wide, False, False).output(0))
+
+
+def _linear_weights(before: int, after: int) -> NDArray[np.float32]:
+    """Return the weight (after, before) of each old pixel in each new one, linear between centres."""
+    one_each = torch.eye(before)[None]
+    return np.asarray(functional.interpolate(one_each, after, mode="linear", align_corners=False)[0].T.numpy())
 
 
 def write_onnx(detector: Detector, path: Path) -> None:

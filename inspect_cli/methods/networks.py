@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from inspect_cli.errors import RecipeError
 
@@ -19,6 +20,8 @@ from inspect_cli.errors import RecipeError
 LEAKY_SLOPE: Final = 0.01
 #: A copy starts at least this far from black and white, where a sigmoid's gradient has not vanished.
 _LEAST_MEAN: Final = 0.02
+#: Side of the block that pays for so many output channels (measured with sixteen lanes; no worse with eight).
+_BLOCK: Final = {1: 4, 2: 2, 3: 2, 4: 2}
 
 
 class Architecture(NamedTuple):
@@ -96,7 +99,39 @@ def decoder(channels: int, architecture: Architecture) -> nn.Sequential:
     for after, scale in zip(architecture.tail, architecture.tail_scales, strict=True):
         layers += [_upscale(before, after, scale), nn.LeakyReLU(LEAKY_SLOPE)]
         before = after
-    return nn.Sequential(*layers, nn.Conv2d(before, channels, 3, 1, 1), nn.Sigmoid())
+    return nn.Sequential(*layers, BlockConv2d(before, channels), nn.Sigmoid())
+
+
+class BlockConv2d(nn.Conv2d):
+    """A 3x3 convolution to few channels that yields a block of pixels at once: same weights, same result, faster.
+
+    Processors compute eight or sixteen output channels in the time of one. So the pixels of a block become channels
+    of a convolution of the block's stride, whose kernel holds the 3x3 weights once for each of them, at their place.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, 3, padding=1)
+        self.block = _BLOCK.get(after, 1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return (n, channels, height, width); sides that the block does not divide are computed pixel by pixel."""
+        block = self.block
+        if block == 1 or values.shape[2] % block or values.shape[3] % block:
+            return super().forward(values)
+        assert self.bias is not None
+        around = functional.pad(self.weight, (block - 1,) * 4)
+        places = around.unfold(2, block + 2, 1).unfold(3, block + 2, 1).flip(2, 3)  # of the window: weights go back
+        weight = places.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        found = functional.conv2d(values, weight, self.bias.repeat_interleave(block**2), block, 1)
+        return functional.pixel_shuffle(found, block)
+
+
+def pixel_by_pixel(network: nn.Module) -> nn.Module:
+    """Let the network compute as torch does, without blocks of pixels; return it."""
+    for layer in network.modules():
+        if isinstance(layer, BlockConv2d):
+            layer.block = 1
+    return network
 
 
 def _upscale(before: int, after: int, scale: int) -> nn.Module:
