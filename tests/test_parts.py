@@ -41,7 +41,7 @@ def ids(folder: Path, maps: dict[str, MapSpec]) -> list[str]:
 def gray(path: Path, *shape: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.zeros(shape or (8, 9), np.uint8)
-    if path.suffix == ".png":
+    if path.suffix in (".png", ".jpg", ".jpeg"):
         cv2.imwrite(str(path), pixels)
     else:
         kind = "rgb" if len(shape) == 3 and shape[2] == 3 else "minisblack"
@@ -297,6 +297,22 @@ def test_a_photograph_called_normal_makes_no_map(tmp_path: Path) -> None:
     maps = infer_maps(tmp_path)
     assert {name: spec.files for name, spec in maps.items()} == {"image": "{part}.*"}
     assert unmatched(tmp_path, maps) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "files"), [((0,), "{part}.jpg"), ((0, 255), "{part}.jpg"), ((3, 4, 5), "{part}.*")]
+)
+def test_photographs_lie_beside_masks_of_their_names(tmp_path: Path, values: tuple[int, ...], files: str) -> None:
+    for number in range(3):
+        gray(tmp_path / f"c{number}.jpg")
+        cv2.imwrite(str(tmp_path / f"c{number}.png"), np.resize(np.array(values, np.uint8), (4, 5)))
+    gray(tmp_path / "c3.jpeg")
+    if files == "{part}.*":
+        gray(tmp_path / "c4.png")  # a part that can be used
+    maps = infer_maps(tmp_path)
+    assert maps == {"image": MapSpec(files=files, channels=1)}
+    if files == "{part}.jpg":
+        assert ids(tmp_path, maps) == ["c0", "c1", "c2", "c3"]
 
 
 def test_files_of_no_map_are_named(tmp_path: Path) -> None:

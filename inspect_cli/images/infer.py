@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
+
 from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.images.parts import discover_parts, unused_images, walk_files
 from inspect_cli.images.reader import SUFFIXES, ImageHeader, open_map
@@ -18,15 +20,19 @@ from inspect_cli.store.paths import check_is_folder
 KNOWN_NAMES = ("albedo", "normal", "gradient", "curvature")
 #: Endings that one pattern of either takes.
 _FORMATS: Final = {".tiff": ".tif", ".jpeg": ".jpg"}
+_JPEG: Final = (".jpg", ".jpeg")
 #: Files of a map whose headers are looked at, about.
 _HEADERS: Final = 100
+#: Files that may be masks, of which the pixels are looked at, about.
+_MASKS: Final = 10
 
 
 def infer_maps(folder: Path) -> dict[str, MapSpec]:
     """Return the maps below ``folder``: ``*_albedo.tif`` and its like, else one map ``image`` of any format.
 
     Known names count only where most files have one: a single photograph ``dent_normal.png`` makes no map. Channels
-    are those that most files of a map have; the value range of 8-bit maps is their type's, of others that of the
+    are those that most files of a map have; where JPEGs lie beside masks of their names, the JPEGs are the parts; the
+    value range of 8-bit maps is their type's, of others that of the
     training images.
 
     Raises
@@ -46,7 +52,7 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
             written = Counter(path.stem[-len(name) :] for path in own).most_common(1)[0][0]
             patterns[name] = f"{{part}}_{written}{endings.most_common(1)[0][0] if same else '.*'}"
     if count <= len(names) / 2:
-        patterns = {"image": "{part}.*"}
+        patterns = {"image": "{part}.jpg" if _masks_beside_photographs(folder) else "{part}.*"}
     maps = {}
     for name, files in patterns.items():
         header = _usual_header(folder, name, files)
@@ -95,6 +101,23 @@ def unmatched(folder: Path, maps: Mapping[str, MapSpec]) -> list[str]:
     """Return the names of image files below ``folder`` that are of none of the maps."""
     taken = {path.name for part in discover_parts(folder, maps) for path in part.files.values()}
     return sorted(set(_image_names(folder)) - taken)
+
+
+def _masks_beside_photographs(folder: Path) -> bool:
+    """Whether most JPEGs have a PNG of their name beside them that is a mask: at most one value besides 0."""
+    files = set(walk_files(folder, {}))
+    photographs = [path for path in files if path.suffix.lower() in _JPEG]
+    masks = sorted({path.with_suffix(".png") for path in photographs} & files)
+    return 2 * len(masks) > len(photographs) and all(map(_is_mask, masks[:: max(1, len(masks) // _MASKS)]))
+
+
+def _is_mask(path: Path) -> bool:
+    try:
+        with open_map(path) as reader:
+            values = np.unique(reader.read())
+    except InputError:
+        return False
+    return values.size == 1 or (values.size == 2 and values[0] == 0)
 
 
 def _usual_header(folder: Path, name: str, files: str) -> ImageHeader:
