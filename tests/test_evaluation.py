@@ -324,6 +324,13 @@ def test_mask_comes_first_then_boxes(tmp_path: Path, ending: str) -> None:
     assert truth.unmatched(["k/two", "k/none"]) == ["k/boxed", "k/one"]
 
 
+def test_results_and_hidden_files_are_no_masks(tmp_path: Path) -> None:
+    for name in ("P1", ".P1", ".kept/P1", "inspection/foil/parts/P1/heatmap"):
+        _write_mask(tmp_path / f"{name}.png", np.ones((2, 2), np.uint8))
+    (tmp_path / "inspection/foil/.lock").touch()
+    assert list(Truth.open(tmp_path).files) == ["P1"]
+
+
 def test_pictures_beside_masks_are_no_masks(tmp_path: Path) -> None:
     for name in ("P1.png", "P1_mask.png", "P2.png"):
         _write_mask(tmp_path / name, np.ones((2, 2), np.uint8))

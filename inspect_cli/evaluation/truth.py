@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError
 from inspect_cli.images import marked, open_map
-from inspect_cli.images.parts import truth_of
+from inspect_cli.images.parts import truth_of, walk_folders
 from inspect_cli.store.paths import check_is_folder, without_links
 
 BOXES_FILE: Final = "boxes.csv"
@@ -170,7 +170,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _list_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return the image files named like masks and the others, by part id; the preferred suffix wins."""
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES and p.is_file()]
+    files = (root / name for root, names in walk_folders(folder, {}) for name in names)
+    found = [path for path in files if path.suffix.lower() in MASK_SUFFIXES and not path.name.startswith(".")]
     found.sort(key=lambda p: (MASK_SUFFIXES.index(p.suffix.lower()), p), reverse=True)
     named: dict[str, Path] = {}
     others: dict[str, Path] = {}

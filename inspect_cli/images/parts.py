@@ -178,30 +178,39 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
 
 def _walk(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
     """Yield what :func:`walk_files` does, and the files that are named like masks and ROIs."""
+    stems_of: dict[Path, set[str]] = {}
+    for root, names in walk_folders(folder, faults):
+        stems = stems_of[root] = {Path(name).stem for name in names}
+        if root.name.lower() in _TRUTH_FOLDERS:
+            stems = stems | stems_of.get(root.parent, set())
+        for name in sorted(names):
+            if truth_of(Path(name).stem) in stems:
+                continue  # the mask of a part that lies beside it, or one folder up
+            is_samples = root != folder and name == SAMPLES_PICTURE and root.name == RUN_FOLDER
+            if not (name.startswith(".") or is_samples):
+                yield root / name
+
+
+def walk_folders(folder: Path, faults: dict[str, str]) -> Iterator[tuple[Path, list[str]]]:
+    """Yield ``folder`` and the folders below it, each with the names of its files.
+
+    Hidden folders and what this program wrote are left out; links are followed once. A folder that cannot be listed
+    is noted in ``faults`` under its path below ``folder``.
+    """
 
     def note(error: OSError) -> None:
         place = os.path.relpath(error.filename or folder, folder)
         faults[place] = f"{error.filename}: cannot be listed ({error.strerror}); check its permissions"
 
     seen: set[str] = set()
-    stems_of: dict[str, set[str]] = {}
-    for root, folders, names in os.walk(folder, onerror=note, followlinks=True):
-        real = os.path.realpath(root)
-        below = root != str(folder)
-        if real in seen or (below and _is_output(Path(root), folders, names)):
+    for text, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        root, real = Path(text), os.path.realpath(text)
+        if real in seen or (root != folder and _is_output(root, folders, names)):
             folders.clear()  # a link in a circle, or results
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        stems = stems_of[root] = {Path(name).stem for name in names}
-        if Path(root).name.lower() in _TRUTH_FOLDERS:
-            stems = stems | stems_of.get(str(Path(root).parent), set())
-        for name in sorted(names):
-            if truth_of(Path(name).stem) in stems:
-                continue  # the mask of a part that lies beside it, or one folder up
-            is_samples = below and name == SAMPLES_PICTURE and Path(root).name == RUN_FOLDER
-            if not (name.startswith(".") or is_samples):
-                yield Path(root, name)
+        yield root, names
 
 
 def _is_output(folder: Path, folders: Sequence[str], names: Sequence[str]) -> bool:
