@@ -217,6 +217,13 @@ def test_lite0_features_are_those_of_another_implementation(lite0):
         assert measured == pytest.approx(figures, rel=1e-3, abs=1e-3)
 
 
+def test_lite0_takes_one_channel_for_three_equal_ones(lite0):
+    gray = waves(75)[:, :1]
+    with torch.no_grad():
+        for alone, three in zip(lite0(gray), lite0(gray.expand(-1, 3, -1, -1)), strict=True):
+            torch.testing.assert_close(alone, three, rtol=1e-4, atol=1e-4)
+
+
 def test_lite0_stays_frozen_and_builds_no_more_than_it_needs(lite0):
     from inspect_cli.methods.efficientnet import EfficientNetLite0Features
 

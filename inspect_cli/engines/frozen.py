@@ -36,7 +36,7 @@ class _OnOpenVino:
     """Runs networks from images (n, channels, height, width) to several outputs, in float32."""
 
     def __init__(self) -> None:
-        self._compiled: dict[tuple[str, int, int], Any] = {}
+        self._compiled: dict[tuple[str, int, int, int], Any] = {}
         self._digests: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], str]] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
@@ -47,7 +47,7 @@ class _OnOpenVino:
         return [torch.from_numpy(output) for output in found.to_tuple()]
 
     def _of(self, network: nn.Module, images: Tensor) -> Any:
-        key = (self._digest(network), *images.shape[2:])
+        key = (self._digest(network), *images.shape[1:])
         if key not in self._compiled:
             while len(self._compiled) >= _MOST_KEPT:
                 self._compiled.pop(next(iter(self._compiled)))

@@ -107,8 +107,8 @@ class EfficientNetLite0Features(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps, shallowest first; a side that does not divide is rounded up.
 
-        ``images`` are (n, 3, height, width), normalised with ``MEAN`` and ``DEVIATION``. What is in ``hastened``
-        does the work in float32, where no gradient is wanted.
+        ``images`` are (n, 3, height, width), normalised with ``MEAN`` and ``DEVIATION``, or of one channel, which
+        stands for three equal ones. What is in ``hastened`` does the work in float32, where no gradient is wanted.
         """
         traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         if self.hastened and not (images.requires_grad or traced or torch.is_autocast_enabled("cpu")):
@@ -123,8 +123,9 @@ class EfficientNetLite0Features(nn.Module):
         """
         images = tiles
         if tiles.shape[1] != len(MEAN):
-            images = tiles.reshape(-1, 1, *tiles.shape[2:]).expand(-1, len(MEAN), -1, -1)
-        mean, deviation = (torch.tensor(v, device=tiles.device)[:, None, None] for v in (MEAN, DEVIATION))
+            images = tiles.reshape(-1, 1, *tiles.shape[2:])
+        channels = images.shape[1]
+        mean, deviation = (torch.tensor(v[:channels], device=tiles.device)[:, None, None] for v in (MEAN, DEVIATION))
         count = tiles.shape[0]  # not len(), which a graph for other runtimes would hold as a constant
         found = self((images - mean) / deviation)
         return [values.reshape(count, -1, *values.shape[2:]).float() for values in found]
@@ -167,7 +168,10 @@ class _Block(nn.Module):
 
 
 class _SameConv2d(nn.Conv2d):
-    """Convolution whose output is the input's size over the stride, rounded up; odd padding goes to the end."""
+    """Convolution whose output is the input's size over the stride, rounded up; odd padding goes to the end.
+
+    One channel stands for as many equal ones as it takes.
+    """
 
     border = "replicate"
 
@@ -176,7 +180,9 @@ class _SameConv2d(nn.Conv2d):
         for size, kernel, stride in zip(values.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
-        return super().forward(functional.pad(values, pads, mode=self.border))
+        weight = self.weight if values.shape[1] == self.in_channels else self.weight.sum(dim=1, keepdim=True)
+        values = functional.pad(values, pads, mode=self.border)
+        return functional.conv2d(values, weight, None, self.stride, 0, self.dilation, self.groups)
 
 
 def images_in(channels: int) -> int:
