@@ -39,7 +39,8 @@ from inspect_cli.store.atomic import output_error
 app = typer.Typer(
     name="inspect",
     help="Finds defects in batches of registered maps (albedo, normals, gradient, curvature) with networks "
-    "trained on good parts. First steps: `inspect train --material riblet`, `inspect score FOLDER`.",
+    "trained on good parts. First steps: `inspect sample riblet --out sample --size 384x256`, "
+    "`inspect score sample/test --material riblet`, `inspect report sample/test`.",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,

@@ -105,8 +105,8 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
         "mend the file at the key named; `inspect recipe check`",
     ),
     InputError.exit_code: (
-        "an input could not be used; of a batch the rest is complete",
-        "look at the parts named in the message or in `parts.csv`, mend them, run again",
+        "an input could not be used; of a batch the rest is complete, and may hold parts that fail",
+        "read the verdicts in `parts.csv`; mend the parts named there or in the message, and run again",
     ),
     NoInputError.exit_code: ("no usable input", "check the folder and the recipe's file patterns"),
     ModelError.exit_code: ("model refused or missing", "train the material, or restore its bundle"),
@@ -118,14 +118,18 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
         "a worker died or the device gave up",
         "run again, with a smaller `--batch` (`train`: `training.batch` in the recipe)",
     ),
-    EXIT_DEFECTS: ("defects found (only with `--fail-on-defect`)", "look at the parts with verdict `fail`"),
+    EXIT_DEFECTS: (
+        "defects found (only with `--fail-on-defect`; 3 goes first)",
+        "look at the parts with verdict `fail`",
+    ),
     EXIT_DOUBT: (
         "trained, but the model hardly tells defects from good material (only `train`)",
         "read the warnings; train longer, on more parts, or with `--method auto`; until then no part passes",
     ),
     EXIT_UNDECIDED: (
-        "no defects found, but parts are undecided (only with `--fail-on-defect`)",
-        "look at the reasons in `parts.csv`: lamp, camera, ROI, or a model that is to be doubted",
+        "no part failed, but some are undecided (only with `--fail-on-defect`)",
+        "inspect those parts, they may have regions above the limit; the reasons are in `parts.csv`: lamp, camera, "
+        "ROI, or a model that failed its check",
     ),
     EXIT_INTERNAL: ("internal fault", "report it with the log"),
     LockedError.exit_code: ("another run holds the output folder", "wait for it, or choose another `--out`"),

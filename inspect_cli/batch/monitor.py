@@ -21,7 +21,7 @@ from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, OutputError, exit_code_o
 from inspect_cli.store.atomic import output_error, write_bytes
 from inspect_cli.store.paths import as_text
 
-#: A log file is turned over at this size; so many older ones are kept.
+#: A log file is rotated at this size; so many older ones are kept.
 LOG_BYTES: Final = 5_000_000
 LOGS_KEPT: Final = 5
 _LAST_SUCCESS: Final = "inspect_last_success_timestamp_seconds"
@@ -39,7 +39,7 @@ class Monitor:
     metrics
         File in Prometheus' text format, written by rename (for node_exporter's textfile collector), or None.
     log
-        Log file, turned over at 5 MB, or None.
+        Log file, rotated at 5 MB, or None.
     folder
         Batch folder: the label and the word that say which run it is.
 

@@ -33,7 +33,11 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a folder with exactly one run in it.")],
     truth: Annotated[
         Path,
-        typer.Option("--truth", metavar="FOLDER", help="Folder of masks named <part>_mask.png, or of a boxes.csv."),
+        typer.Option(
+            "--truth",
+            metavar="FOLDER",
+            help="Folder of masks (<part>_mask.png, also _label, _gt or <part>.png), or of a boxes.csv.",
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     out: Annotated[
@@ -44,11 +48,12 @@ def evaluate(
 
     Every metric is exact, over all pixels inside the region of interest. IoU, recall and precision are those
     of the run's own masks, of a single map those above its limit; the maxima are over all limits, halos
-    included. A part without a mask is good. The result is also written to evaluation.json in the run folder,
-    and the scores of good and defective patches are drawn in evaluation.png.
+    included. AU-PRO is integrated up to a false positive rate of 30 %. A part without a mask is good. The result
+    is also written to evaluation.json in the run folder, and the scores of good and defective patches are drawn in
+    evaluation.png.
 
     \b
-    Examples
+    Examples:
       inspect evaluate batch --truth batch_truth
       inspect evaluate batch/inspection/riblet --truth masks --json
     """  # noqa: D301

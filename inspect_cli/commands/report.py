@@ -28,7 +28,7 @@ def report(
     full-size files in the run folder.
 
     \b
-    Examples
+    Examples:
       inspect report batch
       inspect report batch/inspection/riblet --out monday.html --top 20
     """  # noqa: D301

@@ -83,7 +83,7 @@ def score(
         typer.Option("--metrics-file", help="Prometheus text file to write at the end (textfile collector)."),
     ] = None,
     log: Annotated[
-        Path | None, typer.Option("--log-file", help="Log file, one line a part; turned over at 5 MB, 5 are kept.")
+        Path | None, typer.Option("--log-file", help="Log file, one line a part; rotated at 5 MB, 5 are kept.")
     ] = None,
     outputs: Annotated[
         str,

@@ -79,7 +79,7 @@ def threshold(
     ] = None,
     value: Annotated[
         list[str] | None,
-        typer.Option("--value", help="A limit by hand, MAP=NUMBER in raw residual units; repeat for each map."),
+        typer.Option("--value", help="A limit by hand, MAP=NUMBER in raw units (of maps/MAP.tif); may be repeated."),
     ] = None,
     rule: Annotated[
         str | None,

@@ -91,11 +91,10 @@ def train(
 
     \b
     Examples:
-      inspect train --material riblet
-      inspect train --material riblet --data batch/train --budget 8m
-      inspect train --material fabric --data photos/good --budget 2000steps --resume
-      inspect train --material fabric --method ssae --preview-corruptions
-      inspect train --material fabric --method cnn --defects photos/bad --truth photos/masks
+      inspect train --material foil --data batch/train
+      inspect train --material foil --data batch/train --resume          (after one that was stopped)
+      inspect train --material fabric --data photos/good --method ssae --preview-corruptions
+      inspect train --material fabric --data photos/good --method cnn --defects photos/bad --truth photos/masks
     """  # noqa: D301
     from inspect_cli.images import discover_parts
     from inspect_cli.images.infer import training_root

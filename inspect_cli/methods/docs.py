@@ -19,8 +19,8 @@ def methods_markdown() -> str:
     """Return the methods, what they reached, and their settings as a Markdown page."""
     lines = [
         "# Methods\n\nA method is chosen by `method.name` in the recipe or by `inspect train --method`; its settings "
-        "stand under `method.settings`. Sources are the papers named in the README. This page is generated from the "
-        "code and from `bench/methods.csv` (`make docs`).\n",
+        "stand under `method.settings`. Sources are the papers named at the end of the README. This page is "
+        "generated from the code and from `bench/methods.csv` (`make docs`).\n",
         "| method | source | idea | when to use it |\n| --- | --- | --- | --- |",
         *(f"| [`{n}`](#{n}) | {e.source} | {e.idea} | {e.use} |" for n, e in method_entries().items()),
         "",

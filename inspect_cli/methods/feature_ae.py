@@ -1,4 +1,4 @@
-"""Autoencoder over the features of a pretrained network: what is copied is not grey values but what they mean."""
+"""Autoencoder over the features of a pretrained network instead of grey values."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class FeatureAeSettings(MethodSettings):
     depths: tuple[int, ...] = Field(
         (8, 10),
         min_length=1,
-        description="Blocks of EfficientNet-Lite0, 0 to 15, whose features are copied: 2 at a quarter of the tile's "
+        description="Blocks of EfficientNet-Lite0, 0 to 15, whose features are used: 2 at a quarter of the tile's "
         "size, 4 at an eighth, 8 and 10 at a sixteenth.",
     )
-    code: int = Field(16, ge=1, description="Channels of the code.")
+    code: int = Field(16, ge=1, description="Channels of the latent code.")
     noise: float = Field(
         0.5, ge=0, allow_inf_nan=False, description="Standard deviation of the noise on the features in training."
     )
@@ -55,9 +55,9 @@ class FeatureAeSettings(MethodSettings):
         1.0,
         ge=0,
         allow_inf_nan=False,
-        description="Weight of how rare the features themselves are, against the error of their copy.",
+        description="Weight of the Mahalanobis distance against the error of the reconstruction.",
     )
-    memory: int = Field(1500, ge=1, le=50_000, description="Good features of each depth that are kept.")
+    memory: int = Field(1500, ge=1, le=50_000, description="Features of each block in the memory bank.")
     distance_weight: float = Field(
         1.0,
         ge=0,
@@ -180,12 +180,12 @@ class _Depth(nn.Module):
 
 
 class FeatureAutoencoder(Detector):
-    """Features of EfficientNet-Lite0 at some depths, standardised, each depth copied through a narrow code.
+    """Features of EfficientNet-Lite0 after some blocks, standardised, each block's put through a narrow code.
 
-    A pixel's score is the mean over depths of three measures: the copy's squared error, how rare the features are
-    (their Mahalanobis distance from those of good patches), and how far the nearest of some kept good features is;
-    each in units of what is usual on good patches, and at that place of a tile. The pretrained weights are stored
-    with the model.
+    A pixel's score is the mean over blocks of three measures: the reconstruction's squared error, the Mahalanobis
+    distance from the features of good patches, and the distance from the nearest feature in the memory bank. Each is
+    divided by its usual value on good patches, and their sum by what is usual at that position of a tile. The
+    pretrained weights are stored with the model.
     """
 
     name = "feature-ae"

@@ -45,13 +45,12 @@ class FeatureDirectSettings(FeatureAeSettings):
         0.125,
         ge=0,
         allow_inf_nan=False,
-        description="Weight of how far the brightness of cells of 16 px lies from what is usual against their "
-        "surroundings.",
+        description="Weight of how unusual the brightness of cells of 16 px is, compared with their surroundings.",
     )
     most_steps: int = Field(
         1000,
         ge=1,
-        description="Steps at which a budget in time ends: with more the marks learn what made-up damage looks like.",
+        description="Steps at which a budget in time ends: longer training overfits to the artificial defects.",
     )
 
 
@@ -91,10 +90,10 @@ class _Marks(nn.Module):
 
 
 class FeatureDirect(FeatureAutoencoder):
-    """`feature-ae`, and a network that is trained to mark scattered defects by the features they change.
+    """`feature-ae`, and a small network trained to mark scattered artificial defects by the features they change.
 
-    A pixel's score is how unusual its features are, times what the marks say: 1 for no damage, 11 for certain damage.
-    A share of how unusual the brightness of its cell is comes on top, for stains that change no structure.
+    A pixel's score is that of `feature-ae` times 1 + 10 p, where p is the predicted probability of damage. What is
+    unusual in the brightness of cells of 16 px is added with a weight, since stains may change no structure.
     """
 
     name = "feature-direct"

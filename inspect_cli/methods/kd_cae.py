@@ -53,10 +53,10 @@ class KdCaeSettings(MethodSettings):
 
 
 class KernelDensityAutoencoder(Detector):
-    """Twelve layers of 32 to 128 filters; a pixel's score joins its residual and how unlikely its tile's code is.
+    """Twelve layers of 32 to 128 filters; a pixel's score adds up its residual and how unlikely its tile's code is.
 
-    The residual is in units of its mean over good patches. To it is added, the same at all pixels of a tile, by how
-    many standard deviations the negative log-density of the tile's code lies above the median of good patches.
+    The residual is divided by its mean over good patches. The second term is the same at all pixels of a tile: the
+    number of standard deviations by which the negative log-density of its code exceeds the median of good patches.
     """
 
     name = "kd-cae"

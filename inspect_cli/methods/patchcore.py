@@ -30,21 +30,22 @@ _MOST_VECTORS: Final = 60_000
 class PatchCoreSettings(MethodSettings):
     """Settings of the nearest neighbour in a memory of features."""
 
-    memory: int = Field(2000, ge=1, le=50_000, description="Features of good material that are kept.")
+    memory: int = Field(2000, ge=1, le=50_000, description="Features of good material in the memory bank.")
     patches: int = Field(
         384,
         ge=1,
         le=4096,
-        description="Good patches that they are chosen from; above 128 px as many as have that area, at least 64.",
+        description="Good patches that the memory bank is chosen from; fewer above 128 px (the same area in all), "
+        "at least 64.",
     )
-    greedy: bool = Field(True, description="Keep features that are far from each other; else random ones.")
+    greedy: bool = Field(True, description="Greedy coreset (k-center); otherwise random features.")
 
 
 class PatchCore(Detector):
     """Features of two depths, each averaged over 3x3 neighbours, joined at an eighth of the tile's size.
 
-    A pixel's score is the distance of its feature to the nearest one in a memory of good features, which is a greedy
-    core set: each next one is the farthest from those chosen. There is nothing to train; a budget is not used up.
+    A pixel's score is the distance of its feature to the nearest one in the memory bank, a greedy coreset of good
+    features: each next one is the farthest from those chosen. Nothing is trained, so a budget is not used up.
     """
 
     name = "patchcore"

@@ -17,8 +17,8 @@ class VaeSettings(CaeSettings):
     kl_weight: float = Field(
         0.01,
         ge=0,
-        description="Weight of the KL term, which is taken a pixel: 1 is the evidence bound with unit noise. "
-        "Large weights drive the code to the prior and the copy to the mean grey value.",
+        description="Weight of the KL term, divided by the number of pixels: 1 is the evidence lower bound with unit "
+        "noise. Large weights drive the code to the prior and the reconstruction to the mean grey value.",
     )
 
 

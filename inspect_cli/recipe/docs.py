@@ -74,7 +74,7 @@ def _annotation_name(annotation: Any) -> str:
         return " \\| ".join(f"`{a}`" for a in arguments)
     name = getattr(annotation, "__name__", "")
     if name == "tuple":
-        return f"{len(arguments)} numbers"
+        return f"list: {_annotation_name(arguments[0])}" if arguments[-1] is ... else f"{len(arguments)} numbers"
     if name == "dict":
         return "mapping"
     if name == "Annotated":

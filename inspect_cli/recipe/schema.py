@@ -53,7 +53,7 @@ class MapSpec(Section):
         description="Stored values that become 0 and 1 at the network's input. `type`: the limits of the "
         "integer type, symmetric around zero for signed types so that a signed normal keeps its sign; "
         "0 to 1 for floats. `train`: the 0.1 % and 99.9 % quantiles of the training images, "
-        "which new recipes have for 16-bit and float maps. "
+        "which new recipes have except for maps that are found to be of 8 bits. "
         "Or two numbers, such as `[-1, 1]`.",
     )
 
@@ -80,8 +80,8 @@ class RoiSpec(Section):
     rule: Literal["none", "file", "saturated", "dark", "foreground"] = Field(
         "none",
         description="`none`: the whole image. `file`: a mask image, nonzero inside. `saturated`: areas at "
-        "the type's maximum that touch the image border are outside. `dark`: areas at zero that touch it. With "
-        "either, what is no number counts as such an area. "
+        "the type's maximum that touch the image border are outside. `dark`: areas at zero that touch the image "
+        "border are outside. For both, NaN and infinite pixels count as such areas. "
         "`foreground`: areas that look like the top and bottom rows and touch the border: the ground beside a part.",
     )
     file: str | None = Field(
@@ -108,16 +108,16 @@ class TilesSpec(Section):
         None,
         ge=8,
         le=1024,
-        description="Side of the square tile. Empty: what suits the method, which is 128; for those that look at "
-        "features the image's shorter side, 128 to 512.",
+        description="Side of the square tile. Empty: 128; for the methods on pretrained features (`feature-*`, "
+        "`patchcore`) the image's shorter side, but 128 to 512.",
     )
     stride_px: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="Step between tiles when scoring; below the size they overlap. Empty: half of a tile of up to "
-        "128 px, three quarters of a larger one, fifteen sixteenths if the size was left open too, or less where "
-        "that takes no more tiles.",
+        description="Step between tiles when scoring; they overlap where it is below their size. Empty: half the "
+        "side of tiles of up to 128 px, three quarters of larger ones; at most fifteen sixteenths, spread evenly "
+        "over the image, where `size_px` is empty too.",
     )
     blend: Literal["average", "hann"] = Field(
         "average",
@@ -180,9 +180,10 @@ class TrainingSpec(Section):
         16,
         ge=2,
         le=4096,
-        description="Patches of up to 128 px in one step; of larger ones as many as have the same area, at least 2.",
+        description="Patches in one training step, if they have up to 128 px; fewer of larger ones (the same area in "
+        "all), at least 2.",
     )
-    learning_rate: Positive = Field(2e-3, description="Peak step size of Adam; it falls to zero along a cosine.")
+    learning_rate: Positive = Field(2e-3, description="Peak learning rate of Adam; it falls to zero along a cosine.")
     validation_share: float = Field(
         0.2, gt=0, lt=1, description="Share of the good images kept for validation; at least one image."
     )
@@ -191,15 +192,16 @@ class TrainingSpec(Section):
     augment: Literal["none", "flip", "turn"] = Field(
         "none",
         description="Training patches at random as they are or mirrored (`flip`), also turned by 90 degrees "
-        "(`turn`). Not for material with a direction, nor for maps whose channels are one, such as normals.",
+        "(`turn`). Not for material with a preferred direction, nor for vectors such as normals, whose x and y would "
+        "no longer fit.",
     )
     min_roi_share: float = Field(
         0.5, gt=0, le=1, description="Share of a training patch that must lie inside the ROI."
     )
     usual_map: bool = Field(
         True,
-        description="Learn how high good parts score and how bright they are at each place of the image, if all lie "
-        "alike there or are the same at any angle, and measure scores by it.",
+        description="If all good parts lie in the same position, or differ by a turn alone, learn their usual score "
+        "and brightness at each position of the image, and normalise scores by it.",
     )
 
     @field_validator("budget")
@@ -224,10 +226,10 @@ class ScoringSpec(Section):
         0.2,
         ge=0,
         lt=1,
-        description="Pixels above the limit whose score is below this share of the largest score near them are the "
-        "halo of a strong defect: no part of the mask, nor of a region's area. Verdicts stay the same. 0: no halo.",
+        description="Pixels above the limit whose score is below this share of the highest score within `halo_px` "
+        "are the halo of a strong defect: not in the mask, nor in a region's area. Verdicts stay the same. 0: off.",
     )
-    halo_px: int = Field(32, ge=1, le=256, description="How far near is, for `halo_share`.")
+    halo_px: int = Field(32, ge=1, le=256, description="Radius in which `halo_share` looks for the highest score.")
 
 
 class ThresholdSpec(Section):
@@ -240,8 +242,14 @@ class ThresholdSpec(Section):
         "`sigma`: mean plus `sigma` standard deviations.",
     )
     margin: float = Field(1.1, ge=1, le=100, description="Factor on the largest peak (rule `max`).")
-    quantile: float = Field(0.95, gt=0, lt=1, description="Share of good parts that must pass (`quantile`).")
-    sigma: Positive = Field(4.0, description="Standard deviations above the mean (`sigma`).")
+    quantile: float = Field(
+        0.95,
+        gt=0,
+        lt=1,
+        description="Share of good parts that shall stay "
+        "below the limits (rule `quantile`). 0.95 needs 19 good parts with one map, 39 with two.",
+    )
+    sigma: Positive = Field(4.0, description="Standard deviations above the mean (rule `sigma`).")
 
 
 class Recipe(Section):

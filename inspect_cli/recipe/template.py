@@ -12,10 +12,10 @@ from inspect_cli.recipe.schema import MapSpec, Recipe, TilesSpec
 
 #: Ending of the file name -> what the map usually is.
 KNOWN_MAPS: dict[str, MapSpec] = {
-    "albedo": MapSpec(files="{part}_albedo.tif", channels=1),
-    "normal": MapSpec(files="{part}_normal.tif", channels=3),
-    "gradient": MapSpec(files="{part}_gradient.tif", channels=1),
-    "curvature": MapSpec(files="{part}_curvature.tif", channels=1),
+    "albedo": MapSpec(files="{part}_albedo.tif", channels=1, range="train"),
+    "normal": MapSpec(files="{part}_normal.tif", channels=3, range="train"),
+    "gradient": MapSpec(files="{part}_gradient.tif", channels=1, range="train"),
+    "curvature": MapSpec(files="{part}_curvature.tif", channels=1, range="train"),
 }
 
 
