@@ -170,7 +170,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def first_fault(error: ValidationError) -> tuple[str, str]:
     """Return the key of the first thing that is wrong, dots between its levels (empty for all), and what it is."""
     first = error.errors()[0]
-    return ".".join(map(str, first["loc"])), str(first["msg"])
+    return ".".join(map(str, first["loc"])), str(first["msg"]).removeprefix("Value error, ")
 
 
 def nearest(name: str, valid: list[str]) -> str:

@@ -191,6 +191,15 @@ def test_a_setting_that_no_candidate_has_is_refused_at_once(stripes, capsys):
     assert run(["recipe", "check", str(recipe)]) == RecipeError.exit_code
 
 
+@pytest.mark.parametrize("settings", ["{marks_width: hello}", "{width: -3}"])
+def test_a_value_that_a_candidate_does_not_take_is_refused_at_once(stripes, capsys, settings):
+    recipe = stripes / "models" / "stuff" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("settings: {}", f"settings: {settings}"))
+    assert train(stripes) == RecipeError.exit_code
+    assert run(["recipe", "check", str(recipe)]) == RecipeError.exit_code
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_some_maps_are_trained_with_the_method_of_the_others(tmp_path, monkeypatch):
     recipe = Recipe(material="x", maps={"a": MapSpec(files="{part}_a.png"), "b": MapSpec(files="{part}_b.png")})
     material = Material(recipe, tmp_path)

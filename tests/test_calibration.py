@@ -269,6 +269,13 @@ def test_labelled_parts_scale_all_limits_by_the_best_score(rule: str) -> None:
     assert f"best {rule.upper()} 1.0000 over 6" in found.origin
 
 
+def test_labelled_parts_never_make_a_limit_that_is_too_small_to_be_stored() -> None:
+    pixels = ScoreHistogram()
+    pixels.add(np.float32([0.1, 0.2]), np.array([False, True]))
+    current = calibration(albedo=10 * LEAST_LIMIT)  # a tenth of it for patches
+    assert calibrate_labelled(*MEASURED, current, pixels, "iou", 2, "x").limits["albedo"].patch == LEAST_LIMIT
+
+
 @pytest.mark.parametrize("defective", [[False, False], [True, False], [True, True]])
 def test_labels_without_a_best_score_set_no_limit(defective: list[bool]) -> None:
     pixels = ScoreHistogram()

@@ -16,7 +16,7 @@ from helpers import COARSE
 
 from inspect_cli import docs
 from inspect_cli.cli import app, run
-from inspect_cli.errors import EXIT_CODES, OutputError
+from inspect_cli.errors import EXIT_CODES, OutputError, RecipeError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -465,6 +465,14 @@ def test_recipe_new_check_and_schema(tmp_path, capsys):
     assert run(["recipe", "schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema["additionalProperties"] is False
+
+
+def test_recipe_check_refuses_what_training_would(tmp_path, capsys):
+    assert run(["recipe", "new", "plate", "--models", str(tmp_path)]) == 0
+    path = tmp_path / "plate" / "recipe.yaml"
+    path.write_text(path.read_text().replace("name: auto", "name: cae").replace("whole: false", "whole: true"))
+    assert run(["recipe", "check", str(path)]) == RecipeError.exit_code
+    assert "tiles.whole: method cae" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["riblet", "steel", "chess", "noise"])

@@ -11,6 +11,7 @@ from inspect_cli.errors import ModelError, RecipeError
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Batch
 from inspect_cli.methods.feature_ae import _Depth
+from inspect_cli.methods.memory import squared_distance
 
 SIDE = 64
 
@@ -160,3 +161,12 @@ def test_pixels_outside_the_roi_are_not_learnt_from(detector):
 def test_depths_must_exist_once_and_ascend(depths):
     with pytest.raises(RecipeError, match="depths"):
         build_detector("feature-ae", 1, SIDE, {"depths": depths})
+
+
+def test_distances_keep_their_precision_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    memory = torch.randn(50, 96, generator=generator)
+    values = memory[:16].T.reshape(1, 96, 4, 4) + 0.05 * torch.randn(1, 96, 4, 4, generator=generator)
+    exact = squared_distance(values, memory)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(squared_distance(values, memory), exact)

@@ -212,6 +212,33 @@ def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:
         find_roi(recipe(rule="file", file="{part}_roi.png"), part, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("roi.tif", "no numbers"), ("roi.jpg", "JPEG blurs"), ("pages.tif", "one page, not 2")]
+)
+def test_what_is_no_mask_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    part, mask = part_of(tmp_path, picture("dark", area(), "uint8")), np.ones((HEIGHT, WIDTH), np.float32)
+    if name == "roi.jpg":
+        cv2.imwrite(str(tmp_path / name), mask)
+    elif name == "pages.tif":
+        tifffile.imwrite(tmp_path / name, np.stack([mask, mask]), photometric="minisblack")
+    else:
+        mask[:20] = np.nan
+        tifffile.imwrite(tmp_path / name, mask)
+    with pytest.raises(InputError, match=words):
+        find_roi(recipe(rule="file", file=name), part, tmp_path)
+
+
+def test_foreground_is_found_in_values_that_float32_does_not_hold(tmp_path: Path) -> None:
+    ground, part = area((0, HEIGHT, 0, 30), (0, HEIGHT, 70, WIDTH), (0, 20, 0, WIDTH), (50, HEIGHT, 0, WIDTH)), []
+    heights = np.where(ground, 100, 160) + np.random.default_rng(0).integers(-2, 3, ground.shape)
+    for name, pixels in (("near", heights.astype(np.uint16)), ("far", (2**31 + heights).astype(np.uint32))):
+        part.append(find_roi(recipe(rule="foreground"), part_of(tmp_path / name, pixels), tmp_path))
+    near, far = part
+    assert near is not None
+    assert 0.05 < near.mean() < 0.4
+    np.testing.assert_array_equal(near, far)
+
+
 def test_rule_whose_map_is_not_there_is_an_input_error(tmp_path: Path) -> None:
     part = part_of(tmp_path, np.full((HEIGHT, WIDTH, 3), 9, np.uint8), "normal")
     with pytest.raises(InputError, match="albedo"):

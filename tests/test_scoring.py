@@ -225,7 +225,7 @@ def judged(
     height, width = next(iter(raw.values())).shape
     judge = Judge(limits, width, roi, area)
     pushed = [judge.push({name: rows[part] for name, rows in raw.items()}) for part in blocks(height, seed)]
-    expected = round_scores(np.max([raw[name] / np.float32(limit) for name, limit in limits.items()], axis=0))
+    expected = round_scores(np.fmax.reduce([raw[name] / np.float32(limit) for name, limit in limits.items()]))
     np.testing.assert_array_equal(np.concatenate([fused for fused, _ in pushed]), expected)
     np.testing.assert_array_equal(np.concatenate([mask for _, mask in pushed]), expected > 1)
     return judge
@@ -304,6 +304,14 @@ def test_defect_beside_a_hole_still_fails() -> None:
     found = judged({"a": raw}, {"a": 1.0}).decide([])
     assert (found.verdict, found.uncovered_px) == ("fail", 1)
     assert found.reasons == ["1 ROI pixels have no finite score", "1 region above the limit"]
+
+
+def test_defect_of_one_map_where_another_has_no_score_fails_and_the_pixel_stays_uncovered() -> None:
+    high, hole = np.full((6, 7), 0.5, np.float32), np.full((6, 7), 0.5, np.float32)
+    high[2, 3], hole[2, 3] = 5, np.nan
+    for raw in ({"a": high, "b": hole}, {"a": hole, "b": high}):
+        found = judged(raw, {"a": 1.0, "b": 1.0}).decide([])
+        assert (found.verdict, found.score, found.uncovered_px, len(found.regions)) == ("fail", 5.0, 1, 1)
 
 
 def test_rows_that_never_come_are_uncovered() -> None:

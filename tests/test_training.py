@@ -33,6 +33,7 @@ from inspect_cli.training.order import TrainingOrder, with_room
 from inspect_cli.training.prepare import (
     ImageMoments,
     PackedMasks,
+    Survey,
     learn_acquisition,
     learn_preprocess,
     learn_roi_share,
@@ -259,6 +260,24 @@ def test_range_holds_whatever_the_unit_of_a_map_is():
 def test_values_far_from_zero_keep_what_differs_in_them(values):
     limits = ValueRange(float(values[0]), float(values[-1]))
     np.testing.assert_allclose(limits.to_unit(values), np.linspace(0, 1, 20), atol=1e-4)
+
+
+def test_the_shortest_side_is_that_of_the_parts_that_are_left(tmp_path):
+    parts = [Part(str(side), {"image": tmp_path / "x.tif"}, tmp_path) for side in (50, 90)]
+    survey = Survey(parts=parts, sizes={"50": (50, 70), "90": (90, 95)})
+    assert survey.shortest_px == 50
+    left = Sources(survey, split_parts(parts, 0.5, 0), Survey()).without({"50"}, 0.5, 0)
+    assert left.survey.shortest_px == 90
+
+
+def test_moments_of_values_that_float32_does_not_hold_are_those_of_their_differences(tmp_path):
+    counts = np.random.default_rng(0).integers(0, 120, (40, 50))
+    tifffile.imwrite(tmp_path / "near.tif", counts.astype(np.uint16))
+    tifffile.imwrite(tmp_path / "far.tif", (2**31 + counts).astype(np.uint32))
+    near, far = (measure_image(tmp_path / f"{name}.tif", None) for name in ("near", "far"))
+    assert far.mean - 2**31 == pytest.approx(near.mean)
+    assert far.channel_means[0] - 2**31 == pytest.approx(near.mean)
+    assert (far.spread, far.sharpness) == pytest.approx((near.spread, near.sharpness))
 
 
 def test_any_seed_will_do(image, tmp_path):

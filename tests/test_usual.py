@@ -386,6 +386,12 @@ def test_images_may_differ_in_size_by_a_little(alike, capsys):
     assert any("of 128x96 px and up to 3 px less" in reason for reason in told["shorter"])
 
 
+def test_a_budget_in_steps_scores_as_many_parts_as_are_needed_however_large(alike, monkeypatch, capsys):
+    monkeypatch.setattr(learning, "_MOST_PX", 1)
+    assert train(alike) in TRAINED
+    assert "lie alike" in capsys.readouterr().err
+
+
 def test_a_budget_in_time_leaves_no_time_for_large_images(alike, monkeypatch, capsys):
     monkeypatch.setattr(learning, "_SHARE_OF_BUDGET", 1e-6)
     monkeypatch.setattr(learning, "_MOST_OF_BUDGET", 1e-6)

@@ -24,7 +24,7 @@ from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.scoring.model import load_model
 from inspect_cli.stopping import Stopped
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.cells import csv_text
+from inspect_cli.store.cells import csv_text, plain_cell
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.part_record import read_part_record
 from inspect_cli.training.order import Teller, TrainingOrder
@@ -225,7 +225,7 @@ def _read(path: Path) -> list[Row]:
 def _value(name: str, text: str) -> Any:
     """Return a cell of the table as it was before it was written."""
     if name in _TEXTS:
-        return text
+        return plain_cell(text)
     if not text:
         return None
     return int(text) if name == "steps" else float(text)

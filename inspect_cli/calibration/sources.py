@@ -113,7 +113,9 @@ def calibrate_labelled(
     if best is None or best.limit <= 0:
         raise NoInputError(f"{where}: no defective pixel separates from the good ones; give more labelled parts")
     limits = {
-        name: MapLimit(pixel=limit.pixel * best.limit, patch=limit.patch * best.limit)
+        name: MapLimit(
+            pixel=max(limit.pixel * best.limit, LEAST_LIMIT), patch=max(limit.patch * best.limit, LEAST_LIMIT)
+        )
         for name, limit in current.limits.items()
     }
     origin = f"best {rule.upper()} {best.value:.4f} over {parts} labelled part(s) in {where}"

@@ -68,7 +68,7 @@ def check(
     """  # noqa: D301
     from inspect_cli.material.materials import RECIPE, find_material, known_materials
     from inspect_cli.methods import build_detector
-    from inspect_cli.methods.registry import AUTO
+    from inspect_cli.methods.registry import AUTO, check_whole_images
     from inspect_cli.recipe import load_recipe
     from inspect_cli.tiles.tiling import tiling_of
     from inspect_cli.training.auto import check_auto_settings
@@ -85,6 +85,8 @@ def check(
         tile_px = tiling_of(loaded.tiles).size_px
         for spec in loaded.maps.values():
             build_detector(loaded.method.name, spec.channels, tile_px, loaded.method.settings)
+        if loaded.tiles.whole:
+            check_whole_images(loaded.method.name)
     console.out(
         f"{path}: valid; material {loaded.material}, maps {', '.join(loaded.maps)}, method {loaded.method.name}"
     )

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError
-from inspect_cli.images import marked, open_map
 from inspect_cli.images.parts import truth_of, walk_folders
+from inspect_cli.images.reader import read_any_mask, read_mask
 from inspect_cli.store.paths import check_is_folder, without_links
 
 BOXES_FILE: Final = "boxes.csv"
@@ -125,21 +125,13 @@ class Truth:
         Raises
         ------
         InputError
-            If the mask cannot be read, is a JPEG, or its size is not that of the maps; if a box lies
-            outside the map.
+            If the mask cannot be used or its size is not that of the maps; if a box lies outside the map.
         """
         path = self.files.get(part_id)
         if path is None:
             boxes = self.boxes.get(part_id)
             return None if boxes is None else self._fill(part_id, boxes, height, width)
-        mask = _read_mask(path)
-        if mask.shape != (height, width):
-            found = f"{mask.shape[1]}x{mask.shape[0]}"
-            raise InputError(
-                f"{path}: mask is {found} px, the maps of {part_id} are {width}x{height} px; "
-                "give the mask that belongs to them"
-            )
-        return mask
+        return read_mask(path, height, width)
 
     def _fill(self, part_id: str, boxes: list[Box], height: int, width: int) -> NDArray[np.bool_]:
         mask = np.zeros((height, width), dtype=np.bool_)
@@ -187,19 +179,7 @@ def _list_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 def has_marks(path: Path) -> bool:
     """Whether a mask marks any pixel; raises InputError if it cannot be read."""
-    return bool(_read_mask(path).any())
-
-
-def _read_mask(path: Path) -> NDArray[np.bool_]:
-    with open_map(path) as reader:
-        if reader.header.format == "JPEG":
-            raise InputError(f"{path}: JPEG blurs the edges of a mask; save it as PNG")
-        if reader.header.pages != 1:
-            raise InputError(f"{path}: a mask has one page, not {reader.header.pages}; save it as PNG")
-        pixels = reader.read()
-        if not np.isfinite(pixels).all():
-            raise InputError(f"{path}: the mask holds values that are no numbers; save it as PNG, 0 where good")
-        return marked(pixels)
+    return bool(read_any_mask(path).any())
 
 
 def _read_boxes(path: Path) -> tuple[dict[str, list[Box]], dict[str, str]]:

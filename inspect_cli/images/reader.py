@@ -141,24 +141,50 @@ def open_map(path: Path, max_mpixels: float | None = None) -> MapReader:
     return reader
 
 
+def usual_value(reader: MapReader) -> float:
+    """Return the median of the finite values of an image's middle row; 0 if it has none."""
+    middle = reader.header.height // 2
+    row = reader.read_rows(middle, middle + 1).astype(np.float64)
+    finite = row[np.isfinite(row)]
+    return float(np.median(finite)) if finite.size else 0.0
+
+
 def read_mask(path: Path, height: int, width: int) -> NDArray[np.bool_]:
     """Return the mask image at ``path`` as a bool array (height, width): nonzero is True.
 
     Raises
     ------
     InputError
-        If it cannot be read or has another size.
+        If it cannot be used (:func:`read_any_mask`) or has another size.
+    """
+    mask = read_any_mask(path)
+    if mask.shape != (height, width):
+        raise InputError(
+            f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its image is {width}x{height}; they must match"
+        )
+    return mask
+
+
+def read_any_mask(path: Path) -> NDArray[np.bool_]:
+    """Return the mask image at ``path`` as a bool array (height, width), whatever its size: nonzero is True.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is a JPEG, has several pages, or holds values that are no finite numbers.
     """
     with open_map(path) as reader:
-        header = reader.header
-        if (header.height, header.width) != (height, width):
-            raise InputError(
-                f"{path}: mask is {header.width}x{header.height}, its image is {width}x{height}; they must match"
-            )
-        return marked(reader.read())
+        if reader.header.format == "JPEG":
+            raise InputError(f"{path}: JPEG blurs the edges of a mask; save it as PNG")
+        if reader.header.pages != 1:
+            raise InputError(f"{path}: a mask has one page, not {reader.header.pages}; save it as PNG")
+        pixels = reader.read()
+        if not np.isfinite(pixels).all():
+            raise InputError(f"{path}: the mask holds values that are no numbers; save it as PNG, 0 outside")
+        return _marked(pixels)
 
 
-def marked(pixels: NDArray[Any]) -> NDArray[np.bool_]:
+def _marked(pixels: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which pixels (height, width[, channels]) of a mask are not 0 in some colour; opacity does not count."""
     if pixels.ndim == 2:
         return np.asarray(pixels != 0)

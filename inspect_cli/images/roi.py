@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images.parts import Part, beside, expected_file
-from inspect_cli.images.reader import MapReader, open_map, read_mask
-from inspect_cli.images.values import ValueRange
+from inspect_cli.images.reader import MapReader, open_map, read_mask, usual_value
+from inspect_cli.images.values import ValueRange, is_wide
 from inspect_cli.recipe.schema import PART, Recipe
 
 #: Share of the type's range that counts as its end; JPEG and interpolation blur the exact limit.
@@ -116,12 +116,14 @@ def _plain(reader: MapReader) -> Mask:
     """Return what looks like the image's border: a threshold (Otsu) on the distance from the border's median."""
     height, width = reader.header.height, reader.header.width
     first, last = min(_BORDER_PX, height), max(height - _BORDER_PX, 0)
-    border = np.median(np.concatenate([_planes(reader, 0, first), _planes(reader, last, height)]), axis=(0, 1))
+    origin = usual_value(reader) if is_wide(reader.header.dtype) else 0.0
+    edges = [_planes(reader, 0, first, origin), _planes(reader, last, height, origin)]
+    border = np.median(np.concatenate(edges), axis=(0, 1))
     distance = np.empty((height, width), np.float32)
     for y0 in range(0, height, _READ_ROWS):
         y1 = min(y0 + _READ_ROWS, height)
         above, below = max(0, y0 - _BLUR_REACH_PX), min(height, y1 + _BLUR_REACH_PX)
-        planes = _planes(reader, above, below)
+        planes = _planes(reader, above, below, origin)
         smooth = cv2.GaussianBlur(planes, (0, 0), _BLUR_PX).reshape(planes.shape)[y0 - above : y1 - above]
         distance[y0:y1] = np.abs(smooth - border).max(axis=2)
     top = float(np.quantile(distance, 0.999))
@@ -133,10 +135,10 @@ def _plain(reader: MapReader) -> Mask:
     return np.asarray(levels <= limit)
 
 
-def _planes(reader: MapReader, y0: int, y1: int) -> NDArray[np.float32]:
-    """Return rows as (rows, width, channels); what is no number is 0."""
-    rows = reader.read_rows(y0, y1).astype(np.float32)
-    return np.nan_to_num(rows if rows.ndim == 3 else rows[..., None])
+def _planes(reader: MapReader, y0: int, y1: int, origin: float) -> NDArray[np.float32]:
+    """Return rows less ``origin`` as (rows, width, channels); what is no number counts as a value of 0."""
+    rows = ValueRange(origin, origin + 1).to_unit(reader.read_rows(y0, y1))
+    return np.nan_to_num(rows if rows.ndim == 3 else rows[..., None], nan=-origin)
 
 
 _RULES: dict[str, Callable[[MapReader], Mask]] = {"saturated": _saturated, "dark": _dark, "foreground": _plain}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -138,6 +139,11 @@ class Detector(nn.Module, abc.ABC):
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return float(loss.detach())
+
+
+def in_float32(values: Tensor) -> AbstractContextManager[None]:
+    """Return the context in which products with ``values`` are float32 under mixed precision too."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from inspect_cli.methods.base import in_float32
+
 #: Directions whose standard deviation is below this share of the codes' usual length carry rounding errors only.
 NEGLIGIBLE: Final = 1e-5
 
@@ -85,7 +87,8 @@ class KernelDensity(nn.Module):
 
     def log_density(self, codes: Tensor) -> Tensor:
         """Return the natural logarithm of the density (n,) at ``codes`` (n, size), per unit of whitened volume."""
-        return self._log_sum(self._log_kernels(self.whitened(codes)))
+        with in_float32(codes):
+            return self._log_sum(self._log_kernels(self.whitened(codes.float())))
 
     @torch.no_grad()
     def left_out_log_density(self) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inspect_cli.errors import RecipeError
+from inspect_cli.methods.base import in_float32
 
 #: Image side over the side of the inner map: three halvings.
 REDUCTION: Final = 8
@@ -96,7 +97,7 @@ class DilatedAutoencoder(nn.Module):
         bfloat16 has 8 bits of mantissa: an image in it would differ from its original by more than many a defect.
         """
         features = self.features(tiles)
-        with torch.autocast(features.device.type, enabled=False):
+        with in_float32(features):
             return torch.sigmoid(self.image(features.float()))
 
 

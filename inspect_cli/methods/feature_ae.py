@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, masked_mean
+from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, in_float32, masked_mean
 from inspect_cli.methods.efficientnet import (
     BLOCK_COUNT,
     EfficientNetLite0Features,
@@ -121,7 +121,8 @@ class _Depth(nn.Module):
 
     def rarity(self, values: Tensor) -> Tensor:
         """Return the squared Mahalanobis distance from the mean over the number of features, (n, 1, h, w)."""
-        turned = torch.einsum("nchw,cd->ndhw", values, self.whitening)
+        with in_float32(values):
+            turned = torch.einsum("nchw,cd->ndhw", values, self.whitening)
         return turned.square().mean(dim=1, keepdim=True)
 
     def distance(self, values: Tensor) -> Tensor:
@@ -153,7 +154,8 @@ class _Depth(nn.Module):
         chosen = farthest_points(rows, len(self.memory), order).to(rows.device)
         self.memory.copy_(rows[chosen[torch.arange(len(self.memory)) % len(chosen)]])
         others = values[first:] if first < len(values) else values
-        self.usual_distance.copy_(self.distance(others).mean().clamp(min=_LEAST_DISTANCE))
+        distances = torch.cat([self.distance(some) for some in torch.split(others, FIT_BATCH)])
+        self.usual_distance.copy_(distances.mean().clamp(min=_LEAST_DISTANCE))
 
     def learn_place(self, values: Tensor, rarity_weight: float, distance_weight: float) -> None:
         """Take from features of good patches how high the score goes at each place, over how high it goes in all.

@@ -7,6 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from inspect_cli.methods.base import in_float32
+
 #: Dimensions of the random projection in which the memory is chosen.
 _PROJECTION: Final = 48
 
@@ -46,5 +48,6 @@ def squared_distance(values: Tensor, memory: Tensor, rounding: float = 0.0) -> T
     centre = memory.mean(dim=0)  # short vectors: their squares lose little where they are subtracted
     rows, memory = values.movedim(1, 3).flatten(1, 2) - centre, memory - centre
     lengths = rows.square().sum(2, keepdim=True)
-    nearest = (lengths + memory.square().sum(1) - 2 * rows @ memory.T).amin(dim=2)
+    with in_float32(values):  # in half precision the difference of squares is off by a tenth
+        nearest = (lengths + memory.square().sum(1) - 2 * rows @ memory.T).amin(dim=2)
     return (nearest - rounding * lengths[..., 0]).clamp(min=0).reshape(n, 1, height, width)

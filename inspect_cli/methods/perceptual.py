@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inspect_cli.methods import efficientnet, vgg
+from inspect_cli.methods.base import in_float32
 
 #: Blocks of EfficientNet-Lite0 whose features are compared: details at a quarter and at an eighth of the size.
 LITE0_DEPTHS: Final = (2, 4)
@@ -43,7 +44,7 @@ class FeatureDistance:
         device = images.device
         self._network.to(device)
         self._mean, self._deviation = self._mean.to(device), self._deviation.to(device)
-        with torch.autocast(device.type, enabled=False):
+        with in_float32(images):
             with torch.no_grad():
                 wanted = self._network(self._prepared(target))
             found = self._network(self._prepared(images))

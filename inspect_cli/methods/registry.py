@@ -175,5 +175,7 @@ def checked_settings(name: str, settings: Mapping[str, Any]) -> MethodSettings:
         return detector_class.Settings.model_validate(settings)
     except ValidationError as error:
         key, fault = first_fault(error)
-        hint = nearest(key, list(detector_class.Settings.model_fields))
-        raise RecipeError(f"method.settings.{key} of {name}: {fault}; {hint}") from error
+        place = ".".join(filter(None, ("method.settings", key)))
+        known = list(detector_class.Settings.model_fields)
+        hint = "" if key.partition(".")[0] in (*known, "") else f"; {nearest(key, known)}"
+        raise RecipeError(f"{place} of {name}: {fault}{hint}") from error

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from inspect_cli.methods.base import in_float32
+
 CELL_PX: Final = 16
 #: Standard deviations of the two Gaussians, in cells.
 _FINE: Final = 1.0
@@ -65,7 +67,8 @@ class Tone(nn.Module):
         return score / self.place if score.shape[2:] == self.place.shape[2:] else score
 
     def _distance(self, differences: Tensor) -> Tensor:
-        turned = torch.einsum("nchw,cd->ndhw", differences - self.mean[:, None, None], self.whitening)
+        with in_float32(differences):
+            turned = torch.einsum("nchw,cd->ndhw", differences - self.mean[:, None, None], self.whitening)
         return turned.square().mean(dim=1, keepdim=True)
 
     @torch.no_grad()

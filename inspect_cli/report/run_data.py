@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.material.manifest import DOUBT
-from inspect_cli.store.cells import FORMULA_STARTS
+from inspect_cli.store.cells import plain_cell
 from inspect_cli.store.layout import EVALUATION, PART_RECORD, RUN_RECORD
 
 #: Verdicts from the first to look at to the last; an unknown one comes first.
@@ -119,15 +119,10 @@ def _required_json(path: Path) -> dict[str, Any]:
 def _read_parts(path: Path) -> list[PartRow]:
     try:
         with path.open(encoding="utf-8", newline="") as lines:
-            return [_part_row({key: _unguarded(line.get(key)) for key in line}) for line in csv.DictReader(lines)]
+            rows = csv.DictReader(lines, restval="")
+            return [_part_row({key: plain_cell(cell) for key, cell in row.items()}) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); run `inspect score` again") from error
-
-
-def _unguarded(value: str | None) -> str:
-    """Return a cell without the apostrophe that keeps a spreadsheet from taking it as a formula."""
-    text = value if isinstance(value, str) else ""
-    return text[1:] if text[:1] == "'" and text[1:2] in FORMULA_STARTS else text
 
 
 def _part_row(line: dict[str, str]) -> PartRow:

@@ -8,6 +8,7 @@ seen to tell defects.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -75,17 +76,15 @@ class Judge:
     def push(self, raw: Mapping[str, Rows]) -> tuple[Rows, Mask]:
         """Add a block of rows of every map (n, width); return the fused score of the block, and rows of the mask.
 
-        The fused score is NaN where any map is: outside the ROI, or where a map could not be scored. The mask lags
-        behind: its rows are the next ones that are complete, none or more; :meth:`finish` returns the last ones.
+        The fused score is NaN where all maps are, as outside the ROI. Where only some could not be scored, the
+        others count, but the pixel counts as uncovered. The mask lags behind: its rows are the next ones that are
+        complete, none or more; :meth:`finish` returns the last ones.
         """
         scores = [_score(raw[name], limit) for name, limit in self.limits.items()]
-        fused = scores[0]
-        for score in scores[1:]:
-            fused = np.maximum(fused, score)  # NaN in either stays NaN
-        fused = round_scores(fused)
+        fused = round_scores(functools.reduce(np.fmax, scores))  # NaN where all are
         scores = scores if len(scores) > 1 else [fused]  # rows that wait are held once
         mask = self._found(self._trimmer.push(fused, scores))
-        self._count(fused)
+        self._count(functools.reduce(np.logical_and, map(np.isfinite, scores)))
         for name in self.limits:
             self._note_peak(name, raw[name])
         self._y += len(fused)
@@ -103,13 +102,13 @@ class Judge:
             kept.append(rows.kept)
         return np.concatenate(kept)
 
-    def _count(self, fused: Rows) -> None:
-        scored = np.isfinite(fused)
+    def _count(self, scored: Mask) -> None:
+        """Count rows of pixels that every map scored, or not."""
         if self.roi is None:
-            self._roi_px += fused.size
-            self._uncovered_px += fused.size - int(scored.sum())
+            self._roi_px += scored.size
+            self._uncovered_px += scored.size - int(scored.sum())
         else:
-            inside = self.roi[self._y : self._y + len(fused)]
+            inside = self.roi[self._y : self._y + len(scored)]
             self._roi_px += int(inside.sum())
             self._uncovered_px += int((inside & ~scored).sum())
 

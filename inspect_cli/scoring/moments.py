@@ -13,12 +13,16 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class PixelMoments:
-    """Running sums of the finite pixels inside the ROI, one entry a channel; ``missing`` counts the other values."""
+    """Running sums of the finite pixels inside the ROI, one entry a channel; ``missing`` counts the other values.
+
+    The rows that are added hold differences from ``origin``: squares of values far from 0 would drown their spread.
+    """
 
     counts: list[int] = field(default_factory=list)
     totals: list[float] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
     missing: int = 0
+    origin: float = 0.0
 
     def add(self, unit: NDArray[np.float32], inside: Mask | None) -> None:
         """Add rows (n, width[, channels])."""
@@ -55,7 +59,7 @@ class PixelMoments:
     @property
     def mean(self) -> float:
         """Mean of the values of all channels."""
-        return sum(self.totals) / max(self.count, 1)
+        return self.origin + sum(self.totals) / max(self.count, 1)
 
     @property
     def spread(self) -> float:
@@ -65,7 +69,7 @@ class PixelMoments:
     @property
     def channel_means(self) -> list[float]:
         """Mean of each channel."""
-        return [total / max(count, 1) for count, total in zip(self.counts, self.totals, strict=True)]
+        return [self.origin + total / max(n, 1) for n, total in zip(self.counts, self.totals, strict=True)]
 
     @property
     def channel_spreads(self) -> list[float]:

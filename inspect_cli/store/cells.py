@@ -17,6 +17,11 @@ def safe_cell(value: Any) -> Any:
     return value
 
 
+def plain_cell(text: str) -> str:
+    """Return the text that :func:`safe_cell` made a cell of."""
+    return text[1:] if text[:1] == "'" and text[1:2] in FORMULA_STARTS else text
+
+
 def row_writer(file: TextIO, columns: Sequence[str]) -> Callable[[Mapping[str, Any]], None]:
     """Write the head of a CSV file; return what writes a row, without what it has beside ``columns``."""
     writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")

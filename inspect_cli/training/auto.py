@@ -20,7 +20,7 @@ from inspect_cli.corruptions.trial import KINDS
 from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError, nearest
 from inspect_cli.material.bundle import find_bundle
 from inspect_cli.material.manifest import Trial
-from inspect_cli.methods.registry import AUTO, check_whole_images, method_class
+from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings, method_class
 from inspect_cli.recipe import Budget
 from inspect_cli.store.atomic import write_text
 from inspect_cli.training.budget import left_of
@@ -114,11 +114,14 @@ def beside_others(order: TrainingOrder, teller: Teller) -> TrainingOrder:
 
 
 def check_auto_settings(settings: Mapping[str, object]) -> None:
-    """Raise RecipeError for a setting that no candidate has."""
+    """Raise RecipeError for a setting that no candidate has, or of a value that one that has it does not take."""
     known = sorted({key for name in CANDIDATES for key in method_class(name).Settings.model_fields})
     for key in settings:
         if key not in known:
             raise RecipeError(f"method.settings.{key}: none of {', '.join(CANDIDATES)} has it; {nearest(key, known)}")
+    for name, defaults in CANDIDATES.items():
+        own = {key: value for key, value in settings.items() if key in method_class(name).Settings.model_fields}
+        checked_settings(name, {**defaults, **own})
 
 
 def _with_method(order: TrainingOrder, method: str) -> TrainingOrder:

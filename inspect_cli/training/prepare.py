@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images import Part, ValueRange, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.images.reader import usual_value
 from inspect_cli.images.reduced import BlockReducer, reduction
 from inspect_cli.images.roi import largest_share
-from inspect_cli.images.values import Preprocess
+from inspect_cli.images.values import Preprocess, is_wide
 from inspect_cli.material.manifest import Acquisition, RoiShare
 from inspect_cli.material.materials import RECIPE
 from inspect_cli.recipe.schema import MapSpec, Recipe
@@ -68,7 +69,8 @@ def split_parts(parts: Sequence[Part], share: float, seed: int) -> Split:
 class ImageMoments(PixelMoments):
     """Mean and spread of an image, and the mean difference of a pixel to its right neighbour, which blur lowers.
 
-    ``small`` is the image (h, w), mean over channels, reduced so that a pixel stands for ``scale`` by ``scale``.
+    ``small`` is the image less ``origin`` (h, w), mean over channels, reduced so that a pixel stands for ``scale`` by
+    ``scale``.
     """
 
     steps: float = 0.0
@@ -128,8 +130,8 @@ class Survey:
 
     @property
     def shortest_px(self) -> int:
-        """Shorter side of the smallest image; 0 without any."""
-        return min((min(size) for size in self.sizes.values()), default=0)
+        """Shorter side of the smallest image of the parts; 0 without any."""
+        return min((min(self.sizes[part.id]) for part in self.parts), default=0)
 
     @property
     def least_size_px(self) -> tuple[int, int]:
@@ -231,14 +233,16 @@ def _check_part(
 def measure_image(path: Path, roi: Mask | None) -> ImageMoments:
     """Return mean, spread and sharpness of an image inside its ROI, in stored values, and the image reduced.
 
+    Values that float32 does not hold are measured from a usual one of theirs.
+
     Raises
     ------
     InputError
         If it cannot be decoded, or a pixel inside the ROI is no finite number.
     """
-    moments = ImageMoments()
-    stored = ValueRange(0.0, 1.0)
     with open_map(path) as reader:
+        moments = ImageMoments(origin=usual_value(reader) if is_wide(reader.header.dtype) else 0.0)
+        stored = ValueRange(moments.origin, moments.origin + 1)
         moments.scale = reduction(reader.header.height, reader.header.width, _SMALL_PX)
         reducer = BlockReducer(moments.scale, "mean")
         for y, band in reader.bands(_READ_ROWS):

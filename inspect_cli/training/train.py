@@ -99,8 +99,8 @@ def train_material(
         for path in (note, order.material.folder / CHOICE, order.material.folder / PICTURE):
             sweep_leftovers_of(path)  # what lies beside the recipe is in no locked folder
         opened = with_room(order, open_order(order, teller), teller)
-        for part, size in opened.survey.sizes.items():
-            tiling_of(order.material.recipe.tiles).check_size(part, *size)
+        for part in opened.survey.parts:
+            tiling_of(order.material.recipe.tiles).check_size(part.id, *opened.survey.sizes[part.id])
         if order.method != AUTO:
             _kept(order, opened)  # what is refused is refused before any time is spent
         opening_s = time.monotonic() - started

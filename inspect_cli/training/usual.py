@@ -280,7 +280,7 @@ def _affordable(scorer: Scorer, part: Part, survey: Survey, name: str, budget_s:
     """
     height, width = survey.sizes[part.id]
     if budget_s is None:
-        return _MOST_PX // (height * width)
+        return max(LEAST_SCORED, _MOST_PX // (height * width))
     tall, wide = min(_TRIED_PX, height), min(_TRIED_PX, width)
     y, x, roi = (height - tall) // 2, (width - wide) // 2, survey.rois[part.id]
     inside = None if roi is None else roi[y : y + tall, x : x + wide]
