@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from inspect_cli import __version__
+from inspect_cli import TOOL
 from inspect_cli.commands.augment import augment
 from inspect_cli.commands.bench import app as bench_app
 from inspect_cli.commands.doctor import doctor
@@ -55,7 +55,7 @@ app.add_typer(bench_app, name="bench")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"inspect {__version__}")
+        typer.echo(TOOL)
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from inspect_cli import __version__
+from inspect_cli import TOOL
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.layout import RUN_RECORD
@@ -70,7 +70,7 @@ def write_run_record(
     calibration = model.calibration()
     content = {
         "format": 1,
-        "tool": f"inspect {__version__}",
+        "tool": TOOL,
         "material": recipe.material,
         "method": manifest.method,
         "model_sha256": manifest.digest(),

@@ -180,7 +180,7 @@ def _measure(work: Path, folder: Path, method: str, seed: int, order: DetectOrde
 
 
 def _recipe(folder: Path, roi: str, method: str) -> Recipe:
-    """Return the recipe of a new material; the baseline goes without what others of its kind have not got."""
+    """Return the recipe of a new material; the baseline goes without ``usual_map``, which is ours."""
     recipe = new_recipe("bench", infer_maps(folder / "train"))
     training = recipe.training.model_copy(update={"usual_map": method != BASELINE})
     return recipe.model_copy(update={"roi": RoiSpec.model_validate({"rule": roi}), "training": training})

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from inspect_cli.batch.summary import Outcome, RunSummary
     from inspect_cli.scoring.model import ScoringModel
 
-#: Colour of a verdict on a terminal; elsewhere the lines are plain.
 #: What `--json` tells of a part's record, beside the scores of its maps.
 _TOLD = {"score", "peak", "reasons", "region_count", "defect_area_px", "defect_area_mm2", "timing_s"}
+#: Colour of a verdict on a terminal; elsewhere the lines are plain.
 COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow", "error": "magenta", "pending": "cyan"}
 
 

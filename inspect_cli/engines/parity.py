@@ -31,7 +31,7 @@ class CheckedEngine:
     """Hands tiles to an engine, after comparing its scores of the first ones with float32 torch on the CPU.
 
     ``difference`` is what was found, None before the first tiles. Tiles of which the trained network makes no finite
-    scores, as of a damaged image, tell nothing: the next ones are compared. An engine that differs by more than the
+    scores, as of a damaged image, are skipped; the next ones are compared. An engine that differs by more than the
     tolerance gives way to what ``instead`` makes of the trained network; without that it is refused.
     """
 

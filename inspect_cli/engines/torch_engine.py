@@ -64,6 +64,15 @@ def autocast(device: torch.device, precision: str) -> Any:
     return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "f16": torch.float16}[precision])
 
 
+def round_inputs(device: torch.device, tf32: bool) -> None:
+    """Let a GPU round the inputs of convolutions and products to 10 bits, or not, in the whole process.
+
+    torch lets convolutions do so unless told otherwise.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
 class TorchEngine(Blocking):
     """Runs a detector on a torch device.
 
@@ -85,8 +94,8 @@ class TorchEngine(Blocking):
         if precision not in PRECISIONS[device.type]:
             valid = ", ".join(PRECISIONS[device.type])
             raise UsageError(f"--precision {precision}: valid with torch on {device.type}: {valid}")
-        if device.type == "cuda":  # torch rounds the inputs of convolutions to 10 bits there unless told otherwise
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        round_inputs(device, precision == "tf32")
+        if device.type == "cuda":
             torch.backends.cudnn.deterministic = True
         if device.type == "cpu":
             keep_freed_memory()
@@ -136,10 +145,13 @@ class TorchEngine(Blocking):
             try:
                 with autocast(self._device, self.precision):
                     scores[at : at + len(batch)] = self._detector.score(batch)
-            except torch.OutOfMemoryError as error:
-                self._back_off(error)
+            except torch.OutOfMemoryError:
+                if self.batch == 1:
+                    raise WorkerError(f"{self.device_name}: one tile does not fit into the device's memory") from None
+            else:
+                at += len(batch)
                 continue
-            at += len(batch)
+            self._back_off()  # when the error has let go of the layers' outputs
         return scores
 
     def rows_on_device(self, grid: Grid, preprocess: Preprocess, blend: str) -> ResidentRows | None:
@@ -148,9 +160,7 @@ class TorchEngine(Blocking):
             return None
         return ResidentRows(self.score_there, self._device, grid, preprocess, blend)
 
-    def _back_off(self, error: Exception) -> None:
-        if self.batch == 1:
-            raise WorkerError(f"{self.device_name}: one tile does not fit into the device's memory") from error
+    def _back_off(self) -> None:
         self.batch = max(1, self.batch // 2)
         self.backed_off += 1
         if self._device.type == "cuda":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspect_cli import __version__
+from inspect_cli import TOOL
 from inspect_cli.engines import choose_device
 from inspect_cli.generate.adversarial import Game
 from inspect_cli.generate.dcgan import LATENT, check_tile
@@ -22,7 +22,6 @@ from inspect_cli.generate.output import (
     check_out,
     check_storable,
     part_files,
-    remove_earlier,
     save_samples,
     write_patch,
 )
@@ -32,6 +31,7 @@ from inspect_cli.images import Part
 from inspect_cli.material.materials import Material
 from inspect_cli.recipe import Budget, MapSpec
 from inspect_cli.store.atomic import write_json
+from inspect_cli.store.listed import remove_listed
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training.budget import MapBudget
@@ -204,7 +204,7 @@ def _record(
     warnings = [text for name, found in comparisons.items() for text in found.warnings(name)]
     files = [name for part in part_files(order.count, order.maps) for name in part.values()]
     return {
-        "tool": f"inspect {__version__}",
+        "tool": TOOL,
         "created_utc": utc_now(),
         "complete": False,
         "material": order.material.name,
@@ -242,7 +242,7 @@ def _write(
     order: AugmentOrder, game: Game, noise: torch.Tensor, scales: Mapping[str, Scale], record: dict[str, Any]
 ) -> None:
     """Write the parts, each map in its own type; files of an earlier record go first."""
-    remove_earlier(order.out)
+    remove_listed(order.out / RECORD)
     write_json(order.out / RECORD, record)
     channels, files = _channels(order.maps), iter(part_files(order.count, order.maps))
     for signals in game.generated(noise):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -32,6 +29,7 @@ PICTURE: Final = f"{RUN_FOLDER}/{SAMPLES_PICTURE}"
 _TIFF: Final = (".tif", ".tiff")
 _SHOWN: Final = 8
 _SHOWN_PX: Final = 160
+_GUTTER_PX: Final = 4
 
 
 def check_out(out: Path, parts: Sequence[Part], force: bool) -> None:
@@ -101,24 +99,6 @@ def write_patch(path: Path, patch: NDArray[Any]) -> None:
     write_with(path, partial(tifffile.imwrite, data=patch, **layout))
 
 
-def remove_earlier(out: Path) -> None:
-    """Remove the files that an earlier record in ``out`` lists as its own; others are left alone."""
-    for name in _listed(out / RECORD):
-        path = out / name
-        if lies_in(path, out):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise output_error(path, error) from error
-
-
-def _listed(record: Path) -> Iterable[str]:
-    """Return the files in a record; none if there is no readable one."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return [name for name in json.loads(record.read_text(encoding="utf-8"))["files"] if isinstance(name, str)]
-    return []
-
-
 def save_samples(
     path: Path, real: NDArray[np.float32], generated: NDArray[np.float32], maps: Mapping[str, MapSpec]
 ) -> None:
@@ -152,13 +132,7 @@ def save_samples(
 
 
 def _row(patches: NDArray[np.float32]) -> draw.Picture:
-    """Return patches (n, channels, side, side) in [-1, 1] side by side as RGB, with a gutter, about 160 px each."""
-    side = patches.shape[-1]
+    """Return patches (n, channels, side, side) in [-1, 1] side by side as RGB."""
     shown = patches if patches.shape[1] == 3 else np.repeat(patches.mean(axis=1, keepdims=True), 3, axis=1)
     pixels = np.rint((np.moveaxis(shown, 1, -1) + 1) * 127.5).astype(np.uint8)
-    factor = max(1, _SHOWN_PX // side) if side <= _SHOWN_PX else _SHOWN_PX / side
-    size = (round(side * factor),) * 2
-    method = cv2.INTER_NEAREST if factor >= 1 else cv2.INTER_AREA
-    cells = [cv2.resize(tile, size, interpolation=method) for tile in pixels]
-    gutter = [(2, 2), (2, 2), (0, 0)]
-    return np.hstack([np.pad(cell, gutter, constant_values=draw.PANEL_RGB[0]) for cell in cells])
+    return draw.side_by_side(pixels, _SHOWN_PX, _SHOWN_PX, _GUTTER_PX)

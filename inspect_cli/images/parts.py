@@ -14,6 +14,7 @@ from inspect_cli.images.reader import SUFFIXES, UNREAD
 from inspect_cli.recipe.schema import NOT_A_MAP, PART, MapSpec
 from inspect_cli.store.layout import LOCK, PARTS_FOLDER, RUN_FOLDER, RUN_RECORD, SAMPLES_PICTURE, TILE_INDEX
 from inspect_cli.store.paths import as_text, check_is_folder, without_links
+from inspect_cli.store.run_record import is_run
 
 #: How the masks of defects are named after their parts: here, and in the data sets of Kolektor.
 _TRUTH = re.compile(r"_(mask|label|gt)$", re.IGNORECASE)
@@ -216,14 +217,7 @@ def walk_folders(folder: Path, faults: dict[str, str]) -> Iterator[tuple[Path, l
 def _is_output(folder: Path, folders: Sequence[str], names: Sequence[str]) -> bool:
     """Whether a folder was written by ``inspect score``, which may have lost its record, or ``inspect tile``."""
     has_lost_record = folder.parent.name == RUN_FOLDER and PARTS_FOLDER in folders and LOCK in names
-    if TILE_INDEX in names or has_lost_record:
-        return True
-    if RUN_RECORD not in names:
-        return False
-    try:
-        return '"tool": "inspect ' in (folder / RUN_RECORD).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
+    return TILE_INDEX in names or has_lost_record or (RUN_RECORD in names and is_run(folder))
 
 
 def _by_length(maps: Mapping[str, MapSpec]) -> list[tuple[str, re.Pattern[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Final
 
 import cv2
@@ -55,6 +56,25 @@ def enlarged(picture: Picture) -> Picture:
     """Repeat every pixel :func:`enlargement` times in both directions; always a new array."""
     factor = enlargement(*picture.shape[:2])
     return np.ascontiguousarray(picture.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def side_by_side(pictures: Iterable[Picture], cell_px: int, largest_px: int, gutter_px: int) -> Picture:
+    """Set RGB pictures in a row, with a gutter above and on the left of each.
+
+    Small ones are enlarged by a whole number to ``cell_px`` at most, those above ``largest_px`` reduced to it.
+    """
+    cells = []
+    for picture in pictures:
+        height, width = picture.shape[:2]
+        longest = max(height, width)
+        factor = max(1, cell_px // longest) if longest <= largest_px else largest_px / longest
+        down, across = max(1, round(height * factor)), max(1, round(width * factor))
+        method = cv2.INTER_NEAREST if factor >= 1 else cv2.INTER_AREA
+        cell = np.empty((gutter_px + down, gutter_px + across, 3), np.uint8)
+        cell[:] = PANEL_RGB
+        cell[gutter_px:, gutter_px:] = cv2.resize(picture, (across, down), interpolation=method)
+        cells.append(cell)
+    return np.hstack(cells)
 
 
 def line_px(width: int) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,7 +60,7 @@ def save_corruptions(
     }
     sheet = np.zeros((0, 0, 3), np.uint8)
     for title, pictures in rows.items():
-        cells = _side_by_side(pictures)
+        cells = draw.side_by_side(pictures, _CELL_PX, _CELL_PX, _GUTTER_PX)
         sheet = draw.stacked(draw.stacked(sheet, draw.caption_strip(cells.shape[1], title)), cells)
     save_png(path, sheet)
 
@@ -84,17 +82,3 @@ def _picture(patch: NDArray[np.floating], low: float, high: float) -> Picture:
     stretched = np.clip((_shown_channels(patch) - low) / (high - low), 0.0, 1.0)
     pixels = np.rint(np.nan_to_num(stretched, nan=0.5) * 255.0).astype(np.uint8).transpose(1, 2, 0)
     return pixels if pixels.shape[2] == 3 else draw.to_rgb(pixels[:, :, 0])
-
-
-def _side_by_side(pictures: Iterable[Picture]) -> Picture:
-    """Set pictures in a row with a gutter, small ones enlarged by a whole number, large ones reduced."""
-    cells = []
-    for picture in pictures:
-        height, width = picture.shape[:2]
-        factor = _CELL_PX / max(height, width)
-        factor = int(factor) if factor > 1 else factor
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        method = cv2.INTER_NEAREST if factor >= 1 else cv2.INTER_AREA
-        cell = cv2.resize(picture, size, interpolation=method)
-        cells.append(np.pad(cell, [(0, 0), (_GUTTER_PX, 0), (0, 0)], constant_values=draw.PANEL_RGB[0]))
-    return np.hstack(cells)

@@ -224,7 +224,12 @@ def save_reconstructions(
     """
     top = _common_top(residuals)
     rows = [
-        _row([_tile_picture(original), _tile_picture(rebuilt), score_colours(residual / top * SCALE_MAX)])
+        draw.side_by_side(
+            [_tile_picture(original), _tile_picture(rebuilt), score_colours(residual / top * SCALE_MAX)],
+            _CELL_PX,
+            _LARGEST_CELL_PX,
+            _GUTTER_PX,
+        )
         for original, rebuilt, residual in zip(originals, reconstructions, residuals, strict=True)
         if residual.size
     ]
@@ -244,15 +249,3 @@ def _tile_picture(tile: NDArray[np.floating]) -> Picture:
     shown = tile if tile.shape[0] == 3 else np.repeat(tile.mean(axis=0, keepdims=True), 3, axis=0)
     bounded = np.clip(np.nan_to_num(shown, nan=0.5), 0.0, 1.0)
     return np.ascontiguousarray(np.rint(bounded * 255.0).astype(np.uint8).transpose(1, 2, 0))
-
-
-def _row(pictures: Sequence[Picture]) -> Picture:
-    """Set pictures of one size side by side, small ones enlarged, large ones reduced, with a gutter."""
-    height, width = pictures[0].shape[:2]
-    longest = max(height, width)
-    factor = max(1, _CELL_PX // longest) if longest <= _LARGEST_CELL_PX else _LARGEST_CELL_PX / longest
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    method = cv2.INTER_NEAREST if factor >= 1 else cv2.INTER_AREA
-    cells = [cv2.resize(picture, size, interpolation=method) for picture in pictures]
-    gutter = [(_GUTTER_PX, 0), (_GUTTER_PX, 0), (0, 0)]
-    return np.hstack([np.pad(cell, gutter, constant_values=draw.PANEL_RGB[0]) for cell in cells])

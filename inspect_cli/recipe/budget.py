@@ -8,7 +8,7 @@ from typing import Final
 
 _TEXT: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h|steps?)$")
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
-#: What is left of a time is never less, so that something is trained.
+#: Least seconds of a budget in time, also of what is left of one: something is trained.
 _LEAST_S: Final = 0.1
 
 

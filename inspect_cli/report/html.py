@@ -16,7 +16,7 @@ from inspect_cli.pictures.colour import SCALE_MAX
 from inspect_cli.report import embed, numerals
 from inspect_cli.report.run_data import VERDICT_ORDER, PartRow, RunData, mapping, number
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.layout import EVALUATION_PICTURE, PART_RECORD, REPORT
+from inspect_cli.store.layout import EVALUATION_PICTURE, PART_RECORD, PARTS_FOLDER, REPORT
 from inspect_cli.store.paths import check_is_text
 
 _TEMPLATE: Final = "template.html.j2"
@@ -198,7 +198,7 @@ def _section(data: RunData, rank: int, row: PartRow, page_folder: Path) -> Secti
     found = data.record(row.part)
     content = found.content if found else None
     record = content or {}
-    folder = found.folder if found else data.folder / "parts" / "none"
+    folder = found.folder if found else data.folder / PARTS_FOLDER / "none"
     regions = [region for region in record.get("regions") or [] if isinstance(region, dict)]
     regions.sort(key=lambda region: -(number(region.get("score_max")) or 0.0))
     timing = {name: number(value) for name, value in mapping(record.get("timing_s")).items()}

@@ -13,7 +13,7 @@ from typing import Any, Final
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.material.manifest import DOUBT
 from inspect_cli.store.cells import plain_cell
-from inspect_cli.store.layout import EVALUATION, PART_RECORD, RUN_RECORD
+from inspect_cli.store.layout import EVALUATION, PART_RECORD, PARTS_FOLDER, RUN_RECORD
 
 #: Verdicts from the first to look at to the last; an unknown one comes first.
 VERDICT_ORDER: Final = ("error", "undecided", "fail", "pending", "pass")
@@ -36,7 +36,7 @@ class PartRow:
 
 
 @dataclass(frozen=True)
-class PartRecord:
+class ShownPart:
     """The folder of one part and its ``part.json``, None if that cannot be read."""
 
     folder: Path
@@ -65,20 +65,22 @@ class RunData:
         """Content of ``evaluation.json``; None if it is absent or broken."""
         return read_json(self.evaluation_file)
 
-    def record(self, part: str) -> PartRecord | None:
+    def record(self, part: str) -> ShownPart | None:
         """Return the folder and record of a part, None if the run folder has none."""
         path = PurePosixPath(part)
         if part and not path.is_absolute() and ".." not in path.parts:
-            folder = self.folder / "parts" / path
+            folder = self.folder / PARTS_FOLDER / path
             if (folder / PART_RECORD).is_file():
-                return PartRecord(folder, read_json(folder / PART_RECORD))
+                return ShownPart(folder, read_json(folder / PART_RECORD))
         folder_of = self._folders.get(part)
-        return PartRecord(folder_of, read_json(folder_of / PART_RECORD)) if folder_of else None
+        return ShownPart(folder_of, read_json(folder_of / PART_RECORD)) if folder_of else None
 
     @cached_property
     def _folders(self) -> dict[str, Path]:
         """Part id -> folder, for folders that are not named like their part."""
-        contents = {file.parent: read_json(file) or {} for file in sorted(self.folder.glob("parts/**/part.json"))}
+        contents = {
+            file.parent: read_json(file) or {} for file in sorted((self.folder / PARTS_FOLDER).rglob(PART_RECORD))
+        }
         return {str(content["part"]): folder for folder, content in contents.items() if "part" in content}
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -22,8 +20,8 @@ from inspect_cli.errors import OutputError, UsageError
 from inspect_cli.sample.optics import ENCODINGS
 from inspect_cli.sample.part import Box, Image, PartData
 from inspect_cli.sample.plan import MATERIALS, Batch, Planned, generate_part
-from inspect_cli.store.atomic import output_error, write_bytes, write_json, write_text, write_with
-from inspect_cli.store.paths import lies_in
+from inspect_cli.store.atomic import write_bytes, write_json, write_text, write_with
+from inspect_cli.store.listed import remove_listed
 
 PROVENANCE: Final = "sample.json"
 BATCH_FOLDERS: Final = ("train", "test", "ground_truth")
@@ -61,7 +59,7 @@ def write_batch(
     started = perf_counter()
     _check_room(out, force)
     ready = [generate_part(batch, batch.parts[0])]  # one that is too large for the memory costs no earlier batch
-    _make_room(out)
+    remove_listed(out / PROVENANCE)
     write_json(out / PROVENANCE, _provenance(batch, complete=False))
     rows: list[tuple[str, Box]] = []
     for part in batch.parts:
@@ -94,30 +92,6 @@ def _mask_name(part: Planned) -> str:
 def _check_room(out: Path, force: bool) -> None:
     if not force and any((out / name).exists() for name in (PROVENANCE, *BATCH_FOLDERS)):
         raise UsageError(f"{out}: holds a batch already; choose another --out, or overwrite it with --force")
-
-
-def _make_room(out: Path) -> None:
-    """Remove what an earlier batch lists as its own."""
-    listed = [out / name for name in _listed_files(out / PROVENANCE)]
-    own = [path for path in listed if lies_in(path, out)]
-    for path in own:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise output_error(path, error) from error
-    folders = {folder for path in own for folder in path.parents if out in folder.parents}
-    for folder in sorted(folders, reverse=True):
-        with contextlib.suppress(OSError):  # not empty: it holds files of others
-            folder.rmdir()
-
-
-def _listed_files(provenance: Path) -> list[str]:
-    """Return the files that an earlier batch says it wrote; none if it left no readable list."""
-    try:
-        listed = json.loads(provenance.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
 
 
 def _write_part(batch: Batch, part: Planned, data: PartData, out: Path) -> list[Box]:

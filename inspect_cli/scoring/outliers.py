@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, median_abs_deviation, norm
 
-#: Parts below this number say too little of how much usual ones differ ...
+#: With fewer parts their spread cannot be estimated ...
 LEAST_PARTS: Final = 8
-#: ... so that one must lie above the median by this factor, and below this number none is known to stand out.
+#: ... so that a part stands out at this factor of the median, and with fewer than ``_FEWEST`` none does.
 _MUCH_WORSE: Final = 4.0
 _FEWEST: Final = 3
 #: A part stands out when its score lies so many robust standard deviations (of the logarithm) above the median; of

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
+from inspect_cli import TOOL
 from inspect_cli.errors import NoInputError, first_fault
 from inspect_cli.store.layout import RUN_RECORD
 
@@ -29,6 +31,15 @@ class RunRecord(BaseModel):
     exit_code: int | None
     started_utc: str
     tile_px: int = Field(ge=1)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder's record, sound or not, is one of this program."""
+    try:
+        tool = json.loads((folder / RUN_RECORD).read_bytes())["tool"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return isinstance(tool, str) and tool.partition(" ")[0] == TOOL.partition(" ")[0]
 
 
 def read_run_record(run: Path) -> RunRecord:

@@ -70,9 +70,10 @@ class Grid:
 
     @cached_property
     def pieces(self) -> list[slice]:
-        """Columns in one piece, or more of ``PIECE_PX`` at most, or of one tile, all but the last of one length.
+        """Slices of the columns that are worked on at once: the whole row, or pieces of one length.
 
-        What is worked on at once has one size, however wide the image is.
+        A row of up to ``ROW_PX`` stays whole; pieces have ``PIECE_PX`` at most, or one tile. So memory does not grow
+        with the width.
         """
         columns, area = len(self.columns), self.tile_px**2
         most = max(1, (ROW_PX if columns * area <= ROW_PX else PIECE_PX) // area)

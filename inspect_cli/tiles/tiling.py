@@ -18,7 +18,7 @@ _LEAST_OVERLAP_PX: Final = 16
 class Tiling:
     """Side and step of square tiles, and how their scores are put together; see :class:`TilesSpec`.
 
-    ``even`` tiles step less where that takes no more of them.
+    With ``even`` the step is reduced as far as the number of tiles stays the same.
     """
 
     size_px: int

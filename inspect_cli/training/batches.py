@@ -61,7 +61,7 @@ class MapTraining:
         return self.patches(self.spec.batch, _SMALLEST_BATCH)
 
     def patches(self, count: int, least: int) -> int:
-        """Return how many patches have the area of ``count`` patches of 128 px, at least ``least`` or ``count``."""
+        """Return how many patches have the area of ``count`` patches of 128 px, but ``min(least, count)`` or more."""
         return count_of_area(count, self.detector.tile_px, least)
 
 

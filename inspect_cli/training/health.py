@@ -20,6 +20,8 @@ _FAR: Final = 8.0
 #: ... and differs from it by this share: of the contrast for the mean, of itself for contrast and sharpness.
 _DIFFERS: Final = 0.5
 _LEAST_IMAGES: Final = 5
+#: So few validations tell no overfit.
+_LEAST_LOSSES: Final = 5
 #: Material for fewer patches than this, side by side, is little to learn from.
 _FEW_PATCHES: Final = 16
 #: Correlation with the median image from which parts lie all alike ...
@@ -187,7 +189,7 @@ def copy_warnings(files: Sequence[TrainingFile]) -> list[str]:
 def overfit_warnings(name: str, history: Sequence[Mapping[str, float | None]]) -> list[str]:
     """Return a warning if the loss on held-out parts rose again while the network went on learning."""
     losses = [(entry["step"], loss) for entry in history if (loss := entry["val_loss"]) is not None]
-    if len(losses) < _LEAST_IMAGES:
+    if len(losses) < _LEAST_LOSSES:
         return []
     best_step, best = min(losses, key=lambda found: found[1])
     last = float(np.median([loss for _, loss in losses[-3:]]))

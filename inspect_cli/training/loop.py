@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from inspect_cli.allocation import keep_freed_memory
-from inspect_cli.engines.torch_engine import training_autocast
+from inspect_cli.engines.torch_engine import round_inputs, training_autocast
 from inspect_cli.errors import ModelError
 from inspect_cli.methods.base import Batch, Detector
 from inspect_cli.processors import usable_processors
@@ -64,6 +64,7 @@ def train_map(
         When ``stop``, asked between steps, says so; the state was saved first.
     """
     torch.manual_seed(job.seed)
+    round_inputs(job.device, tf32=False)
     if job.device.type == "cpu":
         keep_freed_memory()
     detector = job.detector.placed(job.device)

@@ -83,7 +83,7 @@ class TrainingOrder:
 
 
 def settings_of(order: TrainingOrder) -> dict[str, object]:
-    """Return the recipe's method settings; of another method's, those that both methods have."""
+    """Return the recipe's settings if for this method, else the order's defaults and those that this method has."""
     spec = order.material.recipe.method
     if spec.name == order.method:
         return dict(spec.settings)

@@ -58,7 +58,10 @@ class WindowReader(MapReader):
 
 
 class Extent(NamedTuple):
-    """How many windows of a map are scored, and in how many seconds at most; ``WINDOWS`` whatever they take."""
+    """How many windows of a map are scored, and in how many seconds at most.
+
+    ``WINDOWS`` are scored in any case, unless they take far longer than that.
+    """
 
     windows: int = WINDOWS
     most_s: float = 0.0
@@ -144,7 +147,7 @@ def provisional_calibration(
 def _far_above(peaks: Mapping[str, MapLimit]) -> dict[str, float]:
     """Return the parts of which a peak lies far above the others', and how many times above the median.
 
-    None if they are more than a tenth: then they are a kind of good part, not exceptions.
+    Empty if they are more than a tenth: then they are a kind of good part, not exceptions.
     """
     found: dict[str, float] = {}
     for kind in ("pixel", "patch"):

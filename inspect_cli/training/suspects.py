@@ -252,7 +252,10 @@ def _trained(
 def _worst_of(
     job: MapTraining, engine: TorchEngine, part: Part, roi: Mask | None, name: str, order: TrainingOrder, tiles: int
 ) -> _Place | None:
-    """Return the worst place of a part, of ``tiles`` tiles spread over it; None without ROI."""
+    """Return the worst place of a part, of ``tiles`` tiles spread over it.
+
+    None if no tile lies inside the ROI by half.
+    """
     side = job.detector.tile_px
     worst: _Place | None = None
     with open_map(part.files[name]) as reader:

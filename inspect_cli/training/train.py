@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from inspect_cli import __version__
+from inspect_cli import TOOL
 from inspect_cli.engines import choose_device
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.images import Part
@@ -180,7 +180,7 @@ def _train_locked(
         recipe, tiling, validation, sources.survey.rois, entries, detectors, device, order.seed, extent, usual
     )
     manifest = Manifest(
-        tool=f"inspect {__version__}",
+        tool=TOOL,
         created_utc=utc_now(),
         material=recipe.material,
         method=order.method,

@@ -39,6 +39,8 @@ PICTURE: Final = "usual_{map}.png"
 #: Parts that are looked at: more change little, fewer say too little. Of some only the brightness is taken.
 MOST_PARTS: Final = 32
 LEAST_PARTS: Final = 6
+#: So few places tell nothing of a correlation.
+_LEAST_PLACES: Final = 6
 LEAST_SCORED: Final = 3
 #: Seconds that this takes at most, as a share of a map's part of a budget in time, or for the fewest parts; pixels by
 #: a budget in steps.
@@ -249,7 +251,7 @@ def alike_of(scores: Cells) -> float:
     smooth = np.stack([smoothed(part, _SMOOTH_CELLS) for part in scores])
     known = np.isfinite(smooth).all(axis=0)
     values = smooth[:, known]
-    if values.shape[1] < LEAST_PARTS or not (np.ptp(values, axis=1) > 0).all():
+    if values.shape[1] < _LEAST_PLACES or not (np.ptp(values, axis=1) > 0).all():
         return 0.0
     between = np.corrcoef(rankdata(values, axis=1))
     return float(between[np.triu_indices(len(between), 1)].mean())
