@@ -6,12 +6,10 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-import torch
 from scipy.stats import norm
 
 from inspect_cli.images import Part
 from inspect_cli.material.manifest import MapLimit
-from inspect_cli.methods import build_detector
 from inspect_cli.recipe import Budget, parse_recipe
 from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
 from inspect_cli.tiles.tiling import tiling_of
@@ -20,12 +18,19 @@ from inspect_cli.training.provisional import (
     MARGIN,
     WINDOWS,
     Extent,
+    HeldOut,
+    TrainedNetwork,
     _far_above,
     _windows,
     provisional_calibration,
 )
 
 RECIPE = parse_recipe("material: stuff\nmaps: {image: {files: '{part}.png'}}\ntiles: {size_px: 32}\n", "test")
+
+
+def held_out(parts, extent=None, tiling=None, rois=None):
+    rois = dict.fromkeys(part.id for part in parts) | (rois or {})
+    return HeldOut(RECIPE, tiling or tiling_of(RECIPE.tiles), parts, rois, 0, extent or Extent())
 
 
 def calibrated(monkeypatch, tmp_path, peaks: list[float]):
@@ -35,13 +40,9 @@ def calibrated(monkeypatch, tmp_path, peaks: list[float]):
     by_part = {part.id: [0.5 * peak, peak] for part, peak in zip(parts, peaks, strict=True)}
     monkeypatch.setattr(provisional, "_windows", lambda *_: windows)
     monkeypatch.setattr(
-        provisional, "_peaks", lambda recipe, tiling, part, *_: ((peak := by_part[part.id].pop()), 0.1 * peak)
+        provisional, "_peaks", lambda held, network, part, *_: ((peak := by_part[part.id].pop()), 0.1 * peak)
     )
-    detectors = {"image": build_detector("cae", 1, 32, {})}
-    return provisional_calibration(
-        RECIPE, tiling_of(RECIPE.tiles), parts, {p.id: None for p in parts}, {"image": None}, detectors,
-        torch.device("cpu"), 0,
-    )  # fmt: skip
+    return provisional_calibration(held_out(parts), [TrainedNetwork("image", None, None)])
 
 
 def test_the_largest_peak_of_any_window_sets_the_limit(monkeypatch, tmp_path):
@@ -81,8 +82,8 @@ def test_where_most_parts_score_nothing_none_is_left_out(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("parts", "windows"), [(1, 12), (5, 15), (8, 16), (12, 12), (40, 40)])
 def test_every_part_has_as_many_windows_each_at_a_place_of_its_own(parts, windows, tmp_path):
     cv2.imwrite(str(tmp_path / "p.png"), np.zeros((600, 500), np.uint8))
-    held_out = [Part(f"p{number}", {"image": tmp_path / "p.png"}, tmp_path) for number in range(parts)]
-    drawn = _windows(tiling_of(RECIPE.tiles), held_out, dict.fromkeys(p.id for p in held_out), "image", 0, 12)
+    some = [Part(f"p{number}", {"image": tmp_path / "p.png"}, tmp_path) for number in range(parts)]
+    drawn = _windows(held_out(some, Extent(12)), "image")
     assert len(drawn) == windows
     assert len(set(Counter(part.id for part, _ in drawn).values())) == 1
     assert len({(part.id, window) for part, window in drawn}) == windows
@@ -93,7 +94,7 @@ def test_windows_cover_the_roi_of_a_part_and_no_more(tmp_path):
     part = Part("p", {"image": tmp_path / "p.png"}, tmp_path)
     roi = np.zeros((600, 500), bool)
     roi[300:, 10:250] = True
-    drawn = _windows(tiling_of(RECIPE.tiles), [part], {"p": roi}, "image", 0, 99)
+    drawn = _windows(held_out([part], Extent(99), rois={"p": roi}), "image")
     seen = np.zeros_like(roi)
     for _, (y, x, height, width) in drawn:
         assert roi[y : y + height, x : x + width].any()
@@ -106,7 +107,7 @@ def test_a_part_that_is_scored_whole_is_one_window(tmp_path):
     cv2.imwrite(str(tmp_path / "p.png"), np.zeros((200, 300), np.uint8))
     part = Part("p", {"image": tmp_path / "p.png"}, tmp_path)
     whole = replace(tiling_of(RECIPE.tiles), whole=True)
-    assert _windows(whole, [part], {"p": None}, "image", 0, 12) == [(part, (0, 0, 200, 300))]
+    assert _windows(held_out([part], tiling=whole), "image") == [(part, (0, 0, 200, 300))]
 
 
 def test_a_part_with_little_room_takes_no_windows_from_the_others(tmp_path):
@@ -114,7 +115,7 @@ def test_a_part_with_little_room_takes_no_windows_from_the_others(tmp_path):
     for name, (height, width) in {"large": (3000, 2000), "small": (130, 120)}.items():
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((height, width), np.uint8))
         parts.append(Part(name, {"image": tmp_path / f"{name}.png"}, tmp_path))
-    drawn = _windows(tiling_of(RECIPE.tiles), parts, {"large": None, "small": None}, "image", 0, 24)
+    drawn = _windows(held_out(parts, Extent(24)), "image")
     assert Counter(part.id for part, _ in drawn) == {"large": 12, "small": 2}
     assert [part.id for part, _ in drawn[:4]] == ["large", "small", "large", "small"]
 
@@ -135,9 +136,7 @@ def test_windows_beyond_the_first_ones_end_with_their_time(monkeypatch, tmp_path
         parts = [Part("p", {}, tmp_path)]
         monkeypatch.setattr(provisional, "_windows", lambda *_: [(parts[0], (0, 0, 32, 32))] * 30)
         monkeypatch.setattr(provisional, "_peaks", lambda *_: (1.0, 0.1))
-        detectors = {"image": build_detector("cae", 1, 32, {})}
-        arguments = (RECIPE, tiling_of(RECIPE.tiles), parts, {"p": None}, {"image": None}, detectors)
-        return provisional_calibration(*arguments, torch.device("cpu"), 0, extent)[0].origin
+        return provisional_calibration(held_out(parts, extent), [TrainedNetwork("image", None, None)])[0].origin
 
     assert "in 12 windows" in calibrate(Extent(30, 0.0))
     assert "in 30 windows" in calibrate(Extent(30, 60.0))

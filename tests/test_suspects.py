@@ -142,8 +142,8 @@ def test_a_defective_part_is_named_and_shown_and_left_out_with_robust(dirty, cap
 def test_a_part_that_stands_out_sets_no_limit(dirty, capsys, monkeypatch):
     seen = []
 
-    def spy(recipe, tiling, parts, *_):
-        seen.extend(part.id for part in parts)
+    def spy(held, networks):
+        seen.extend(part.id for part in held.parts)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("inspect_cli.training.train.provisional_calibration", spy)

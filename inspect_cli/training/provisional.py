@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from inspect_cli.engines import TorchEngine
 from inspect_cli.images import ImageHeader, MapReader, Part, open_map
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
-from inspect_cli.methods.base import Detector
 from inspect_cli.recipe import Budget, Recipe
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
@@ -82,66 +80,84 @@ class Extent(NamedTuple):
         return enough or (looked >= _FEWEST and 0 < _FAR_OVER * self.most_s < spent_s)
 
 
-def provisional_calibration(
-    recipe: Recipe,
-    tiling: Tiling,
-    parts: Sequence[Part],
-    rois: Mapping[str, Mask | None],
-    trained: Mapping[str, TrainedMap],
-    detectors: Mapping[str, Detector],
-    device: torch.device,
-    seed: int,
-    extent: Extent | None = None,
-    usual: Mapping[str, UsualMap] = MappingProxyType({}),
-) -> tuple[Calibration, list[str]]:
-    """Return limits from windows of the validation parts, the largest peak times ``MARGIN``, and warnings.
+@dataclass(frozen=True)
+class HeldOut:
+    """Good parts that were not trained on, with the ROI of each, and how much of them is scored."""
+
+    recipe: Recipe
+    tiling: Tiling
+    parts: Sequence[Part]
+    rois: Mapping[str, Mask | None]
+    seed: int
+    extent: Extent = Extent()  # noqa: RUF009  (a tuple of numbers)
+
+
+class TrainedNetwork(NamedTuple):
+    """What scores one map."""
+
+    map: str
+    entry: TrainedMap
+    engine: TorchEngine
+    usual: UsualMap | None = None
+
+
+def provisional_calibration(held: HeldOut, networks: Sequence[TrainedNetwork]) -> tuple[Calibration, list[str]]:
+    """Return limits from windows of the held-out parts, the largest peak times ``MARGIN``, and warnings.
 
     A part whose peak lies far above those of the others is no good one, or one of its kind alone: it sets no limit,
     and is told.
     """
     limits, warnings, left_out, seen = {}, [], set(), 0
-    extent = extent or Extent()
-    for name, detector in detectors.items():
-        engine = TorchEngine(detector, device)
-        peaks: dict[str, MapLimit] = {}
-        measures: dict[str, UsualMap] = {}
-        looked, started = 0, time.monotonic()
-        for part, window in _windows(tiling, parts, rois, name, seed, extent.windows):
-            if extent.is_used_up(time.monotonic() - started, looked, len(parts)):
-                break
-            looked += 1
-            if name in usual and part.id not in measures:
-                with open_map(part.files[name]) as reader:
-                    values = trained[name].preprocess.range
-                    measures[part.id] = usual[name].of_part(reader, values, rois[part.id])
-            measure = measures.get(part.id)
-            pixel, patch = _peaks(recipe, tiling, part, name, window, rois[part.id], trained[name], engine, measure)
-            known = peaks.get(part.id, MapLimit(pixel=LEAST_LIMIT, patch=LEAST_LIMIT))
-            peaks[part.id] = MapLimit(pixel=max(pixel, known.pixel), patch=max(patch, known.patch))
+    for network in networks:
+        peaks, looked = _peaks_of_parts(held, network)
         seen = max(seen, looked)
         for part_id, times in _far_above(peaks).items():
             del peaks[part_id]
             left_out.add(part_id)
             warnings.append(
-                f"map {name}: held-out part {part_id} scores {times:.1f} times as high as is usual for good ones: "
-                "look whether it is good; it set no limit when the model was trained"
+                f"map {network.map}: held-out part {part_id} scores {times:.1f} times as high as is usual for good "
+                "ones: look whether it is good; it set no limit when the model was trained"
             )
         pixel, patch = (max(getattr(peak, kind) for peak in peaks.values()) for kind in ("pixel", "patch"))
-        limits[name] = MapLimit(pixel=pixel * MARGIN, patch=patch * MARGIN)
+        limits[network.map] = MapLimit(pixel=pixel * MARGIN, patch=patch * MARGIN)
     calibration = Calibration(
         limits=limits,
         rule="max",
         provisional=True,
         origin=f"the largest peak in {seen} windows of held-out good parts, times {MARGIN}"
         + (f", without {', '.join(sorted(left_out))}" if left_out else ""),
-        parts=len(parts) - len(left_out),
-        smooth_sigma_px=recipe.scoring.smooth_sigma_px,
-        blend=tiling.joining,
-        stride_px=tiling.stride_px,
+        parts=len(held.parts) - len(left_out),
+        smooth_sigma_px=held.recipe.scoring.smooth_sigma_px,
+        blend=held.tiling.joining,
+        stride_px=held.tiling.stride_px,
         false_alarm_rate=None,
         created_utc=utc_now(),
     )
     return calibration, warnings
+
+
+def _peaks_of_parts(held: HeldOut, network: TrainedNetwork) -> tuple[dict[str, MapLimit], int]:
+    """Return the largest peaks in the windows of each part, by part, and how many windows there was time for."""
+    peaks: dict[str, MapLimit] = {}
+    measures: dict[str, UsualMap | None] = {}
+    looked, started = 0, time.monotonic()
+    for part, window in _windows(held, network.map):
+        if held.extent.is_used_up(time.monotonic() - started, looked, len(held.parts)):
+            break
+        looked += 1
+        if part.id not in measures:
+            measures[part.id] = _usual_of(held, network, part)
+        pixel, patch = _peaks(held, network, part, window, measures[part.id])
+        known = peaks.get(part.id, MapLimit(pixel=LEAST_LIMIT, patch=LEAST_LIMIT))
+        peaks[part.id] = MapLimit(pixel=max(pixel, known.pixel), patch=max(patch, known.patch))
+    return peaks, looked
+
+
+def _usual_of(held: HeldOut, network: TrainedNetwork, part: Part) -> UsualMap | None:
+    if network.usual is None:
+        return None
+    with open_map(part.files[network.map]) as reader:
+        return network.usual.of_part(reader, network.entry.preprocess.range, held.rois[part.id])
 
 
 def _far_above(peaks: Mapping[str, MapLimit]) -> dict[str, float]:
@@ -159,22 +175,22 @@ def _far_above(peaks: Mapping[str, MapLimit]) -> dict[str, float]:
     return found if len(found) <= max(1, len(peaks) // 10) else {}
 
 
-def _windows(
-    tiling: Tiling, parts: Sequence[Part], rois: Mapping[str, Mask | None], name: str, seed: int, count: int
-) -> list[tuple[Part, Window]]:
-    """Return ``count`` windows or some more, in turn over the parts; fewer of parts that have no room for more."""
-    rng = np.random.default_rng([seed, 7])
+def _windows(held: HeldOut, name: str) -> list[tuple[Part, Window]]:
+    """Return as many windows as are wanted or some more, in turn over the parts; fewer of parts without the room."""
+    rng, tiling = np.random.default_rng([held.seed, 7]), held.tiling
     side = min(WINDOW_TILES * tiling.size_px, max(tiling.size_px, WINDOW_PX))
     places = []
-    for part in parts:
+    for part in held.parts:
         with open_map(part.files[name]) as reader:
             header = reader.header
         whole = [(0, 0, header.height, header.width)]
-        found = whole if tiling.whole else _places(header.height, header.width, side, rois[part.id])
+        found = whole if tiling.whole else _places(header.height, header.width, side, held.rois[part.id])
         places.append([found[i] for i in rng.permutation(len(found))])
-    rounds = range(-(-count // len(parts)))
-    every = [(n, part, found[n]) for part, found in zip(parts, places, strict=True) for n in rounds if n < len(found)]
-    return [(part, window) for _, part, window in sorted(every, key=lambda item: item[0])]
+    rounds = range(-(-held.extent.windows // len(held.parts)))
+    in_turn = [
+        (n, part, found[n]) for part, found in zip(held.parts, places, strict=True) for n in rounds[: len(found)]
+    ]
+    return [(part, window) for _, part, window in sorted(in_turn, key=lambda item: item[0])]
 
 
 def _places(height: int, width: int, side: int, roi: Mask | None) -> list[Window]:
@@ -189,24 +205,18 @@ def _places(height: int, width: int, side: int, roi: Mask | None) -> list[Window
 
 
 def _peaks(
-    recipe: Recipe,
-    tiling: Tiling,
-    part: Part,
-    name: str,
-    window: Window,
-    roi: Mask | None,
-    trained: TrainedMap,
-    engine: TorchEngine,
-    usual: UsualMap | None,
+    held: HeldOut, network: TrainedNetwork, part: Part, window: Window, usual: UsualMap | None
 ) -> tuple[float, float]:
+    """Return the largest score of a pixel and of a patch in a window of a part."""
     y, x, height, width = window
-    with open_map(part.files[name]) as reader:
+    roi = held.rois[part.id]
+    with open_map(part.files[network.map]) as reader:
         stream = MapStream(
             reader=WindowReader(reader, y, x, height, width),
-            preprocess=trained.preprocess,
-            engine=engine,
-            tiles=tiling,
-            scoring=recipe.scoring,
+            preprocess=network.entry.preprocess,
+            engine=network.engine,
+            tiles=held.tiling,
+            scoring=held.recipe.scoring,
             roi=None if roi is None else roi[y : y + height, x : x + width],
             clock=Clock(),
             usual=None if usual is None else usual.window(*window),

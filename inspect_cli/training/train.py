@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from inspect_cli import TOOL
-from inspect_cli.engines import choose_device
+from inspect_cli.engines import TorchEngine, choose_device
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.images import Part
 from inspect_cli.material.bundle import Bundle, prune_weights, write_manifest, write_weights
@@ -61,7 +61,7 @@ from inspect_cli.training.prepare import (
     learn_roi_share,
     preview_range,
 )
-from inspect_cli.training.provisional import Extent, provisional_calibration
+from inspect_cli.training.provisional import Extent, HeldOut, TrainedNetwork, provisional_calibration
 from inspect_cli.training.sources import Sources
 from inspect_cli.training.suspects import PICTURE, note_of, without_suspects
 from inspect_cli.training.trial import measure_trial, trial_of
@@ -172,12 +172,11 @@ def _train_locked(
     )
     trained = {name: _train_one(order, name, sources, files, teller, stop) for name in order.maps}
     entries = {name: found.entry for name, found in trained.items()}
-    detectors = {name: found.detector for name, found in trained.items()}
-    usual = {name: found.usual for name, found in trained.items() if found.usual is not None}
     validation, named = _held_out(sources, suspects)
     extent = Extent.of_budget(order.budget, len(order.maps))
     calibration, unusual = provisional_calibration(
-        recipe, tiling, validation, sources.survey.rois, entries, detectors, device, order.seed, extent, usual
+        HeldOut(recipe, tiling, validation, sources.survey.rois, order.seed, extent),
+        [TrainedNetwork(n, f.entry, TorchEngine(f.detector, device), f.usual) for n, f in trained.items()],
     )
     manifest = Manifest(
         tool=TOOL,
