@@ -314,11 +314,11 @@ def test_f1_of_a_category(mvtec, tmp_path, capsys, monkeypatch):
 
 
 def test_a_signal_while_scoring_ends_the_case(mvtec, tmp_path, monkeypatch):
-    from inspect_cli.reproduce import pipeline
+    from inspect_cli.batch import run as batch_run
     from inspect_cli.stopping import Stopped
 
     ended = SimpleNamespace(interrupted=True), 130
-    monkeypatch.setattr(pipeline, "score_batch", lambda *arguments: ended)
+    monkeypatch.setattr(batch_run, "score_batch", lambda *arguments: ended)
     with pytest.raises(Stopped) as caught:
         train_and_score(case(tmp_path, mvtec / "zipper"), SMALL, Quiet())
     assert caught.value.exit_code == 130

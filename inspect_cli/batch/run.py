@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inspect_cli.batch.parts import note_not_reached, score_parts, set_changed_aside
 from inspect_cli.batch.space import check_space
@@ -19,7 +20,7 @@ from inspect_cli.images.parts import file_within
 from inspect_cli.outputs.record import record_of
 from inspect_cli.outputs.stored import has_maps, part_folder, rejudge
 from inspect_cli.scoring.model import ScoringModel
-from inspect_cli.stopping import graceful_stop
+from inspect_cli.stopping import Stopped, graceful_stop
 from inspect_cli.store.atomic import output_error
 from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, EVALUATION_PICTURE, PARTS_FOLDER, REPORT, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
@@ -27,6 +28,9 @@ from inspect_cli.store.part_record import PartKey, PartRecord
 from inspect_cli.store.paths import check_is_text, without_links
 from inspect_cli.store.run_record import RunRecord, read_run_record
 from inspect_cli.store.timestamps import utc_now
+
+if TYPE_CHECKING:
+    from inspect_cli.training.order import Teller
 
 
 def lock_run(run: Path, wait_s: float = 0.0) -> AbstractContextManager[object]:
@@ -75,6 +79,29 @@ def score_batch(
                 if not same or summary.listed() != measured:
                     _forget_what_was_made_of_it(run)  # of other results
     return summary, exit_code
+
+
+def score_all(run: Path, folder: Path, parts: Sequence[Part], model: ScoringModel, teller: Teller) -> None:
+    """Score parts into ``run`` as a step of something longer: progress is shown, parts that are left out are told.
+
+    Raises
+    ------
+    Stopped
+        If a signal ended the scoring.
+    """
+    with teller.progress(f"{'scoring':>10}") as update:
+        done = 0
+
+        def tell(outcome: Outcome) -> None:
+            nonlocal done
+            done += 1
+            update(done / len(parts), outcome.part)
+            if outcome.error is not None:
+                teller.warn(f"left out: {outcome.error}")
+
+        summary, exit_code = score_batch(run, folder, parts, model, tell)
+    if summary.interrupted:
+        raise Stopped(exit_code)
 
 
 def _forget_what_was_made_of_it(run: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from inspect_cli.batch.run import score_batch
+from inspect_cli.batch.run import score_all
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.evaluation.run_parts import find_parts
@@ -22,7 +22,6 @@ from inspect_cli.recipe import Budget, Recipe
 from inspect_cli.recipe.schema import RoiSpec
 from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.scoring.model import load_model
-from inspect_cli.stopping import Stopped
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.cells import csv_text, plain_cell
 from inspect_cli.store.lock import lock_folder
@@ -157,17 +156,8 @@ def _measure(work: Path, folder: Path, method: str, seed: int, order: DetectOrde
     )
     bundle = train_material(training, teller)
     parts = discover_parts(folder / "test", maps)
-    with teller.progress("scoring") as update:
-        done: list[str] = []
-
-        def tell(outcome: Any) -> None:
-            done.append(outcome.part)
-            update(len(done) / len(parts), outcome.part)
-
-        run = work / "run"
-        summary, code = score_batch(run, folder / "test", parts, load_model(material, bundle), tell)
-    if summary.interrupted:
-        raise Stopped(code)
+    run = work / "run"
+    score_all(run, folder / "test", parts, load_model(material, bundle), teller)
     found = evaluate_run(run, folder / "ground_truth")
     trained, tried = bundle.manifest.maps.values(), bundle.manifest.trials
     return {

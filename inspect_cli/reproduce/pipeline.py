@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inspect_cli.batch.run import score_batch
-from inspect_cli.batch.summary import Outcome
+from inspect_cli.batch.run import score_all
 from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
@@ -19,7 +18,6 @@ from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.reproduce.experiment import Case, Cost
 from inspect_cli.reproduce.mvtec import DEFECTS, GOOD, Preparation, prepared
 from inspect_cli.scoring.model import load_model
-from inspect_cli.stopping import Stopped
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.part_record import read_part_record
 from inspect_cli.training.order import Teller, TrainingOrder
@@ -75,18 +73,7 @@ def train_and_score(case: Case, plan: Plan, teller: Teller, test: str = "test") 
     bundle = train_material(order, teller)
     run = case.work / "run"
     parts = discover_parts(images / test, maps)
-    with teller.progress(f"{'scoring':>10}") as update:
-        done: list[Outcome] = []
-
-        def tell(outcome: Outcome) -> None:
-            done.append(outcome)
-            update(len(done) / len(parts), outcome.part)
-            if outcome.error is not None:
-                teller.warn(f"left out: {outcome.error}")
-
-        summary, exit_code = score_batch(run, images / test, parts, load_model(material, bundle), tell)
-    if summary.interrupted:
-        raise Stopped(exit_code)
+    score_all(run, images / test, parts, load_model(material, bundle), teller)
     trained = bundle.manifest.maps.values()
     cost = Cost(sum(entry.seconds for entry in trained), max(entry.steps for entry in trained))
     return Scored(run, images, cost)
