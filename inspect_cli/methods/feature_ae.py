@@ -147,11 +147,11 @@ class _Depth(nn.Module):
 
         With a single patch its own features are the memory and the distance.
         """
-        order = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         first = max(1, 3 * len(values) // 4)
         rows = values[:first].movedim(1, 3).flatten(0, 2)
-        rows = rows[torch.randperm(len(rows), generator=order)[:_MOST_VECTORS].to(rows.device)]
-        chosen = farthest_points(rows, len(self.memory), order).to(rows.device)
+        rows = rows[torch.randperm(len(rows), generator=generator)[:_MOST_VECTORS].to(rows.device)]
+        chosen = farthest_points(rows, len(self.memory), generator).to(rows.device)
         self.memory.copy_(rows[chosen[torch.arange(len(self.memory)) % len(chosen)]])
         others = values[first:] if first < len(values) else values
         distances = torch.cat([self.distance(some) for some in torch.split(others, FIT_BATCH)])

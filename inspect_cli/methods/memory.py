@@ -13,26 +13,26 @@ from inspect_cli.methods.base import in_float32
 _PROJECTION: Final = 48
 
 
-def farthest_points(rows: Tensor, count: int, order: torch.Generator) -> Tensor:
+def farthest_points(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return the indices of ``count`` rows (n, d), each the farthest from those before it, from a random one on.
 
     Distances are measured in a random projection (section 3.2 of the paper). With fewer rows than ``count`` all of
     them are returned.
     """
     if rows.shape[1] > _PROJECTION:
-        matrix = torch.randn(rows.shape[1], _PROJECTION, generator=order).to(rows.device)
+        matrix = torch.randn(rows.shape[1], _PROJECTION, generator=generator).to(rows.device)
         rows = rows @ matrix
     rows = rows - rows.mean(dim=0)  # short vectors: their squares lose little where they are subtracted
     squares = rows.square().sum(dim=1)
     nearest = torch.full_like(squares, torch.inf)
-    chosen = [int(torch.randint(len(rows), (1,), generator=order))]
+    chosen = [torch.randint(len(rows), (1,), generator=generator).to(rows.device)]
     for _ in range(min(count, len(rows)) - 1):
-        last = chosen[-1]
-        squared = torch.addmv(squares, rows, rows[last], alpha=-2) + squares[last]  # read once, nothing in between
+        last = chosen[-1]  # stays on the device: to ask for its value would wait for it each time
+        squared = torch.addmv(squares, rows, rows[last][0], alpha=-2) + squares[last]  # read once, nothing in between
         nearest = torch.minimum(nearest, squared)
         nearest[last] = -torch.inf  # as little as it may be by rounding
-        chosen.append(int(nearest.argmax()))
-    return torch.tensor(chosen)
+        chosen.append(nearest.argmax(keepdim=True))
+    return torch.cat(chosen)
 
 
 def squared_distance(values: Tensor, memory: Tensor, rounding: float = 0.0) -> Tensor:

@@ -91,9 +91,9 @@ class PatchCore(Detector):
         """Choose the memory from the features of good ``tiles``."""
         maps = [self._vectors(some) for some in torch.split(tiles, _FIT_BATCH)]
         rows = torch.cat(maps).movedim(1, 3).flatten(0, 2)
-        order = torch.Generator().manual_seed(0)
-        rows = rows[torch.randperm(len(rows), generator=order)[:_MOST_VECTORS].to(rows.device)]
-        chosen = farthest_points(rows, len(self.memory), order) if self._greedy else torch.arange(len(rows))
+        generator = torch.Generator().manual_seed(0)
+        rows = rows[torch.randperm(len(rows), generator=generator)[:_MOST_VECTORS].to(rows.device)]
+        chosen = farthest_points(rows, len(self.memory), generator) if self._greedy else torch.arange(len(rows))
         chosen = chosen[torch.arange(len(self.memory)) % len(chosen)]  # few features are taken more than once
         self.memory.copy_(rows[chosen.to(rows.device)])
 

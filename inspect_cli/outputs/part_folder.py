@@ -149,17 +149,17 @@ def write_part(
 
     ``head`` holds the keys of the record that do not follow from maps and limits.
     """
-    folder, (findings, preview) = plan.folder, found
+    folder, (said, preview) = plan.folder, found
     scale = preview_scale(plan.height, plan.width)
     with clock.phase("write"):
         if preview is not None:
-            _write_pictures(folder, patches, pictures, preview, findings.part, scale)
+            _write_pictures(folder, patches, pictures, preview, said.part, scale)
         write_with(folder / "patches.parquet", lambda path: pq.write_table(patches, path))
     record = PartRecord.model_validate(
         {
             **head,
-            **findings.part,
-            "maps": {name: head["maps"][name] | scores for name, scores in findings.maps.items()},
+            **said.part,
+            "maps": {name: head["maps"][name] | scores for name, scores in said.maps.items()},
             "outputs": sorted(plan.outputs),
             "preview_scale": scale,
             "timing_s": clock.seconds(),

@@ -147,7 +147,7 @@ def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources
     if bright is not None:
         arrays |= {"mean": bright.mean, "precision": bright.precision}
     cells, digest = write_usual(folder, name, arrays)
-    size = {name: getattr(usual, name) for name in ("cell_px", "height_px", "width_px", "slack_px")}
+    size = {key: getattr(usual, key) for key in ("cell_px", "height_px", "width_px", "slack_px")}
     known: dict[str, Any] = {"alike": round(found.alike, 4), "parts": found.parts}
     if bright is not None:
         known |= {"brightness_weight": bright.weight, "turned": bright.turned}
