@@ -7,7 +7,7 @@ import torch
 from inspect_cli.errors import RecipeError
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Batch
-from inspect_cli.methods.networks import ARCHITECTURES, BlockConv2d, encoder, pixel_by_pixel, start_at_mean
+from inspect_cli.methods.networks import ARCHITECTURES, BlockConv2d, encoder, start_at_mean
 from inspect_cli.methods.vae import kl_divergence
 from inspect_cli.training.health import explained_variance
 
@@ -61,11 +61,14 @@ def test_blocks_of_pixels_are_what_a_plain_convolution_makes_of_them(channels, s
     torch.testing.assert_close(blocks.bias.grad, plain.bias.grad)
 
 
-def test_a_network_is_the_same_pixel_by_pixel():
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_network_scores_pixel_by_pixel_and_trains_and_is_traced_in_blocks():
     detector, tiles = build_detector("cae", 1, 32, {}), torch.rand(2, 1, 32, 32)
-    copy = detector.reconstruct(tiles)
-    assert any(layer.block > 1 for layer in detector.modules() if isinstance(layer, BlockConv2d))
-    torch.testing.assert_close(pixel_by_pixel(detector).reconstruct(tiles), copy)
+    in_blocks = detector.train().reconstruct(tiles)
+    traced = torch.jit.trace(detector.eval().reconstruct, tiles)
+    assert "pixel_shuffle" in str(traced.inlined_graph)
+    torch.testing.assert_close(detector.reconstruct(tiles), in_blocks)
+    torch.testing.assert_close(traced(tiles), in_blocks)
 
 
 def test_residual_is_the_squared_difference_averaged_over_channels():

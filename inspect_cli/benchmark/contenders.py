@@ -29,7 +29,6 @@ from inspect_cli.images import Part
 from inspect_cli.material.bundle import Bundle
 from inspect_cli.material.materials import Material
 from inspect_cli.methods.base import Detector
-from inspect_cli.methods.networks import pixel_by_pixel
 from inspect_cli.scoring.model import ScoringModel, load_model
 from inspect_cli.tiles.grid import Grid
 
@@ -53,10 +52,8 @@ class Job:
         return load_model(self.material, self.bundle, self.hardware, self.stride_px)
 
     def detector(self) -> Detector:
-        """Return the network as a user would write it, on the device."""
-        detector = self.bundle.detector(self.map_name).to(self.device())
-        pixel_by_pixel(detector)
-        return detector
+        """Return the network on the device."""
+        return self.bundle.detector(self.map_name).to(self.device())
 
     def device(self) -> torch.device:
         """Return what the network runs on."""

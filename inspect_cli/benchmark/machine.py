@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import statistics
 import time
@@ -13,7 +12,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from inspect_cli.methods.base import Detector
-from inspect_cli.methods.networks import pixel_by_pixel
 
 _SIDE: Final = 2048
 
@@ -36,10 +34,9 @@ def matrix_rate(repeats: int = 5) -> float:
 
 def operations_per_tile(detector: Detector) -> int:
     """Return the multiplications and additions that the network's convolutions and products need for one tile."""
-    pixel_by_pixel(detector := copy.deepcopy(detector))
     tile = torch.zeros(1, detector.channels, detector.tile_px, detector.tile_px)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        detector.score(tile)
+        detector.eval().score(tile)
     return int(counter.get_total_flops())
 
 

@@ -107,16 +107,18 @@ class BlockConv2d(nn.Conv2d):
 
     Processors compute eight or sixteen output channels in the time of one. So the pixels of a block become channels
     of a convolution of the block's stride, whose kernel holds the 3x3 weights once for each of them, at their place.
+    It pays in training and in graphs for other runtimes; torch alone scores no faster so, and takes more memory.
     """
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__(before, after, 3, padding=1)
-        self.block = _BLOCK.get(after, 1)
+        self._block = _BLOCK.get(after, 1)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return (n, channels, height, width); sides that the block does not divide are computed pixel by pixel."""
-        block = self.block
-        if block == 1 or values.shape[2] % block or values.shape[3] % block:
+        block = self._block
+        pays = self.training or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if block == 1 or not pays or values.shape[2] % block or values.shape[3] % block:
             return super().forward(values)
         assert self.bias is not None
         around = functional.pad(self.weight, (block - 1,) * 4)
@@ -124,14 +126,6 @@ class BlockConv2d(nn.Conv2d):
         weight = places.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
         found = functional.conv2d(values, weight, self.bias.repeat_interleave(block**2), block, 1)
         return functional.pixel_shuffle(found, block)
-
-
-def pixel_by_pixel(network: nn.Module) -> nn.Module:
-    """Let the network compute as torch does, without blocks of pixels; return it."""
-    for layer in network.modules():
-        if isinstance(layer, BlockConv2d):
-            layer.block = 1
-    return network
 
 
 def _upscale(before: int, after: int, scale: int) -> nn.Module:
