@@ -107,7 +107,7 @@ class BlockConv2d(nn.Conv2d):
 
     Processors compute eight or sixteen output channels in the time of one. So the pixels of a block become channels
     of a convolution of the block's stride, whose kernel holds the 3x3 weights once for each of them, at their place.
-    It pays in training and in graphs for other runtimes; torch alone scores no faster so, and takes more memory.
+    It pays in training and in graphs for other runtimes; torch alone scores no faster so.
     """
 
     def __init__(self, before: int, after: int) -> None:
