@@ -61,15 +61,9 @@ def test_blocks_of_pixels_are_what_a_plain_convolution_makes_of_them(channels, s
     torch.testing.assert_close(blocks.bias.grad, plain.bias.grad)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_network_scores_pixel_by_pixel_and_trains_and_is_traced_in_blocks():
-    detector = build_detector("cae", 1, 32, {}).requires_grad_(False)
-    tiles = torch.rand(2, 1, 32, 32)
-    in_blocks = detector.train().reconstruct(tiles)
-    traced = torch.jit.trace(lambda some: detector.eval().reconstruct(some), tiles)
-    assert "pixel_shuffle" in str(traced.inlined_graph)
-    torch.testing.assert_close(detector.reconstruct(tiles), in_blocks)
-    torch.testing.assert_close(traced(tiles), in_blocks)
+def test_a_network_scores_what_it_trains_with():
+    detector, tiles = build_detector("cae", 1, 32, {}), torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(detector.eval().reconstruct(tiles), detector.train().reconstruct(tiles))
 
 
 def test_residual_is_the_squared_difference_averaged_over_channels():

@@ -47,6 +47,13 @@ def test_lower_precision_is_near(detector, tiles):
     np.testing.assert_allclose(engine.score(tiles), expected, atol=0.05 * expected.max())
 
 
+@pytest.mark.parametrize(("channels", "blocks"), [(1, (2, 16, 8, 8)), (3, (2, 12, 16, 16))])
+def test_the_last_convolution_yields_blocks_of_pixels(channels, blocks):
+    detector = build_detector("cae", channels, 32, {"architecture": "cifar10", "hidden": 32, "latent": 8}).eval()
+    nodes = graph.to_openvino(detector, (2, channels, 32, 32)).get_ops()
+    assert blocks in [tuple(n.output(0).get_shape()) for n in nodes if n.get_type_name() == "Convolution"]
+
+
 @pytest.mark.parametrize("size", [(6, 10), (32, 48)])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_maps_of_one_channel_are_enlarged_by_products_alone(channels, size):
