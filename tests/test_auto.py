@@ -120,7 +120,7 @@ def test_fewer_windows_are_shown_to_a_network_that_is_slow(monkeypatch):
     monkeypatch.setattr(trial.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(trial, "scored", lambda *_: [])
     windows = trial.Windows(np.zeros((9, 1, 8, 8), np.float32), np.ones((9, 8, 8), bool), (0.5,))
-    found = trial._affordable(windows, None, None, None, 50.0)
+    found = trial._affordable(windows, None, None, 50.0)
     assert len(found.pixels) == len(found.roi) == int(50 / (2 * (1 + len(KINDS))))
     assert len(trial.Windows(windows.pixels, None, (0.5,)).first(99).pixels) == 9
 
@@ -130,7 +130,6 @@ def test_measured_trial_sees_what_a_detector_sees():
     import torch
 
     from inspect_cli.engines import TorchEngine
-    from inspect_cli.recipe.schema import ScoringSpec
     from inspect_cli.tiles.tiling import Tiling
 
     class Grey(torch.nn.Module):
@@ -149,7 +148,7 @@ def test_measured_trial_sees_what_a_detector_sees():
     engine = TorchEngine(Grey(), torch.device("cpu"))
     for inside in (None, roi):
         windows = trial.Windows(pixels, inside, (0.5,))
-        found = trial.kinds_told(windows, engine, Tiling(64, 32), ScoringSpec(smooth_sigma_px=0), 0).auroc
+        found = trial.kinds_told(windows, engine, Tiling(64, 32, smooth_sigma_px=0), 0).auroc
         assert found["crease"] > 0.6
         assert found["pitted"] > 0.55
         assert 0.45 < found["dislocated"] < 0.55

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,10 +35,10 @@ def job(tmp_path, models) -> Job:
 
 def test_plain_loop_makes_the_map_that_the_program_stitches(job):
     model = job.model()
-    scoring = model.recipe.scoring.model_copy(update={"smooth_sigma_px": 0.0})
+    tiles = replace(model.tiles, smooth_sigma_px=0.0)
     with open_map(job.file) as reader:
         preprocess = job.bundle.manifest.maps["albedo"].preprocess
-        stream = MapStream(reader, preprocess, model.engine, model.tiles, scoring, None, Clock())
+        stream = MapStream(reader, preprocess, model.engine, tiles, None, Clock())
         rows = np.concatenate(list(stream.rows()))
     np.testing.assert_allclose(stitched("plain-loop", job), rows, rtol=2e-3, atol=1e-6)  # 11 bits are kept
 

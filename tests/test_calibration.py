@@ -35,8 +35,8 @@ RECIPE = Recipe.model_validate(
     }
 )
 SPEC = ThresholdSpec(margin=1.5, quantile=0.75, sigma=3)
-#: Smoothing and tiling that scores are measured with.
-MEASURED = (RECIPE.scoring.smooth_sigma_px, tiling_of(RECIPE.tiles))
+#: Tiling that scores are measured with.
+MEASURED = tiling_of(RECIPE)
 
 
 def peaks(*values: float) -> GoodPeaks:
@@ -52,7 +52,7 @@ def calibration(**limits: float) -> Calibration:
         provisional=True,
         origin="before",
         parts=3,
-        smooth_sigma_px=RECIPE.scoring.smooth_sigma_px,
+        smooth_sigma_px=MEASURED.smooth_sigma_px,
         blend=RECIPE.tiles.blend,
         stride_px=64,
         created_utc="",
@@ -227,7 +227,7 @@ def test_peaks_come_from_records_and_patch_tables(tmp_path: Path) -> None:
 
 
 def test_calibration_says_what_it_rests_on() -> None:
-    found = calibrate_good({"albedo": peaks(1, 2, 4)}, *MEASURED, "quantile", SPEC, 3, "good/")
+    found = calibrate_good({"albedo": peaks(1, 2, 4)}, MEASURED, "quantile", SPEC, 3, "good/")
     assert found.limits == {"albedo": MapLimit(pixel=4, patch=0.4)}
     assert (found.rule, found.provisional, found.parts) == ("quantile", False, 3)
     assert found.false_alarm_rate == pytest.approx(1 / 4)
@@ -238,7 +238,7 @@ def test_calibration_says_what_it_rests_on() -> None:
 
 def test_limit_by_hand_replaces_one_and_keeps_the_others() -> None:
     before = calibration(albedo=2, normal=3)
-    found = calibrate_manual(*MEASURED, before, {"normal": 0.5})
+    found = calibrate_manual(MEASURED, before, {"normal": 0.5})
     assert found.limits == {"albedo": before.limits["albedo"], "normal": MapLimit(pixel=0.5, patch=0.3)}
     assert (found.rule, found.provisional, found.false_alarm_rate) == ("manual", True, None)
     assert "normal=0.5" in found.origin
@@ -248,12 +248,12 @@ def test_limit_by_hand_replaces_one_and_keeps_the_others() -> None:
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
 def test_limit_by_hand_must_be_a_number_above_zero(value: float) -> None:
     with pytest.raises(UsageError, match=r"--value albedo=.*: a limit is a number of at least 1e-12"):
-        calibrate_manual(*MEASURED, calibration(albedo=2), {"albedo": value})
+        calibrate_manual(MEASURED, calibration(albedo=2), {"albedo": value})
 
 
 def test_limit_for_an_unknown_map_names_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"--value albdo: .*did you mean 'albedo'"):
-        calibrate_manual(*MEASURED, calibration(albedo=2), {"albdo": 1})
+        calibrate_manual(MEASURED, calibration(albedo=2), {"albdo": 1})
 
 
 @pytest.mark.parametrize("rule", ["iou", "f1"])
@@ -262,7 +262,7 @@ def test_labelled_parts_scale_all_limits_by_the_best_score(rule: str) -> None:
     pixels.add(np.float32([[0.25, 0.5, 2.0, 4.0]]), np.array([[False, False, False, True]]))
     pixels.add(np.float32([[0.5, 1.0, 3.0, 5.0]]), np.array([[False, False, True, True]]))
     factor = 2.5
-    found = calibrate_labelled(*MEASURED, calibration(albedo=2, normal=3), pixels, rule, 6, "labelled/")
+    found = calibrate_labelled(MEASURED, calibration(albedo=2, normal=3), pixels, rule, 6, "labelled/")
     assert {name: limit.pixel for name, limit in found.limits.items()} == {"albedo": 2 * factor, "normal": 3 * factor}
     assert found.limits["normal"].patch == pytest.approx(0.3 * factor)
     assert (found.rule, found.parts, found.false_alarm_rate) == (rule, 6, None)
@@ -273,7 +273,7 @@ def test_labelled_parts_never_make_a_limit_that_is_too_small_to_be_stored() -> N
     pixels = ScoreHistogram()
     pixels.add(np.float32([0.1, 0.2]), np.array([False, True]))
     current = calibration(albedo=10 * LEAST_LIMIT)  # a tenth of it for patches
-    assert calibrate_labelled(*MEASURED, current, pixels, "iou", 2, "x").limits["albedo"].patch == LEAST_LIMIT
+    assert calibrate_labelled(MEASURED, current, pixels, "iou", 2, "x").limits["albedo"].patch == LEAST_LIMIT
 
 
 @pytest.mark.parametrize("defective", [[False, False], [True, False], [True, True]])
@@ -281,4 +281,4 @@ def test_labels_without_a_best_score_set_no_limit(defective: list[bool]) -> None
     pixels = ScoreHistogram()
     pixels.add(np.float32([0, 0]), np.array(defective))
     with pytest.raises(NoInputError, match="labelled/"):
-        calibrate_labelled(*MEASURED, calibration(albedo=2), pixels, "iou", 2, "labelled/")
+        calibrate_labelled(MEASURED, calibration(albedo=2), pixels, "iou", 2, "labelled/")

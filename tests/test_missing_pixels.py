@@ -80,9 +80,7 @@ def model_with(engine: Spreading, folder: Path) -> ScoringModel:
         method="cae", settings={}, tile_px=16, maps={"height": trained}, warnings=[], calibration=calibration
     )
     recipe = parse_recipe(RECIPE, "recipe.yaml")
-    return ScoringModel(
-        Material(recipe, folder), Bundle(folder, manifest), tiling_of(recipe.tiles), {"height": engine}
-    )
+    return ScoringModel(Material(recipe, folder), Bundle(folder, manifest), tiling_of(recipe), {"height": engine})
 
 
 def verdicts(tmp_path: Path, value: float, engine: Spreading) -> dict[str, str]:

@@ -30,7 +30,7 @@ RECIPE = parse_recipe("material: stuff\nmaps: {image: {files: '{part}.png'}}\nti
 
 def held_out(parts, extent=None, tiling=None, rois=None):
     rois = dict.fromkeys(part.id for part in parts) | (rois or {})
-    return HeldOut(RECIPE, tiling or tiling_of(RECIPE.tiles), parts, rois, 0, extent or Extent())
+    return HeldOut(RECIPE, tiling or tiling_of(RECIPE), parts, rois, 0, extent or Extent())
 
 
 def calibrated(monkeypatch, tmp_path, peaks: list[float]):
@@ -106,7 +106,7 @@ def test_windows_cover_the_roi_of_a_part_and_no_more(tmp_path):
 def test_a_part_that_is_scored_whole_is_one_window(tmp_path):
     cv2.imwrite(str(tmp_path / "p.png"), np.zeros((200, 300), np.uint8))
     part = Part("p", {"image": tmp_path / "p.png"}, tmp_path)
-    whole = replace(tiling_of(RECIPE.tiles), whole=True)
+    whole = replace(tiling_of(RECIPE), whole=True)
     assert _windows(held_out([part], tiling=whole), "image") == [(part, (0, 0, 200, 300))]
 
 

@@ -12,7 +12,6 @@ from inspect_cli.engines.resident import layers
 from inspect_cli.errors import ModelError, WorkerError
 from inspect_cli.images.values import Preprocess, ValueRange
 from inspect_cli.methods import build_detector
-from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.tiles.grid import Grid
@@ -35,8 +34,7 @@ def scored(engine, pixels, roi=None, blend="average", stride=20):
         reader=Memory(pixels),
         preprocess=Preprocess(ValueRange.of_type(pixels.dtype), (0.4,) * channels, str(pixels.dtype)),
         engine=engine,
-        tiles=Tiling(size_px=TILE, stride_px=stride, blend=blend),
-        scoring=ScoringSpec(smooth_sigma_px=1.5),
+        tiles=Tiling(size_px=TILE, stride_px=stride, blend=blend, smooth_sigma_px=1.5),
         roi=roi,
         clock=Clock(),
     )

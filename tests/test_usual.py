@@ -16,7 +16,6 @@ from inspect_cli.errors import ModelError
 from inspect_cli.images import open_map
 from inspect_cli.images.values import Preprocess, ValueRange
 from inspect_cli.material.bundle import find_bundle, prune_weights
-from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.brightness import laid_alike
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
@@ -111,9 +110,7 @@ def test_smoothed_rows_are_divided_block_by_block(tmp_path, monkeypatch):
     def scored(measure):
         with open_map(tmp_path / "a.png") as reader:
             pixels = Preprocess(ValueRange(0, 255), (0.5,), "uint8")
-            stream = MapStream(
-                reader, pixels, Plain(), Tiling(32, 16), ScoringSpec(smooth_sigma_px=1.5), None, Clock(), measure
-            )
+            stream = MapStream(reader, pixels, Plain(), Tiling(32, 16, smooth_sigma_px=1.5), None, Clock(), measure)
             return np.concatenate(list(stream.rows())), stream.patches()
 
     plain, patches = scored(None)

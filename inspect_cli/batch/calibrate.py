@@ -85,8 +85,7 @@ def limits_from_good_folder(
     maps = list(model.maps)
     tables = [part_folder(summary.run, r.part) / "patches.parquet" for r in sound]
     peaks = peaks_of(sound, tables, maps)
-    sigma_px = model.recipe.scoring.smooth_sigma_px
-    calibration = calibrate_good(peaks, sigma_px, model.tiles, rule, spec, len(sound), str(folder))
+    calibration = calibrate_good(peaks, model.tiles, rule, spec, len(sound), str(folder))
     calibration = _without_promise_if_one_stands_out(calibration, sound, maps, folder, teller)
     calibration = _without_promise_if_far_above_held_out_parts(calibration, sound, model, folder, teller)
     _draw(model, calibration, sound, None, teller)
@@ -171,9 +170,7 @@ def limits_from_labelled_folder(
     records = [o.record for o in summary.outcomes if o.record is not None]
     scoring = model.recipe.scoring
     pixels = fused_histogram(summary.run, truth, scoring.halo_share, scoring.halo_px)
-    calibration = calibrate_labelled(
-        scoring.smooth_sigma_px, model.tiles, _working_limits(model), pixels, rule, len(records), str(folder)
-    )
+    calibration = calibrate_labelled(model.tiles, _working_limits(model), pixels, rule, len(records), str(folder))
     pictures = (folder / entry.file for record in records for entry in record.maps.values())
     known = Truth.open(truth).without(pictures)
     for doubt in doubts(known, [outcome.part for outcome in summary.outcomes]):
@@ -231,7 +228,7 @@ def _score(
 
 def _working_limits(model: ScoringModel) -> Calibration:
     """Return the limits in force, or stand-ins where they are not of the maps, smoothing and tiling of today."""
-    recipe, manifest = model.recipe, model.bundle.manifest
+    manifest = model.bundle.manifest
     if manifest.calibration is not None and _fits(manifest.calibration, model):
         return manifest.calibration
     old = {} if manifest.calibration is None else manifest.calibration.limits
@@ -241,7 +238,7 @@ def _working_limits(model: ScoringModel) -> Calibration:
         provisional=True,
         origin="limits in force before the calibration",
         parts=0,
-        smooth_sigma_px=recipe.scoring.smooth_sigma_px,
+        smooth_sigma_px=model.tiles.smooth_sigma_px,
         blend=model.tiles.joining,
         stride_px=model.tiles.stride_px,
         false_alarm_rate=None,
@@ -252,7 +249,7 @@ def _working_limits(model: ScoringModel) -> Calibration:
 def _fits(calibration: Calibration, model: ScoringModel) -> bool:
     """Whether limits were set for the maps, smoothing, blend and stride of today."""
     found = (calibration.smooth_sigma_px, calibration.blend, calibration.stride_px)
-    today = (model.recipe.scoring.smooth_sigma_px, model.tiles.joining, model.tiles.stride_px)
+    today = (model.tiles.smooth_sigma_px, model.tiles.joining, model.tiles.stride_px)
     return found == today and calibration.limits.keys() == model.bundle.manifest.maps.keys()
 
 

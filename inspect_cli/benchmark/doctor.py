@@ -144,7 +144,7 @@ def _speed(bundles: dict[str, Bundle], models: Path | None) -> Iterator[Finding]
         except InspectError as error:
             yield Finding("material", f"{name}: cannot be used", str(error))
             continue
-        tiles = tiling_of(find_material(name, models).recipe.tiles, detector.tile_px)
+        tiles = tiling_of(find_material(name, models).recipe, detector.tile_px)
         yield from _timed(name, detector, tiles.stride_px)
         return
 

@@ -41,7 +41,6 @@ def raw_peaks(records: Sequence[PartRecord], maps: Sequence[str]) -> dict[str, N
 
 def calibrate_good(
     peaks: Mapping[str, GoodPeaks],
-    sigma_px: float,
     tiling: Tiling,
     rule: str,
     spec: ThresholdSpec,
@@ -56,12 +55,10 @@ def calibrate_good(
         "sigma": f"{spec.sigma} sigma",
     }
     origin = f"{rule} ({detail[rule]}) over the peaks of {parts} good part(s) in {where}"
-    return _calibration(sigma_px, tiling, limits, rule, origin, parts, rate)
+    return _calibration(tiling, limits, rule, origin, parts, rate)
 
 
-def calibrate_manual(
-    sigma_px: float, tiling: Tiling, current: Calibration, values: Mapping[str, float]
-) -> Calibration:
+def calibrate_manual(tiling: Tiling, current: Calibration, values: Mapping[str, float]) -> Calibration:
     """Return the current limits with those of some maps replaced by hand.
 
     Raises
@@ -76,14 +73,14 @@ def calibrate_manual(
         if not LEAST_LIMIT <= value < float("inf"):
             raise UsageError(f"--value {name}={value}: a limit is a number of at least {LEAST_LIMIT:g}")
         limits[name] = MapLimit(pixel=value, patch=limits[name].patch)
-    same = (current.smooth_sigma_px, current.blend) == (sigma_px, tiling.joining)
+    same = (current.smooth_sigma_px, current.blend) == (tiling.smooth_sigma_px, tiling.joining)
     others = sorted(set(limits) - set(values))
     if others and not same:
         raise UsageError(
             f"smoothing or blend changed since the limits were set: give a value for {', '.join(others)} too"
         )
     listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
-    found = _calibration(sigma_px, tiling, limits, "manual", f"set by hand: {listed}", 0, None)
+    found = _calibration(tiling, limits, "manual", f"set by hand: {listed}", 0, None)
     if not others:
         return found
     origin = f"{found.origin}; {', '.join(others)} as before ({current.origin})"
@@ -92,7 +89,6 @@ def calibrate_manual(
 
 
 def calibrate_labelled(
-    sigma_px: float,
     tiling: Tiling,
     current: Calibration,
     pixels: ScoreHistogram,
@@ -119,11 +115,10 @@ def calibrate_labelled(
         for name, limit in current.limits.items()
     }
     origin = f"best {rule.upper()} {best.value:.4f} over {parts} labelled part(s) in {where}"
-    return _calibration(sigma_px, tiling, limits, rule, origin, parts, None)
+    return _calibration(tiling, limits, rule, origin, parts, None)
 
 
 def _calibration(
-    sigma_px: float,
     tiling: Tiling,
     limits: dict[str, MapLimit],
     rule: str,
@@ -138,7 +133,7 @@ def _calibration(
             "provisional": False,
             "origin": origin,
             "parts": parts,
-            "smooth_sigma_px": sigma_px,
+            "smooth_sigma_px": tiling.smooth_sigma_px,
             "blend": tiling.joining,
             "stride_px": tiling.stride_px,
             "false_alarm_rate": rate,

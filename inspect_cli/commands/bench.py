@@ -82,7 +82,7 @@ def speed(
     check_contenders(names)
     chosen = find_material(material, models)
     bundle = find_bundle(chosen.folder, method)
-    tiles = tiling_of(chosen.recipe.tiles, bundle.manifest.tile_px)
+    tiles = tiling_of(chosen.recipe, bundle.manifest.tile_px)
     order = SpeedOrder(
         chosen,
         bundle,

@@ -82,7 +82,7 @@ def check(
     if loaded.method.name == AUTO:
         check_auto_settings(loaded.method.settings)
     else:
-        tile_px = tiling_of(loaded.tiles).size_px
+        tile_px = tiling_of(loaded).size_px
         for spec in loaded.maps.values():
             build_detector(loaded.method.name, spec.channels, tile_px, loaded.method.settings)
         if loaded.tiles.whole:

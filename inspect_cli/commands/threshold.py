@@ -217,8 +217,8 @@ def _new_limits(model: ScoringModel, request: _Request) -> tuple[Calibration, li
             return found.calibration, found.failed
     except Stopped as stopped:
         raise typer.Exit(stopped.exit_code) from None
-    sigma_px, current = model.recipe.scoring.smooth_sigma_px, model.bundle.require_calibration()
-    return calibrate_manual(sigma_px, model.tiles, current, _values(request.values)), []
+    current = model.bundle.require_calibration()
+    return calibrate_manual(model.tiles, current, _values(request.values)), []
 
 
 def _spec(model: ScoringModel, request: _Request) -> ThresholdSpec:

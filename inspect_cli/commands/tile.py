@@ -118,7 +118,7 @@ def _order(
     unknown = sorted(set(names or []) - set(recipe.maps))
     if unknown:
         raise UsageError(f"--maps {', '.join(unknown)}: not among {', '.join(recipe.maps)}")
-    asked = tiling_of(recipe.tiles)
+    asked = tiling_of(recipe)
     side = size if size is not None else asked.size_px
     if not 8 <= side <= 1024:
         raise UsageError(f"--size {side}: must be 8 to 1024 px")

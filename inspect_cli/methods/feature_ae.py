@@ -24,7 +24,7 @@ from inspect_cli.methods.networks import LEAKY_SLOPE
 _LEAST_DEVIATION: Final = 1e-3
 #: Standard deviations a feature may lie from its mean: one wild feature must not drown all others.
 _MOST: Final = 8.0
-_FIT_PATCHES: Final = 600
+_FIT_PATCHES: Final = 1600
 #: Tiles whose features are computed at once.
 FIT_BATCH: Final = 8
 #: Features that the memory is chosen from; more take time and change little.

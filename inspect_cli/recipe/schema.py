@@ -214,8 +214,13 @@ class TrainingSpec(Section):
 class ScoringSpec(Section):
     """From residual to anomaly map and regions."""
 
-    smooth_sigma_px: float = Field(
-        2.0, ge=0, le=64, allow_inf_nan=False, description="Gaussian smoothing of the residual; 0 for none."
+    smooth_sigma_px: float | None = Field(
+        None,
+        ge=0,
+        le=64,
+        allow_inf_nan=False,
+        description="Gaussian smoothing of the residual; 0 for none. Left open: 2, and a 64th of the tile's side "
+        "where the method chooses tiles above 128 px.",
     )
     min_area_px: int = Field(
         9,

@@ -19,7 +19,6 @@ from inspect_cli.engines.base import Wait
 from inspect_cli.engines.resident import Band, Finished, ResidentRows
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import Preprocess, continue_outside
-from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.scoring.precision import round_scores
@@ -78,7 +77,6 @@ class MapStream:
     preprocess: Preprocess
     engine: Engine
     tiles: Tiling
-    scoring: ScoringSpec
     roi: Mask | None
     clock: Clock
     usual: UsualMap | None = None
@@ -96,7 +94,7 @@ class MapStream:
         """
         header = self.reader.header
         grid = Grid(header.height, header.width, self.tiles.size_px, self.tiles.stride_px, self.tiles.even)
-        smoother = RowSmoother(header.height, header.width, self.scoring.smooth_sigma_px, self.roi)
+        smoother = RowSmoother(header.height, header.width, self.tiles.smooth_sigma_px, self.roi)
         done = 0
         for rows in self._smoothed(self._residual(grid), smoother):
             with self.clock.phase("smooth"):

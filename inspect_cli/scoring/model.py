@@ -66,7 +66,6 @@ class ScoringModel:
             "maps": {name: spec.model_dump(mode="json") for name, spec in self.maps.items()},
             "roi": self.recipe.resolved_roi().model_dump(mode="json"),
             "tiles": asdict(self.tiles),
-            "sigma": self.recipe.scoring.smooth_sigma_px,
             "outside": "mirrored",
         }
         if self.engine.precision != "f32":  # all engines give the same within their tolerance at full precision
@@ -97,7 +96,7 @@ class ScoringModel:
         again = "set them again with `inspect threshold`"
         if set(calibration.limits) != set(self.bundle.manifest.maps):
             raise ModelError(f"{self.bundle.folder}: limits are for {sorted(calibration.limits)}; {again}")
-        sigma, blend = self.recipe.scoring.smooth_sigma_px, self.tiles.joining
+        sigma, blend = self.tiles.smooth_sigma_px, self.tiles.joining
         if (calibration.smooth_sigma_px, calibration.blend) != (sigma, blend):
             raise ModelError(
                 f"{self.bundle.folder}: limits were set with smoothing {calibration.smooth_sigma_px} px and "
@@ -176,7 +175,7 @@ def load_model(
             f"{bundle.folder}: trained on tiles of {manifest.tile_px} px, the recipe says "
             f"{recipe.tiles.size_px} px; train again or restore tiles.size_px"
         )
-    tiles = tiling_of(recipe.tiles, manifest.tile_px)
+    tiles = tiling_of(recipe, manifest.tile_px)
     if stride_px is not None:
         if not 1 <= stride_px <= tiles.size_px:
             raise UsageError(f"--stride {stride_px}: must be 1 to the tile's {tiles.size_px} px")

@@ -56,7 +56,6 @@ class PartScan:
                 preprocess=model.bundle.manifest.maps[name].preprocess,
                 engine=model.engines[name],
                 tiles=model.tiles,
-                scoring=model.recipe.scoring,
                 roi=self.roi,
                 clock=clock,
                 usual=usual[name],

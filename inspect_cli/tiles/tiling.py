@@ -6,19 +6,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from inspect_cli.errors import InputError, RecipeError
-from inspect_cli.recipe.schema import TilesSpec
+from inspect_cli.recipe.schema import Recipe
 
 #: Side of a tile where neither recipe nor method asks for another (IND section 3: patches of 128x128).
 TILE_PX: Final = 128
+#: Standard deviation of the Gaussian that smooths scores, and as a share of the side of a large tile that a method
+#: chose (decision 18).
+_SMOOTH_PX: Final = 2.0
+_SMOOTH_SHARE: Final = 1 / 64
 #: Side of what one feature of a pretrained network stands for.
 _LEAST_OVERLAP_PX: Final = 16
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Side and step of square tiles, and how their scores are put together; see :class:`TilesSpec`.
+    """Side and step of square tiles, and how their scores are put together and smoothed.
 
-    With ``even`` the step is reduced as far as the number of tiles stays the same.
+    With ``even`` the step is reduced as far as the number of tiles stays the same. See
+    :class:`~inspect_cli.recipe.schema.TilesSpec`.
     """
 
     size_px: int
@@ -27,6 +32,7 @@ class Tiling:
     whole: bool = False
     whole_max_mpx: float = 4.0
     even: bool = False
+    smooth_sigma_px: float = _SMOOTH_PX
 
     @property
     def joining(self) -> str:
@@ -60,7 +66,7 @@ def count_of_area(count: int, tile_px: int, least: int = 1) -> int:
     return min(count, max(least, round(count * TILE_PX**2 / tile_px**2)))
 
 
-def tiling_of(spec: TilesSpec, suited_px: int = TILE_PX) -> Tiling:
+def tiling_of(recipe: Recipe, suited_px: int = TILE_PX) -> Tiling:
     """Return the tiling that a recipe asks for; ``suited_px`` is the side where it leaves that open.
 
     Raises
@@ -68,6 +74,7 @@ def tiling_of(spec: TilesSpec, suited_px: int = TILE_PX) -> Tiling:
     RecipeError
         If the recipe's stride is above the side.
     """
+    spec, sigma_px = recipe.tiles, recipe.scoring.smooth_sigma_px
     size = spec.size_px or suited_px
     stride = spec.stride_px or suited_stride_px(size, of_method=spec.size_px is None)
     if stride > size:
@@ -75,4 +82,6 @@ def tiling_of(spec: TilesSpec, suited_px: int = TILE_PX) -> Tiling:
             f"tiles.stride_px {stride} must be at most the tile's {size} px: pixels would stay unscored"
         )
     even = spec.size_px is None and spec.stride_px is None and size > TILE_PX
-    return Tiling(size, stride, spec.blend, spec.whole, spec.whole_max_mpx, even)
+    if sigma_px is None:
+        sigma_px = _SMOOTH_PX if spec.size_px else max(_SMOOTH_PX, size * _SMOOTH_SHARE)
+    return Tiling(size, stride, spec.blend, spec.whole, spec.whole_max_mpx, even, sigma_px)

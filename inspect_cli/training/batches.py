@@ -83,21 +83,20 @@ def validation_batches(job: MapTraining) -> list[Batch]:
 
 def good_tiles(job: MapTraining, first_step: int, count: int) -> Tensor:
     """Return ``count`` good training patches (count, channels, side, side) as they are."""
-    return torch.cat([batch.tiles for batch in plain_batches(job, job.train, first_step, count)])[:count]
+    tiles: Tensor | None = None
+    for at in range(0, count, job.batch):  # each batch goes to its place: many large ones are not held twice
+        some = _to_device(job, *_prepared(job, job.train, first_step + at // job.batch, job.batch)).tiles
+        if tiles is None:
+            tiles = torch.empty((count, *some.shape[1:]), device=some.device, memory_format=torch.channels_last)
+        tiles[at : at + len(some)] = some[: count - at]
+    assert tiles is not None
+    return tiles
 
 
 def fit_tiles(job: MapTraining) -> Tensor:
     """Return the good training patches that :meth:`Detector.fit` looks at: of little material fewer."""
     different = max(FEWEST_FIT_PATCHES, round(FIT_OVERLAP * job.train.side_by_side))
     return good_tiles(job, FIT_STEP, min(job.patches(job.detector.fit_patches, FEWEST_FIT_PATCHES), different))
-
-
-def plain_batches(job: MapTraining, source: PatchSource, first_step: int, patches: int) -> list[Batch]:
-    """Return at least ``patches`` good patches in batches, as they are."""
-    count = -(-patches // job.batch)
-    return [
-        _to_device(job, *_prepared(job, source, step, job.batch)) for step in range(first_step, first_step + count)
-    ]
 
 
 def make_batch(

@@ -146,8 +146,8 @@ def tiling_for(order: TrainingOrder, sources: Sources) -> Tiling:
     suited = sources.survey.largest_tile_px(suited, order.material.recipe.training.min_roi_share)
     shortest_px = sources.extra.shortest_px
     if not sources.extra.parts:
-        return tiling_of(order.material.recipe.tiles, suited)
-    tiling = tiling_of(order.material.recipe.tiles, min(suited, shortest_px))
+        return tiling_of(order.material.recipe, suited)
+    tiling = tiling_of(order.material.recipe, min(suited, shortest_px))
     if tiling.size_px > shortest_px:
         raise UsageError(
             f"--extra: images of {shortest_px} px are smaller than the tiles of {tiling.size_px} px that the recipe "

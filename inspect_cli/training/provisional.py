@@ -127,7 +127,7 @@ def provisional_calibration(held: HeldOut, networks: Sequence[TrainedNetwork]) -
         origin=f"the largest peak in {seen} windows of held-out good parts, times {MARGIN}"
         + (f", without {', '.join(sorted(left_out))}" if left_out else ""),
         parts=len(held.parts) - len(left_out),
-        smooth_sigma_px=held.recipe.scoring.smooth_sigma_px,
+        smooth_sigma_px=held.tiling.smooth_sigma_px,
         blend=held.tiling.joining,
         stride_px=held.tiling.stride_px,
         false_alarm_rate=None,
@@ -216,7 +216,6 @@ def _peaks(
             preprocess=network.entry.preprocess,
             engine=network.engine,
             tiles=held.tiling,
-            scoring=held.recipe.scoring,
             roi=None if roi is None else roi[y : y + height, x : x + width],
             clock=Clock(),
             usual=None if usual is None else usual.window(*window),

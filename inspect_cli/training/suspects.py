@@ -33,7 +33,7 @@ from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
 from inspect_cli.stopping import Interrupted
 from inspect_cli.store.atomic import write_text
 from inspect_cli.tiles.grid import Grid
-from inspect_cli.tiles.tiling import Tiling, count_of_area
+from inspect_cli.tiles.tiling import Tiling, count_of_area, tiling_of
 from inspect_cli.training.batches import MapTraining, fit_tiles
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
@@ -257,6 +257,7 @@ def _worst_of(
     None if no tile lies inside the ROI by half.
     """
     side = job.detector.tile_px
+    sigma_px = tiling_of(order.material.recipe, side).smooth_sigma_px
     worst: _Place | None = None
     with open_map(part.files[name]) as reader:
         height, width = min(side, reader.header.height), min(side, reader.header.width)
@@ -270,8 +271,7 @@ def _worst_of(
                 reader=window,
                 preprocess=job.preprocess,
                 engine=engine,
-                tiles=Tiling(side, side),
-                scoring=order.material.recipe.scoring,
+                tiles=Tiling(side, side, smooth_sigma_px=sigma_px),
                 roi=None if roi is None else roi[y : y + height, x : x + width],
                 clock=Clock(),
             )

@@ -100,7 +100,7 @@ def train_material(
             sweep_leftovers_of(path)  # what lies beside the recipe is in no locked folder
         opened = with_room(order, open_order(order, teller), teller)
         for part in opened.survey.parts:
-            tiling_of(order.material.recipe.tiles).check_size(part.id, *opened.survey.sizes[part.id])
+            tiling_of(order.material.recipe).check_size(part.id, *opened.survey.sizes[part.id])
         if order.method != AUTO:
             _kept(order, opened)  # what is refused is refused before any time is spent
         opening_s = time.monotonic() - started
@@ -127,7 +127,7 @@ def _locked(order: TrainingOrder) -> AbstractContextManager[None]:
 def _kept(order: TrainingOrder, sources: Sources) -> tuple[Manifest, list[str]] | None:
     """Return the model that is there and its maps that stay; see :func:`kept_maps`."""
     recipe, tiling = order.material.recipe, tiling_for(order, sources)
-    made = (recipe.scoring.smooth_sigma_px, tiling.joining)
+    made = (tiling.smooth_sigma_px, tiling.joining)
     folder = order.material.folder / order.method
     roi = recipe.resolved_roi()
     return kept_maps(folder, order.maps, recipe.maps, settings_of(order), tiling.size_px, made, roi)

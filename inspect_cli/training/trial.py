@@ -23,7 +23,6 @@ from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.images import ImageHeader, MapReader, ValueRange
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.manifest import Trial
-from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.tiles.tiling import TILE_PX, Tiling
@@ -105,17 +104,17 @@ def measure_trial(job: MapTraining, order: TrainingOrder, name: str, sources: So
     NoInputError
         If there is no window to show it, or no defect lies inside the ROI.
     """
-    windows, scoring = trial_windows(job, order, name, sources), order.material.recipe.scoring
+    windows = trial_windows(job, order, name, sources)
     engine, tiling = TorchEngine(job.detector, job.device), tiling_for(order, sources)
     if job.budget.seconds is not None:
-        windows = _affordable(windows, engine, tiling, scoring, _SHARE_OF_BUDGET * job.budget.seconds)
-    return kinds_told(windows, engine, tiling, scoring, job.seed)
+        windows = _affordable(windows, engine, tiling, _SHARE_OF_BUDGET * job.budget.seconds)
+    return kinds_told(windows, engine, tiling, job.seed)
 
 
-def _affordable(windows: Windows, engine: Engine, tiling: Tiling, scoring: ScoringSpec, most_s: float) -> Windows:
+def _affordable(windows: Windows, engine: Engine, tiling: Tiling, most_s: float) -> Windows:
     """Return as many windows as there is time to score, plain and with each kind, judged by the first one's time."""
     started = time.monotonic()
-    scored(windows.first(1), windows.pixels[:1], engine, tiling, scoring)
+    scored(windows.first(1), windows.pixels[:1], engine, tiling)
     each_s = (time.monotonic() - started) * (1 + len(KINDS))
     return windows.first(max(_FEWEST, int(most_s / each_s)))
 
@@ -127,17 +126,17 @@ def trial_of(method: str, measured: Sequence[Kinds], steps: int, seconds: float)
     return Trial(method=method, pixel_auroc=round(mean, 4), by_kind=by_kind, steps=steps, seconds=round(seconds, 1))
 
 
-def kinds_told(windows: Windows, engine: Engine, tiling: Tiling, scoring: ScoringSpec, seed: int) -> Kinds:
+def kinds_told(windows: Windows, engine: Engine, tiling: Tiling, seed: int) -> Kinds:
     """Return how well the scores of an engine tell artificial defects in ``windows`` from the rest of them."""
     plain = ScoreHistogram()
-    for score in scored(windows, windows.pixels, engine, tiling, scoring):
+    for score in scored(windows, windows.pixels, engine, tiling):
         plain.add(score)
     found = {}
     for number, kind in enumerate(KINDS):
         damaged, changed = with_defects(kind, windows.pixels, np.random.default_rng([seed, 11, number]))
         histogram = ScoreHistogram()
         histogram.merge(plain)
-        for score, mask in zip(scored(windows, damaged, engine, tiling, scoring), changed, strict=True):
+        for score, mask in zip(scored(windows, damaged, engine, tiling), changed, strict=True):
             histogram.add(score, mask)
         area = histogram.auroc()
         if area is None:
@@ -171,7 +170,7 @@ def with_defects(
 
 
 def scored(
-    windows: Windows, pixels: NDArray[np.float32], engine: Engine, tiling: Tiling, scoring: ScoringSpec
+    windows: Windows, pixels: NDArray[np.float32], engine: Engine, tiling: Tiling
 ) -> list[NDArray[np.float32]]:
     """Return the anomaly map (side, side) of each window, NaN outside the ROI, made as those of parts are."""
     maps = []
@@ -181,7 +180,6 @@ def scored(
             preprocess=Preprocess(ValueRange(0.0, 1.0), windows.fill, "float32"),
             engine=engine,
             tiles=tiling,
-            scoring=scoring,
             roi=None if windows.roi is None else windows.roi[number],
             clock=Clock(),
         )

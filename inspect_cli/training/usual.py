@@ -19,7 +19,6 @@ from inspect_cli.images.values import Preprocess
 from inspect_cli.material.bundle import write_usual
 from inspect_cli.material.manifest import LEAST_LIMIT, Suspect, Usual
 from inspect_cli.pictures.previews import save_usual
-from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
@@ -114,11 +113,10 @@ class Scorer(NamedTuple):
     preprocess: Preprocess
     engine: Engine
     tiles: Tiling
-    scoring: ScoringSpec
 
     def rows(self, reader: MapReader, roi: Mask | None) -> MapStream:
         """Return the stream of a map's scores."""
-        return MapStream(reader, self.preprocess, self.engine, self.tiles, self.scoring, roi, Clock())
+        return MapStream(reader, self.preprocess, self.engine, self.tiles, roi, Clock())
 
 
 def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources, teller: Teller) -> Learnt | None:
@@ -131,7 +129,7 @@ def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources
     picture.unlink(missing_ok=True)  # of the model before
     if not recipe.training.usual_map or job.detector.supervised:
         return None
-    scorer = Scorer(job.preprocess, TorchEngine(job.detector, job.device), tiling_for(order, sources), recipe.scoring)
+    scorer = Scorer(job.preprocess, TorchEngine(job.detector, job.device), tiling_for(order, sources))
     found = learn_usual(scorer, sources, name, job.budget.seconds)
     if found is None:
         return None
