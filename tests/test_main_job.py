@@ -83,7 +83,7 @@ def test_maps_scores_mask_and_record_agree(results):
         assert heatmap.max() == pytest.approx(record["score"], rel=2**-11)
         mask = cv2.imread(str(folder / "mask.png"), cv2.IMREAD_UNCHANGED)
         assert not mask[heatmap <= 1].any()
-        halo = 0.2 * cv2.dilate(heatmap, np.ones((65, 65), np.uint8))  # the recipe's halo_share and halo_px
+        halo = 0.3 * cv2.dilate(heatmap, np.ones((65, 65), np.uint8))  # the recipe's halo_share and halo_px
         assert (heatmap[mask > 0] >= halo[mask > 0] * (1 - 2**-10)).all()
         assert (heatmap < halo * (1 + 2**-10))[(mask == 0) & (heatmap > 1)].all()
         assert record["roi_px"] == 150 * 200

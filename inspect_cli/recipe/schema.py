@@ -228,7 +228,7 @@ class ScoringSpec(Section):
         description="Regions above the limit with fewer pixels are not reported and do not fail a part.",
     )
     halo_share: float = Field(
-        0.2,
+        0.3,
         ge=0,
         lt=1,
         description="Pixels above the limit whose score is below this share of the highest score within `halo_px` "
