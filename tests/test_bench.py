@@ -20,7 +20,6 @@ from inspect_cli.images.reader import open_map
 from inspect_cli.material.bundle import read_bundle
 from inspect_cli.material.materials import find_material
 from inspect_cli.methods import build_detector
-from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 
 
@@ -38,7 +37,7 @@ def test_plain_loop_makes_the_map_that_the_program_stitches(job):
     tiles = replace(model.tiles, smooth_sigma_px=0.0)
     with open_map(job.file) as reader:
         preprocess = job.bundle.manifest.maps["albedo"].preprocess
-        stream = MapStream(reader, preprocess, model.engine, tiles, None, Clock())
+        stream = MapStream(reader, preprocess, model.engine, tiles, None)
         rows = np.concatenate(list(stream.rows()))
     np.testing.assert_allclose(stitched("plain-loop", job), rows, rtol=2e-3, atol=1e-6)  # 11 bits are kept
 

@@ -392,7 +392,7 @@ def test_a_training_that_begins_anew_forgets_the_checkpoints_of_others(batch, mo
     assert old.exists() == resume
 
 
-def test_train_resumes_from_a_killed_process(batch, models):
+def test_an_interrupted_training_is_taken_up(batch, models):
     """SIGINT while training: exit 130, a checkpoint, and --resume finishes the job."""
     import signal
     import time
@@ -413,7 +413,6 @@ def test_train_resumes_from_a_killed_process(batch, models):
         process.kill()
     assert process.returncode == 130
     state = json.loads((models / "foil/cae/.checkpoint/albedo/state.json").read_text())
-    assert state["step"] >= 0
     more = state["step"] + 5
     resumed = ["train", "--material", "foil", "--models", str(models), "--data", str(batch / "train")]
     assert run([*resumed, "--maps", "albedo", "--budget", f"{more}steps", "--resume"]) in TRAINED

@@ -17,7 +17,6 @@ from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.resident import ResidentRows
 from inspect_cli.images.reader import ImageHeader, MapReader, open_map
 from inspect_cli.images.values import Preprocess, ValueRange, continue_outside
-from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.scoring.precision import round_scores
@@ -86,7 +85,6 @@ def stream_of(
             # Tiles below the recipe's least size keep the examples small.
             tiles=Tiling(size_px=tile, stride_px=stride, blend=blend, smooth_sigma_px=sigma),
             roi=roi,
-            clock=Clock(),
         ),
         reader,
         engine,

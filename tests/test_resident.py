@@ -12,7 +12,6 @@ from inspect_cli.engines.resident import layers
 from inspect_cli.errors import ModelError, WorkerError
 from inspect_cli.images.values import Preprocess, ValueRange
 from inspect_cli.methods import build_detector
-from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.tiling import Tiling
@@ -36,7 +35,6 @@ def scored(engine, pixels, roi=None, blend="average", stride=20):
         engine=engine,
         tiles=Tiling(size_px=TILE, stride_px=stride, blend=blend, smooth_sigma_px=1.5),
         roi=roi,
-        clock=Clock(),
     )
     rows = np.concatenate(list(stream.rows()))
     return rows, stream.patches(), stream.moments

@@ -23,6 +23,7 @@ from inspect_cli.recipe import Budget, parse_recipe
 from inspect_cli.recipe.schema import MapSpec, RoiSpec, TrainingSpec
 from inspect_cli.stopping import Interrupted
 from inspect_cli.tiles import PatchSampler, SamplerImage
+from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training import loop
 from inspect_cli.training.batches import MapTraining, training_batch
 from inspect_cli.training.budget import MapBudget, left_of, step_size, without_closing
@@ -418,7 +419,7 @@ def test_share_of_the_roi_has_a_hundredth_of_room_or_what_it_varies():
 
 def test_a_damaged_model_is_replaced_where_none_of_its_maps_stays(tmp_path):
     (tmp_path / MANIFEST).write_text('{"format": 1, "tool": "ins')
-    wanted = {"settings": {}, "tile_px": 32, "made": (1.0, "average"), "roi": RoiSpec()}
+    wanted = {"settings": {}, "tiling": Tiling(32, 16), "roi": RoiSpec()}
     assert kept_maps(tmp_path, ["albedo", "normal"], ["albedo", "normal"], **wanted) is None
     with pytest.raises(ModelError):
         kept_maps(tmp_path, ["albedo"], ["albedo", "normal"], **wanted)

@@ -26,7 +26,6 @@ from inspect_cli.scoring.outliers import outliers
 from inspect_cli.stopping import Stopped
 from inspect_cli.store.layout import RUN_FOLDER
 from inspect_cli.store.part_record import PartRecord
-from inspect_cli.store.timestamps import utc_now
 
 #: Times the first limits, themselves above all held-out parts, from which on a part may be no good one.
 _FAR_ABOVE: Final = 2.0
@@ -232,25 +231,15 @@ def _working_limits(model: ScoringModel) -> Calibration:
     if manifest.calibration is not None and _fits(manifest.calibration, model):
         return manifest.calibration
     old = {} if manifest.calibration is None else manifest.calibration.limits
-    return Calibration(
-        limits={name: old.get(name, MapLimit(pixel=1.0, patch=1.0)) for name in manifest.maps},
-        rule="manual",
-        provisional=True,
-        origin="limits in force before the calibration",
-        parts=0,
-        smooth_sigma_px=model.tiles.smooth_sigma_px,
-        blend=model.tiles.joining,
-        stride_px=model.tiles.stride_px,
-        false_alarm_rate=None,
-        created_utc=utc_now(),
-    )
+    limits = {name: old.get(name, MapLimit(pixel=1.0, patch=1.0)) for name in manifest.maps}
+    origin = "limits in force before the calibration"
+    return Calibration.of_scores(model.tiles, limits, "manual", origin, 0, provisional=True)
 
 
 def _fits(calibration: Calibration, model: ScoringModel) -> bool:
     """Whether limits were set for the maps, smoothing, blend and stride of today."""
-    found = (calibration.smooth_sigma_px, calibration.blend, calibration.stride_px)
-    today = (model.tiles.smooth_sigma_px, model.tiles.joining, model.tiles.stride_px)
-    return found == today and calibration.limits.keys() == model.bundle.manifest.maps.keys()
+    same_maps = calibration.limits.keys() == model.bundle.manifest.maps.keys()
+    return same_maps and calibration.fits(model.tiles) and calibration.stride_px == model.tiles.stride_px
 
 
 def _draw(

@@ -15,7 +15,6 @@ from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.store.part_record import PartRecord
-from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
 
 
@@ -55,7 +54,7 @@ def calibrate_good(
         "sigma": f"{spec.sigma} sigma",
     }
     origin = f"{rule} ({detail[rule]}) over the peaks of {parts} good part(s) in {where}"
-    return _calibration(tiling, limits, rule, origin, parts, rate)
+    return Calibration.of_scores(tiling, limits, rule, origin, parts, rate)
 
 
 def calibrate_manual(tiling: Tiling, current: Calibration, values: Mapping[str, float]) -> Calibration:
@@ -73,14 +72,13 @@ def calibrate_manual(tiling: Tiling, current: Calibration, values: Mapping[str, 
         if not LEAST_LIMIT <= value < float("inf"):
             raise UsageError(f"--value {name}={value}: a limit is a number of at least {LEAST_LIMIT:g}")
         limits[name] = MapLimit(pixel=value, patch=limits[name].patch)
-    same = (current.smooth_sigma_px, current.blend) == (tiling.smooth_sigma_px, tiling.joining)
     others = sorted(set(limits) - set(values))
-    if others and not same:
+    if others and not current.fits(tiling):
         raise UsageError(
             f"smoothing or blend changed since the limits were set: give a value for {', '.join(others)} too"
         )
     listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
-    found = _calibration(tiling, limits, "manual", f"set by hand: {listed}", 0, None)
+    found = Calibration.of_scores(tiling, limits, "manual", f"set by hand: {listed}", 0)
     if not others:
         return found
     origin = f"{found.origin}; {', '.join(others)} as before ({current.origin})"
@@ -115,28 +113,4 @@ def calibrate_labelled(
         for name, limit in current.limits.items()
     }
     origin = f"best {rule.upper()} {best.value:.4f} over {parts} labelled part(s) in {where}"
-    return _calibration(tiling, limits, rule, origin, parts, None)
-
-
-def _calibration(
-    tiling: Tiling,
-    limits: dict[str, MapLimit],
-    rule: str,
-    origin: str,
-    parts: int,
-    rate: float | None,
-) -> Calibration:
-    return Calibration.model_validate(
-        {
-            "limits": limits,
-            "rule": rule,
-            "provisional": False,
-            "origin": origin,
-            "parts": parts,
-            "smooth_sigma_px": tiling.smooth_sigma_px,
-            "blend": tiling.joining,
-            "stride_px": tiling.stride_px,
-            "false_alarm_rate": rate,
-            "created_utc": utc_now(),
-        }
-    )
+    return Calibration.of_scores(tiling, limits, rule, origin, parts)

@@ -1,7 +1,7 @@
 """Folder -> parts -> maps: headers, windowed reading, the contract check, ROI masks."""
 
 from inspect_cli.images.parts import Part, discover_parts
-from inspect_cli.images.reader import ImageHeader, MapReader, open_map, read_mask
+from inspect_cli.images.reader import ImageHeader, MapReader, WindowReader, open_map, read_mask
 from inspect_cli.images.roi import find_roi, roi_files
 from inspect_cli.images.values import ValueRange
 
@@ -10,6 +10,7 @@ __all__ = [
     "MapReader",
     "Part",
     "ValueRange",
+    "WindowReader",
     "discover_parts",
     "find_roi",
     "open_map",

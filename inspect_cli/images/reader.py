@@ -90,6 +90,20 @@ class MapReader(abc.ABC):
         self.close()
 
 
+class WindowReader(MapReader):
+    """A rectangle of an open image, read as if it were an image of its own."""
+
+    def __init__(self, reader: MapReader, y: int, x: int, height: int, width: int) -> None:
+        outer = reader.header
+        self._reader, self._y, self._x = reader, y, x
+        self.header = ImageHeader(outer.path, outer.format, width, height, outer.channels, outer.dtype)
+
+    def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
+        """Return rows of the window; see :class:`MapReader`."""
+        rows = self._reader.read_rows(self._y + y0, self._y + y1)
+        return rows[:, self._x : self._x + self.header.width]
+
+
 Opener = Callable[[Path], MapReader]
 
 

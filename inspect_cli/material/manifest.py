@@ -22,6 +22,8 @@ from pydantic import (
 from inspect_cli.images.values import Preprocess, ValueRange
 from inspect_cli.recipe.schema import RoiSpec
 from inspect_cli.store.digest import json_sha256
+from inspect_cli.store.timestamps import utc_now
+from inspect_cli.tiles.tiling import Tiling
 
 FORMAT: Final = 1
 #: A limit of zero would flag everything; scores are float32, so a limit must leave room to divide by it.
@@ -51,7 +53,7 @@ class MapLimit(_Strict):
 
 
 class Calibration(_Strict):
-    """Where the limits come from and what they promise."""
+    """Where the limits come from and what they promise; how scores were put together when they were set."""
 
     limits: dict[str, MapLimit]
     rule: Literal["max", "quantile", "sigma", "manual", "iou", "f1"]
@@ -63,6 +65,37 @@ class Calibration(_Strict):
     stride_px: int = Field(ge=1)
     false_alarm_rate: float | None = Field(None, ge=0, le=1)
     created_utc: str
+
+    @classmethod
+    def of_scores(
+        cls,
+        tiling: Tiling,
+        limits: Mapping[str, MapLimit],
+        rule: str,
+        origin: str,
+        parts: int,
+        false_alarm_rate: float | None = None,
+        provisional: bool = False,
+    ) -> Self:
+        """Return limits of today, for scores that are put together as ``tiling`` says."""
+        return cls.model_validate(
+            {
+                "limits": limits,
+                "rule": rule,
+                "provisional": provisional,
+                "origin": origin,
+                "parts": parts,
+                "smooth_sigma_px": tiling.smooth_sigma_px,
+                "blend": tiling.joining,
+                "stride_px": tiling.stride_px,
+                "false_alarm_rate": false_alarm_rate,
+                "created_utc": utc_now(),
+            }
+        )
+
+    def fits(self, tiling: Tiling) -> bool:
+        """Whether the limits hold for scores that are put together as ``tiling`` says, whatever its stride."""
+        return (self.smooth_sigma_px, self.blend) == (tiling.smooth_sigma_px, tiling.joining)
 
     @property
     def promise(self) -> str:

@@ -97,7 +97,7 @@ def write_findings(
     faults
         Called after the last block: reasons not to trust the pictures.
     gaps
-        The same for values that are no numbers.
+        The same for what may have been left unseen; see :class:`~inspect_cli.store.part_record.PartRecord`.
     """
     limits = {name: limit.pixel for name, limit in plan.calibration.limits.items()}
     scoring = plan.scoring

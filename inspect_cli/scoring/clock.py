@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Sums seconds by phase (read, network, stitch, smooth, write) of one part."""
+    """Sums seconds by phase (hash, read, network, stitch, smooth, judge, write) of one part."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()

@@ -78,7 +78,7 @@ class MapStream:
     engine: Engine
     tiles: Tiling
     roi: Mask | None
-    clock: Clock
+    clock: Clock = field(default_factory=Clock)
     usual: UsualMap | None = None
     on_pixels: Callable[[NDArray[np.float32]], None] | None = None
     moments: PixelMoments = field(default_factory=PixelMoments)

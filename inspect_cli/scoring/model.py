@@ -96,11 +96,11 @@ class ScoringModel:
         again = "set them again with `inspect threshold`"
         if set(calibration.limits) != set(self.bundle.manifest.maps):
             raise ModelError(f"{self.bundle.folder}: limits are for {sorted(calibration.limits)}; {again}")
-        sigma, blend = self.tiles.smooth_sigma_px, self.tiles.joining
-        if (calibration.smooth_sigma_px, calibration.blend) != (sigma, blend):
+        if not calibration.fits(self.tiles):
             raise ModelError(
                 f"{self.bundle.folder}: limits were set with smoothing {calibration.smooth_sigma_px} px and "
-                f"blend {calibration.blend}, the recipe says {sigma} px and {blend}; {again}"
+                f"blend {calibration.blend}, the recipe says {self.tiles.smooth_sigma_px} px and "
+                f"{self.tiles.joining}; {again}"
             )
         return calibration
 

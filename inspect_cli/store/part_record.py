@@ -87,8 +87,9 @@ class PartRecord(Entry):
     """A part that is done.
 
     ``seen`` is size, modification time (ns) and inode of each file when it was read. ``acquisition_faults`` are
-    reasons not to trust the pictures, ``gaps`` values that are no numbers. ``regions`` lists the strongest of
-    ``region_count``, ``outlines`` has closed rings of [x, y] of the first of them.
+    reasons not to trust the pictures, ``gaps`` why something may have been left unseen: values that are no numbers, a
+    small image, an ROI of unusual size. ``regions`` lists the strongest of ``region_count``, ``outlines`` has closed
+    rings of [x, y] of the first of them.
     """
 
     format: Literal[1]

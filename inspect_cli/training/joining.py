@@ -10,6 +10,7 @@ from inspect_cli.errors import ModelError
 from inspect_cli.material.bundle import MANIFEST, read_bundle
 from inspect_cli.material.manifest import Calibration, Manifest
 from inspect_cli.recipe.schema import RoiSpec
+from inspect_cli.tiles.tiling import Tiling
 
 
 def kept_maps(
@@ -17,14 +18,13 @@ def kept_maps(
     trained: Collection[str],
     known: Collection[str],
     settings: Mapping[str, Any],
-    tile_px: int,
-    made: tuple[float, str],
+    tiling: Tiling,
     roi: RoiSpec,
 ) -> tuple[Manifest, list[str]] | None:
     """Return the model in ``folder`` and those of its maps that stay, None if none do.
 
-    Maps stay that the recipe still knows and that are not trained now. ``made`` are the smoothing (sigma, px) and the
-    blend with which the new maps' limits will be found, ``roi`` is their ROI.
+    Maps stay that the recipe still knows and that are not trained now. ``tiling`` and ``roi`` are
+    those of the new maps.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def kept_maps(
     others = sorted((set(old.maps) & set(known)) - set(trained))
     if not others:
         return None
-    if (old.settings, old.tile_px) != (dict(settings), tile_px):
+    if (old.settings, old.tile_px) != (dict(settings), tiling.size_px):
         raise ModelError(
             f"{folder}: maps {', '.join(others)} were trained with other settings; train all maps together"
         )
@@ -46,7 +46,7 @@ def kept_maps(
         raise ModelError(f"maps {', '.join(others)} were trained with another ROI; train all maps together")
     if old.calibration is None or not set(others) <= set(old.calibration.limits):
         raise ModelError(f"maps {', '.join(others)} have no limits; train all maps together")
-    if (old.calibration.smooth_sigma_px, old.calibration.blend) != made:
+    if not old.calibration.fits(tiling):
         raise ModelError(
             f"the limits of {', '.join(others)} were set with another smoothing or blend than the recipe has now; "
             "train all maps together"

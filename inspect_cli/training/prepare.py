@@ -318,7 +318,7 @@ def learn_acquisition(moments: Sequence[PixelMoments], limits: ValueRange) -> li
     spreads = np.array([m.channel_spreads for m in moments]) * scale
     tilt = max(0.25 * scale * float(np.mean([m.spread for m in moments])), 1e-4)
     least = max(0.25 * float(spreads.mean(axis=0).max()), 1e-4)
-    return [_range_of(mean, spread, tilt, least) for mean, spread in zip(means.T, spreads.T, strict=True)]
+    return [_accepted(mean, spread, tilt, least) for mean, spread in zip(means.T, spreads.T, strict=True)]
 
 
 def learn_roi_share(rois: Iterable[Mask | None]) -> RoiShare:
@@ -331,7 +331,7 @@ def learn_roi_share(rois: Iterable[Mask | None]) -> RoiShare:
     return RoiShare(low=max(0.0, float(shares.min()) - room), high=min(1.0, float(shares.max()) + room))
 
 
-def _range_of(
+def _accepted(
     means: NDArray[np.float64], spreads: NDArray[np.float64], least_of_mean: float, least: float
 ) -> Acquisition:
     """Return the range of a channel's means and spreads, one of each an image, with at least so much room."""

@@ -5,20 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.engines import TorchEngine
-from inspect_cli.images import ImageHeader, MapReader, Part, open_map
+from inspect_cli.images import Part, WindowReader, open_map
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.recipe import Budget, Recipe
-from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.usual import UsualMap
-from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import Tiling
 
 #: Windows that are scored where there is room for them, in turn over the parts: so many at least; with a budget in
@@ -39,20 +37,6 @@ MARGIN: Final = 1.5
 Mask = NDArray[np.bool_]
 #: (y, x, height, width)
 Window = tuple[int, int, int, int]
-
-
-class WindowReader(MapReader):
-    """A rectangle of an open image, read as if it were an image of its own."""
-
-    def __init__(self, reader: MapReader, y: int, x: int, height: int, width: int) -> None:
-        outer = reader.header
-        self._reader, self._y, self._x = reader, y, x
-        self.header = ImageHeader(outer.path, outer.format, width, height, outer.channels, outer.dtype)
-
-    def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
-        """Return rows of the window; see :class:`MapReader`."""
-        rows = self._reader.read_rows(self._y + y0, self._y + y1)
-        return rows[:, self._x : self._x + self.header.width]
 
 
 class Extent(NamedTuple):
@@ -120,20 +104,11 @@ def provisional_calibration(held: HeldOut, networks: Sequence[TrainedNetwork]) -
             )
         pixel, patch = (max(getattr(peak, kind) for peak in peaks.values()) for kind in ("pixel", "patch"))
         limits[network.map] = MapLimit(pixel=pixel * MARGIN, patch=patch * MARGIN)
-    calibration = Calibration(
-        limits=limits,
-        rule="max",
-        provisional=True,
-        origin=f"the largest peak in {seen} windows of held-out good parts, times {MARGIN}"
-        + (f", without {', '.join(sorted(left_out))}" if left_out else ""),
-        parts=len(held.parts) - len(left_out),
-        smooth_sigma_px=held.tiling.smooth_sigma_px,
-        blend=held.tiling.joining,
-        stride_px=held.tiling.stride_px,
-        false_alarm_rate=None,
-        created_utc=utc_now(),
-    )
-    return calibration, warnings
+    origin = f"the largest peak in {seen} windows of held-out good parts, times {MARGIN}"
+    if left_out:
+        origin += f", without {', '.join(sorted(left_out))}"
+    parts = len(held.parts) - len(left_out)
+    return Calibration.of_scores(held.tiling, limits, "max", origin, parts, provisional=True), warnings
 
 
 def _peaks_of_parts(held: HeldOut, network: TrainedNetwork) -> tuple[dict[str, MapLimit], int]:
@@ -217,7 +192,6 @@ def _peaks(
             engine=network.engine,
             tiles=held.tiling,
             roi=None if roi is None else roi[y : y + height, x : x + width],
-            clock=Clock(),
             usual=None if usual is None else usual.window(*window),
         )
         pixel = max(float(np.nanmax(np.append(rows, 0.0))) for rows in stream.rows())

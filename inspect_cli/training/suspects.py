@@ -23,11 +23,10 @@ from torch import Tensor
 
 from inspect_cli.engines import TorchEngine
 from inspect_cli.errors import ModelError, NoInputError, UsageError
-from inspect_cli.images import Part, open_map
+from inspect_cli.images import Part, WindowReader, open_map
 from inspect_cli.material.manifest import Suspect
 from inspect_cli.pictures.plots import save_patches
 from inspect_cli.recipe import Budget
-from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
 from inspect_cli.stopping import Interrupted
@@ -38,7 +37,6 @@ from inspect_cli.training.batches import MapTraining, fit_tiles
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
 from inspect_cli.training.prepare import Mask, Split, Survey
-from inspect_cli.training.provisional import WindowReader
 from inspect_cli.training.sources import Sources
 
 PICTURE: Final = "suspects.png"
@@ -273,7 +271,6 @@ def _worst_of(
                 engine=engine,
                 tiles=Tiling(side, side, smooth_sigma_px=sigma_px),
                 roi=None if roi is None else roi[y : y + height, x : x + width],
-                clock=Clock(),
             )
             scores = np.concatenate(list(stream.rows()))
             top = np.unravel_index(int(np.nanargmax(scores)), scores.shape)

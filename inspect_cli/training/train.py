@@ -126,11 +126,9 @@ def _locked(order: TrainingOrder) -> AbstractContextManager[None]:
 
 def _kept(order: TrainingOrder, sources: Sources) -> tuple[Manifest, list[str]] | None:
     """Return the model that is there and its maps that stay; see :func:`kept_maps`."""
-    recipe, tiling = order.material.recipe, tiling_for(order, sources)
-    made = (tiling.smooth_sigma_px, tiling.joining)
-    folder = order.material.folder / order.method
-    roi = recipe.resolved_roi()
-    return kept_maps(folder, order.maps, recipe.maps, settings_of(order), tiling.size_px, made, roi)
+    recipe, folder = order.material.recipe, order.material.folder / order.method
+    tiling, roi = tiling_for(order, sources), recipe.resolved_roi()
+    return kept_maps(folder, order.maps, recipe.maps, settings_of(order), tiling, roi)
 
 
 def _check(order: TrainingOrder) -> None:

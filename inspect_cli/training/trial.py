@@ -23,7 +23,6 @@ from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.images import ImageHeader, MapReader, ValueRange
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.manifest import Trial
-from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.tiles.tiling import TILE_PX, Tiling
 from inspect_cli.training.batches import MapTraining
@@ -181,7 +180,6 @@ def scored(
             engine=engine,
             tiles=tiling,
             roi=None if windows.roi is None else windows.roi[number],
-            clock=Clock(),
         )
         maps.append(np.concatenate(list(stream.rows())))
     return maps

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from inspect_cli.engines import Engine, TorchEngine
-from inspect_cli.images import MapReader, Part, open_map
+from inspect_cli.images import MapReader, Part, WindowReader, open_map
 from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.bundle import write_usual
 from inspect_cli.material.manifest import LEAST_LIMIT, Suspect, Usual
 from inspect_cli.pictures.previews import save_usual
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike
-from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.registration import Motion, of_shape, onto_usual
@@ -30,7 +29,6 @@ from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.order import Teller, TrainingOrder, tiling_for
 from inspect_cli.training.prepare import Survey
-from inspect_cli.training.provisional import WindowReader
 from inspect_cli.training.sources import Sources
 
 #: What good parts score at each place of a map, beside its weights.
@@ -114,9 +112,9 @@ class Scorer(NamedTuple):
     engine: Engine
     tiles: Tiling
 
-    def rows(self, reader: MapReader, roi: Mask | None) -> MapStream:
+    def stream(self, reader: MapReader, roi: Mask | None) -> MapStream:
         """Return the stream of a map's scores."""
-        return MapStream(reader, self.preprocess, self.engine, self.tiles, roi, Clock())
+        return MapStream(reader, self.preprocess, self.engine, self.tiles, roi)
 
 
 def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources, teller: Teller) -> Learnt | None:
@@ -268,7 +266,7 @@ def _cells(scorer: Scorer, part: Part, roi: Mask | None, name: str, cell_px: int
     """Return the largest score of each cell of a part."""
     reducer = BlockReducer(cell_px, "max")
     with open_map(part.files[name]) as reader:
-        for rows in scorer.rows(reader, roi).rows():
+        for rows in scorer.stream(reader, roi).rows():
             reducer.push(rows)
     return reducer.result()
 
@@ -286,7 +284,7 @@ def _affordable(scorer: Scorer, part: Part, survey: Survey, name: str, budget_s:
     inside = None if roi is None else roi[y : y + tall, x : x + wide]
     started = time.monotonic()
     with open_map(part.files[name]) as reader:
-        for _ in scorer.rows(WindowReader(reader, y, x, tall, wide), inside).rows():
+        for _ in scorer.stream(WindowReader(reader, y, x, tall, wide), inside).rows():
             pass
     one_s = (time.monotonic() - started) * (height * width) / (tall * wide)
     least = LEAST_SCORED if LEAST_SCORED * one_s <= _MOST_OF_BUDGET * budget_s else 0
