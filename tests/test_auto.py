@@ -204,7 +204,7 @@ def test_some_maps_are_trained_with_the_method_of_the_others(tmp_path, monkeypat
     material = Material(recipe, tmp_path)
     order = TrainingOrder(material, [], AUTO, {"a": recipe.maps["a"]}, Budget(seconds=9), 0, "cpu")
     assert beside_others(order, Quiet()) is order, "no model yet"
-    for method, maps, expected in (("direct", "ab", "direct"), ("direct", "a", AUTO), ("vae", "ab", AUTO)):
+    for method, maps, expected in (("direct", "ab", "direct"), ("direct", "a", AUTO), ("vae", "ab", "vae")):
         known = Manifest.model_construct(method=method, maps=dict.fromkeys(maps))
         monkeypatch.setattr(auto, "find_bundle", lambda _, known=known: Bundle(tmp_path, known))
         found = beside_others(order, Quiet())

@@ -467,6 +467,17 @@ def test_recipe_new_check_and_schema(tmp_path, capsys):
     assert schema["additionalProperties"] is False
 
 
+def test_recipe_check_takes_the_stride_of_tiles_that_the_method_chooses(tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    text = "material: m\nmaps: {a: {files: '{part}.png'}}\ntiles: {stride_px: 256}\nmethod: {name: METHOD}\n"
+    path.write_text(text.replace("METHOD", "feature-direct"))
+    assert run(["recipe", "check", str(path)]) == 0
+    for method, told in (("cae", "at most the tile's 128 px"), ("caee", "'caee' is unknown")):
+        path.write_text(text.replace("METHOD", method))
+        assert run(["recipe", "check", str(path)]) == RecipeError.exit_code
+        assert told in capsys.readouterr().err
+
+
 def test_recipe_check_refuses_what_training_would(tmp_path, capsys):
     assert run(["recipe", "new", "plate", "--models", str(tmp_path)]) == 0
     path = tmp_path / "plate" / "recipe.yaml"

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from inspect_cli.cli import run
@@ -40,6 +41,30 @@ def test_files_score_any_number_of_tiles_as_the_network_does(models, shared_batc
             np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
     names = {file for entry in report["maps"].values() for kind in entry["files"].values() for file in kind["sha256"]}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"export.json"}
+
+
+def test_report_says_how_scores_come_together(models, tmp_path):
+    assert exported(models, tmp_path / "out", "--format", "openvino") == 0
+    report = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert report["tiles"] == {"size_px": 32, "stride_px": 16, "even": False, "blend": "average", "whole": False}
+    assert (report["smooth_sigma_px"], report["min_area_px"], report["provisional"]) == (1.5, 4, True)
+    assert report["warnings"] == read_bundle(find_material("foil", models).folder / "cae").manifest.cautions
+
+
+def test_files_are_checked_inside_the_roi(tmp_path):
+    from inspect_cli.images import Part
+    from inspect_cli.material.manifest import TrainedMap
+    from inspect_cli.material.materials import Material
+    from inspect_cli.recipe import parse_recipe
+
+    pixels = np.random.default_rng(0).random((40, 60), np.float32)
+    pixels[:, 30:] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    text = "material: m\nmaps: {h: {files: '{part}.tif'}}\nroi: {rule: dark, margin_px: 0}"
+    material = Material(parse_recipe(text, "r"), tmp_path)
+    trained = TrainedMap.model_construct(low=0.0, high=1.0, fill=(0.5,), dtype="float32", channels=1)
+    tiles = networks._tiles("h", trained, 32, [Part("a", {"h": tmp_path / "a.tif"}, tmp_path)], material)
+    assert np.isfinite(tiles).all()
 
 
 def test_a_file_that_scores_otherwise_is_not_written(models, tmp_path, capsys, monkeypatch):

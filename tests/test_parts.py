@@ -104,6 +104,13 @@ def test_results_written_inside_the_batch_by_another_name_are_no_parts(tmp_path:
     assert ids(tmp_path, ANY) == ["P1"]
 
 
+def test_pictures_of_a_model_store_are_no_parts(tmp_path: Path) -> None:
+    model = ("recipe.yaml", "suspects.png", "auto/.lock", "auto/manifest.json", "auto/loss_image.png")
+    fill(tmp_path, "P1.png", *(f"models/foil/{name}" for name in model))
+    fill(tmp_path, "models/new/recipe.yaml", "models/new/roi_preview.png", "rig/recipe.yaml", "rig/P2.png")
+    assert ids(tmp_path, ANY) == ["P1", "rig/P2"]
+
+
 def test_another_programs_run_json_hides_no_part(tmp_path: Path) -> None:
     fill(tmp_path, "rig/P1.png")
     (tmp_path / "rig/run.json").write_text('{"camera": 3}')

@@ -63,6 +63,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "maps: {a: {files: '{part}_MASK.*'}}",
         ["maps", "'a'", "*_mask and *_roi are never"],
     ),
+    "a map named like the mask of another": (
+        "maps: {a: {files: '{part}.png'}, b: {files: '{part}_label.png'}}",
+        ["maps", "'b'", "{part}_label.png", "mask"],
+    ),
     "material name": ("material: ../foil", ["material", "'../foil'"]),
     "no maps": ("maps: {}", ["maps", "at least 1"]),
     "nothing": ("maps:", ["maps", "None"]),

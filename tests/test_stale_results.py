@@ -106,6 +106,41 @@ def test_a_run_that_is_killed_before_its_end_leaves_no_table_about_other_files(s
     assert told(seen)["pending"] == []
 
 
+def test_a_run_that_is_killed_before_its_end_leaves_no_table_of_other_limits(seen, batch, models, monkeypatch):
+    def killed(*_arguments):
+        raise KeyboardInterrupt
+
+    made = [seen / name for name in ("parts.csv", "report.html", "evaluation.json")]
+    for path in made[1:]:
+        path.touch()
+    limits = ["--material", "foil", "--models", str(models), "--value", "albedo=1", "--value", "normal=1"]
+    assert run(["threshold", *limits]) == 0
+    assert all(path.exists() for path in made)
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_run, "write_run_record", killed)
+        score(batch, models)
+    assert not any(path.exists() for path in made)
+
+
+def test_a_part_that_is_replaced_while_a_run_goes_on_has_to_settle_again(seen, batch, models):
+    from inspect_cli.batch.parts import _settled_first
+    from inspect_cli.images import discover_parts
+    from inspect_cli.images.settle import Settling
+    from inspect_cli.material.bundle import find_bundle
+    from inspect_cli.material.materials import find_material
+    from inspect_cli.scoring.model import load_model
+
+    material = find_material("foil", models)
+    model = load_model(material, find_bundle(material.folder))
+    parts = discover_parts(batch / "test", model.maps)
+    settling = Settling(0, "{part}.done")
+    taken = {part.id: obstacle for part, obstacle in _settled_first(seen, parts, model, settling, lambda: True)}
+    assert set(taken.values()) == {None}, "done before: no marker is asked for"
+    overwritten(batch)
+    taken = {part.id: obstacle for part, obstacle in _settled_first(seen, parts, model, settling, lambda: True)}
+    assert [part for part, obstacle in taken.items() if obstacle is not None] == [PART]
+
+
 def test_a_file_that_was_only_touched_is_not_scored_again(seen, batch, models, stopped):
     before = (seen / "parts" / PART / "heatmap.tif").stat().st_mtime_ns
     path = batch / "test" / f"{PART}_albedo.tif"
@@ -117,6 +152,8 @@ def test_a_file_that_was_only_touched_is_not_scored_again(seen, batch, models, s
     assert told(seen)["pending"] == []
     assert (seen / "parts" / PART / "heatmap.tif").stat().st_mtime_ns == before
     assert not list(seen.rglob(PART_RECORD_ASIDE))
+    stopped(batch, models)
+    assert told(seen)["pending"] == [], "it was looked at"
 
 
 def test_a_damaged_record_of_a_run_is_made_again(results, batch, models):
@@ -138,6 +175,27 @@ def test_a_record_of_another_program_is_left_alone(batch, models, tmp_path):
     (tmp_path / "out" / "run.json").write_text("{")
     assert score(batch, models, "--out", str(tmp_path / "out")) == NoInputError.exit_code
     assert (tmp_path / "out" / "run.json").read_text() == "{"
+
+
+def test_what_was_measured_while_results_changed_is_not_kept(seen, batch, monkeypatch, capsys):
+    from inspect_cli.evaluation import evaluate
+
+    work = evaluate.evaluate_run
+
+    def measured(run_folder, *arguments, **options):
+        found = work(run_folder, *arguments, **options)
+        with (run_folder / "run.json").open("a") as file:
+            file.write(" ")
+        return found
+
+    command = ["evaluate", str(seen), "--truth", str(batch / "ground_truth")]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate_run", measured)
+        assert run(command) == 0
+    assert "changed while they were measured" in capsys.readouterr().err
+    assert not (seen / "evaluation.json").exists()
+    assert run(command) == 0
+    assert (seen / "evaluation.json").exists()
 
 
 def test_a_page_about_older_results_does_not_stay(seen, batch, models):

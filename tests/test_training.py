@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +16,15 @@ import torch
 from inspect_cli.errors import ModelError, NoInputError
 from inspect_cli.images import Part, ValueRange
 from inspect_cli.images.values import Preprocess
-from inspect_cli.material.bundle import MANIFEST
+from inspect_cli.material.bundle import MANIFEST, read_bundle
 from inspect_cli.material.manifest import RoiShare
 from inspect_cli.material.materials import Material
 from inspect_cli.methods import build_detector
-from inspect_cli.recipe import Budget, parse_recipe
+from inspect_cli.recipe import Budget, load_recipe, parse_recipe
 from inspect_cli.recipe.schema import MapSpec, RoiSpec, TrainingSpec
 from inspect_cli.stopping import Interrupted
 from inspect_cli.tiles import PatchSampler, SamplerImage
-from inspect_cli.tiles.tiling import Tiling
+from inspect_cli.tiles.tiling import Tiling, tiling_of
 from inspect_cli.training import loop
 from inspect_cli.training.batches import MapTraining, training_batch
 from inspect_cli.training.budget import MapBudget, left_of, step_size, without_closing
@@ -415,6 +416,19 @@ def test_share_of_the_roi_has_a_hundredth_of_room_or_what_it_varies():
     found = learn_roi_share([half] * 5)
     assert (found.low, found.high) == (pytest.approx(0.495), pytest.approx(0.505))
     assert learn_roi_share([half, whole]) == RoiShare(low=0.0, high=1.0)
+
+
+def test_limits_that_were_set_at_another_stride_do_not_stand_beside_new_ones(models, tmp_path):
+    folder = shutil.copytree(models / "foil" / "cae", tmp_path / "cae")
+    manifest = read_bundle(folder).manifest
+    wanted = {"settings": manifest.settings, "roi": manifest.roi or RoiSpec()}
+    recipe = load_recipe(models / "foil" / "recipe.yaml")
+    tiling = tiling_of(recipe)
+    found = kept_maps(folder, ["albedo"], ["albedo", "normal"], tiling=tiling, **wanted)
+    assert found is not None
+    assert found[1] == ["normal"]
+    with pytest.raises(ModelError, match=r"limits of normal were set at stride 16 px, not 20"):
+        kept_maps(folder, ["albedo"], ["albedo", "normal"], tiling=replace(tiling, stride_px=20), **wanted)
 
 
 def test_a_damaged_model_is_replaced_where_none_of_its_maps_stays(tmp_path):

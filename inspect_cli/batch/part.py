@@ -29,7 +29,9 @@ from inspect_cli.pictures.plots import load_early
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.scan import PartScan
+from inspect_cli.store.atomic import write_json
 from inspect_cli.store.digest import file_sha256
+from inspect_cli.store.layout import PART_RECORD
 from inspect_cli.store.part_record import ROI_INPUT, PartKey, PartRecord
 from inspect_cli.store.timestamps import utc_now
 
@@ -72,8 +74,12 @@ def score_part(
     if record is not None and model.recipe.size_px not in (None, record.size_px):
         record = None  # the contract changed: the reader refuses the part
     if record is not None and key.same_maps(record.key):
+        moved = record.seen != list(before)  # copied or touched, with the same content
+        record = record.model_copy(update={"seen": list(before)})
         outputs |= record.written  # what is there, and still holds, is kept
         if record.key == key and outputs == record.written and is_whole(folder, model, outputs):
+            if moved:
+                write_json(folder / PART_RECORD, record.model_dump())
             same = Outcome(part.id, record, unchanged=True)
             return lambda: same
         if has_maps(folder, model, outputs):

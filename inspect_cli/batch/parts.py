@@ -60,7 +60,7 @@ def score_parts(
     with ThreadPoolExecutor(1) as finishing:
         last: Future[Outcome] | None = None
         try:
-            for part, obstacle in _settled_first(summary.run, parts, settling, stop):
+            for part, obstacle in _settled_first(summary.run, parts, model, settling, stop):
                 stopped = stop()
                 if stopped:
                     break
@@ -81,22 +81,30 @@ def set_changed_aside(run: Path, parts: Iterable[Part], model: ScoringModel) -> 
     """Set the records aside of parts whose files are not those that were scored, as far as sizes and times tell.
 
     Whatever ends the run before it comes to such a part, no result stands for files that nobody looked at. Returns
-    whether there were any.
+    whether there were any, or results of other limits or of another model.
     """
-    changed = False
+    changed, today = False, _today(model)
     for part in parts:
         folder = part_folder(run, part.id)
         record = record_of(folder)
-        if record is not None and not is_of(record, part, model):
+        if record is None:
+            continue
+        if not is_of(record, part, model):
             set_aside(folder)
             changed = True
+        changed = changed or (record.key.scoring, record.key.limits) != today
     return changed
+
+
+def _today(model: ScoringModel) -> tuple[str, str]:
+    """Return what a result depends on beside the part's files, as in :class:`PartKey`."""
+    return model.scoring_digest(), model.limits_digest(model.calibration())
 
 
 def note_not_reached(summary: RunSummary, parts: Iterable[Part], model: ScoringModel) -> None:
     """Note the parts that a run ended before: pending, but for results of the same files, the model and limits."""
     reached = {outcome.part for outcome in summary.outcomes}
-    today = (model.scoring_digest(), model.limits_digest(model.calibration()))
+    today = _today(model)
     for part in parts:
         if part.id in reached:
             continue
@@ -113,15 +121,16 @@ def note_not_reached(summary: RunSummary, parts: Iterable[Part], model: ScoringM
 
 
 def _settled_first(
-    run: Path, parts: Iterable[Part], settling: Settling, stop: Callable[[], bool]
+    run: Path, parts: Iterable[Part], model: ScoringModel, settling: Settling, stop: Callable[[], bool]
 ) -> Iterator[tuple[Part, str | None]]:
     """Yield parts and why they cannot be taken yet: those that can first, then, after a wait, the others.
 
-    A part with a record was taken before and has not changed since (:func:`set_changed_aside`): it waits for nothing.
+    A part that was taken before and has not changed since waits for nothing.
     """
     later = []
     for part in parts:
-        if record_of(part_folder(run, part.id)) is not None or settling.why_not(part) is None:
+        record = record_of(part_folder(run, part.id))
+        if (record is not None and is_of(record, part, model)) or settling.why_not(part) is None:
             yield part, None
         else:
             later.append(part)

@@ -64,8 +64,9 @@ def score_batch(
         with lock_run(run, wait_s), graceful_stop() as stopper:
             measured = _listed(run)
             summary = RunSummary(run, [part.id for part in parts])
-            if set_changed_aside(run, parts, model):
-                remove_tables(run)  # they hold verdicts of files that may be gone
+            if set_changed_aside(run, parts, model):  # tables and page hold verdicts of files or limits that are gone
+                remove_tables(run)
+                _forget_what_was_made_of_it(run)
             write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
             exit_code: int | None = None
             try:

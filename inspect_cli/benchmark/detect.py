@@ -16,7 +16,7 @@ from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
-from inspect_cli.material.materials import RECIPE, Material
+from inspect_cli.material.materials import Material
 from inspect_cli.methods.registry import AUTO, method_class, method_names
 from inspect_cli.recipe import Budget, Recipe
 from inspect_cli.recipe.schema import RoiSpec
@@ -24,6 +24,7 @@ from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.scoring.model import load_model
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.cells import csv_text, plain_cell
+from inspect_cli.store.layout import RECIPE
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.part_record import read_part_record
 from inspect_cli.training.order import Teller, TrainingOrder

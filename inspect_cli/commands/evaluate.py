@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -61,30 +62,32 @@ def evaluate(
     from inspect_cli.pictures.plots import save_labelled_patches
     from inspect_cli.scoring.precision import code_value
     from inspect_cli.store.atomic import write_json
-    from inspect_cli.store.layout import EVALUATION, EVALUATION_PICTURE
+    from inspect_cli.store.layout import EVALUATION, EVALUATION_PICTURE, RUN_RECORD
     from inspect_cli.store.run_lookup import find_run
 
     folder = find_run(run)
-    not_kept: list[OutputError] = []
-
-    def draw(patches: dict[str, ScoreHistogram]) -> None:
-        try:
-            save_labelled_patches(
-                folder / EVALUATION_PICTURE,
-                {name: (code_value(found.codes), found.good, found.defect) for name, found in patches.items()},
-            )
-        except OutputError as error:
-            not_kept.append(error)
-
-    result = evaluate_run(folder, truth, on_part=_tell_part, on_patches=draw)
+    before = (folder / RUN_RECORD).read_bytes()
+    patches: dict[str, ScoreHistogram] = {}
+    result = evaluate_run(folder, truth, on_part=_tell_part, on_patches=patches.update)
     for doubt in result["doubts"]:
         console.warn(doubt)
-    for path in (folder / EVALUATION, out):
+    same = (folder / RUN_RECORD).read_bytes() == before
+    if not same:
+        console.warn(f"{folder}: the results changed while they were measured; run `inspect evaluate` again")
+    not_kept: list[OutputError] = []
+
+    def keep(path: Path, write: Callable[[Path], None]) -> None:
         try:
-            if path is not None:
-                write_json(path, result)
+            write(path)
         except OutputError as error:  # what was measured is printed all the same
             not_kept.append(error)
+
+    if same:
+        shown = {name: (code_value(found.codes), found.good, found.defect) for name, found in patches.items()}
+        keep(folder / EVALUATION_PICTURE, lambda path: save_labelled_patches(path, shown))
+        keep(folder / EVALUATION, lambda path: write_json(path, result))
+    if out is not None:
+        keep(out, lambda path: write_json(path, result))
     console.out(_as_json(result) if as_json else _as_tables(result))
     if not_kept:
         raise not_kept[0]

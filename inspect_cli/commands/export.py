@@ -31,7 +31,7 @@ def export(
     A file takes tiles in the unit range, any number of them, and gives their anomaly maps: the residual is part
     of the graph. Its scores are compared with the trained network's; a file that differs is not written.
     export.json says what a program that runs the files must know: shapes, value range, what replaces pixels
-    outside the ROI, limits, hashes.
+    outside the ROI, how tiles are cut, joined and smoothed, limits, hashes.
 
     \b
     Examples:
@@ -58,7 +58,9 @@ def export(
         maps = trained_maps(chosen, bundle)
         parts = discover_parts(data, maps, chosen.recipe.maps)
         check_parts(parts, maps, bundle)
-    report = export_model(bundle, out, kinds, parts, console.say)
+    if bundle.manifest.doubt is not None:
+        console.warn(bundle.manifest.doubt)
+    report = export_model(chosen, bundle, out, kinds, parts, console.say)
     console.out(json.dumps(report) if as_json else str(out))
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from inspect_cli import console
 from inspect_cli.commands.options import Models, check_name, parse_names
 from inspect_cli.errors import UsageError, nearest
+
+#: Shorter side of an image that is larger than the tiles of any method.
+_LARGE_PX: Final = 10_000
 
 app = typer.Typer(help="Write, check and describe recipes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -32,10 +35,11 @@ def new(
     """  # noqa: D301
     from pydantic import ValidationError
 
-    from inspect_cli.material.materials import RECIPE, writable_store
+    from inspect_cli.material.materials import writable_store
     from inspect_cli.recipe import MapSpec, parse_recipe
     from inspect_cli.recipe.template import KNOWN_MAPS, commented_yaml, new_recipe
     from inspect_cli.store.atomic import write_text
+    from inspect_cli.store.layout import RECIPE
 
     check_name(name)
     names = parse_names(maps) or []
@@ -66,10 +70,11 @@ def check(
       inspect recipe check models/riblet/recipe.yaml
       inspect recipe check riblet
     """  # noqa: D301
-    from inspect_cli.material.materials import RECIPE, find_material, known_materials
+    from inspect_cli.material.materials import find_material, known_materials
     from inspect_cli.methods import build_detector
-    from inspect_cli.methods.registry import AUTO, check_whole_images
+    from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings, method_class
     from inspect_cli.recipe import load_recipe
+    from inspect_cli.store.layout import RECIPE
     from inspect_cli.tiles.tiling import tiling_of
     from inspect_cli.training.auto import check_auto_settings
 
@@ -82,7 +87,8 @@ def check(
     if loaded.method.name == AUTO:
         check_auto_settings(loaded.method.settings)
     else:
-        tile_px = tiling_of(loaded).size_px
+        checked_settings(loaded.method.name, loaded.method.settings)
+        tile_px = tiling_of(loaded, method_class(loaded.method.name).suited_tile_px(_LARGE_PX)).size_px
         for spec in loaded.maps.values():
             build_detector(loaded.method.name, spec.channels, tile_px, loaded.method.settings)
         if loaded.tiles.whole:

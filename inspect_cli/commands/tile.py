@@ -108,7 +108,7 @@ def _order(
     from inspect_cli.images.infer import infer_maps
     from inspect_cli.material.materials import find_material
     from inspect_cli.recipe.template import new_recipe
-    from inspect_cli.tiles.tiling import tiling_of
+    from inspect_cli.tiles.tiling import TILE_PX, suited_stride_px
 
     if material is None:
         recipe, recipe_folder = new_recipe("tiles", infer_maps(folder)), folder
@@ -118,11 +118,10 @@ def _order(
     unknown = sorted(set(names or []) - set(recipe.maps))
     if unknown:
         raise UsageError(f"--maps {', '.join(unknown)}: not among {', '.join(recipe.maps)}")
-    asked = tiling_of(recipe)
-    side = size if size is not None else asked.size_px
+    side = size if size is not None else recipe.tiles.size_px or TILE_PX
     if not 8 <= side <= 1024:
         raise UsageError(f"--size {side}: must be 8 to 1024 px")
-    step = stride if stride is not None else min(asked.stride_px, side)
+    step = stride if stride is not None else min(recipe.tiles.stride_px or suited_stride_px(side), side)
     if not 1 <= step <= side:
         raise UsageError(f"--stride {step}: must be 1 to the patch size, {side} px")
     maps = {name: recipe.maps[name] for name in names or recipe.maps}

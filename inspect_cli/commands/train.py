@@ -13,7 +13,7 @@ import typer
 
 from inspect_cli import console
 from inspect_cli.commands.options import Device, Json, Models, check_name, parse_budget, parse_names
-from inspect_cli.errors import EXIT_DOUBT, UsageError, nearest
+from inspect_cli.errors import EXIT_DOUBT, InspectError, RecipeError, UsageError, nearest
 from inspect_cli.methods.registry import AUTO, method_names
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ def train(
     """  # noqa: D301
     from inspect_cli.images import discover_parts
     from inspect_cli.images.infer import training_root
-    from inspect_cli.material.materials import RECIPE, training_folder
+    from inspect_cli.material.materials import training_folder
     from inspect_cli.recipe import Budget
     from inspect_cli.stopping import Interrupted, graceful_stop
+    from inspect_cli.store.layout import RECIPE
     from inspect_cli.training.material import maps_to_train, material_to_train
     from inspect_cli.training.order import TrainingOrder
     from inspect_cli.training.preview import preview_corruptions as write_previews
@@ -108,7 +109,7 @@ def train(
     from inspect_cli.training.train import train_material
 
     if method is not None:
-        _method(method)
+        _check_method(method, UsageError, "--method")
     asked = None if budget is None else parse_budget(budget)
     check_name(material)
     names = parse_names(maps, "--maps")
@@ -116,13 +117,14 @@ def train(
     folder = training_root(data if data is not None else training_folder(chosen))
     wanted = maps_to_train(chosen, names)
     recipe = chosen.recipe
+    _check_method(recipe.method.name, RecipeError, f"{chosen.folder / RECIPE}: method.name")
     parts = discover_parts(folder, wanted, recipe.maps)
     bad = () if defects is None else discover_parts(defects, wanted, recipe.maps)
     console.say(f"recipe: {chosen.folder / RECIPE}; data: {folder} ({len(parts)} parts)")
     order = TrainingOrder(
         material=chosen,
         parts=parts,
-        method=_method(method or recipe.method.name),
+        method=method or recipe.method.name,
         maps=wanted,
         budget=asked or Budget.parse(recipe.training.budget),
         seed=seed,
@@ -166,11 +168,10 @@ def _truth(truth: Path | None, defects: Sequence[Part]) -> Truth | None:
     return Truth.open(truth).without(path for part in defects for path in part.files.values())
 
 
-def _method(name: str) -> str:
+def _check_method(name: str, error: type[InspectError], where: str) -> None:
     known = [AUTO, *method_names()]
     if name not in known:
-        raise UsageError(f"--method {name!r} is unknown: {nearest(name, known)}")
-    return name
+        raise error(f"{where} {name!r} is unknown: {nearest(name, known)}")
 
 
 def _tell_pictures(pictures: Sequence[Path], as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,15 +16,16 @@ from numpy.typing import NDArray
 from inspect_cli.engines.graph import INPUT, OUTPUT, openvino_core, to_openvino, write_onnx
 from inspect_cli.engines.parity import TOLERANCE, relative_difference
 from inspect_cli.errors import ModelError
-from inspect_cli.images import Part, open_map
+from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header
 from inspect_cli.material.bundle import Bundle
 from inspect_cli.material.manifest import TrainedMap
+from inspect_cli.material.materials import Material
 from inspect_cli.methods.base import Detector
 from inspect_cli.recipe.schema import MapSpec
 from inspect_cli.store.atomic import output_error, write_json
 from inspect_cli.tiles import PatchSampler, SamplerImage
-from inspect_cli.tiles.tiling import count_of_area
+from inspect_cli.tiles.tiling import count_of_area, tiling_of
 
 FORMATS: Final = ("onnx", "openvino")
 REPORT: Final = "export.json"
@@ -44,14 +46,20 @@ def check_parts(parts: Sequence[Part], maps: Mapping[str, MapSpec], bundle: Bund
 
 
 def export_model(
-    bundle: Bundle, out: Path, formats: Sequence[str], parts: Sequence[Part], on_file: Callable[[str], None]
+    material: Material,
+    bundle: Bundle,
+    out: Path,
+    formats: Sequence[str],
+    parts: Sequence[Part],
+    on_file: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write each map's network in ``formats`` into ``out`` and ``export.json``, which is returned.
 
-    The report tells for each map what the network takes (shape, stored values at 0 and 1, pixels outside the ROI),
-    the limits, what smoothed scores are divided by at each place (cells, linear between their middles), and for each
-    file its sha256 and how far its scores are from the network's, on random tiles of ``parts`` or, without parts, on
-    noise of the material's brightness. ``on_file`` gets a line a file.
+    The report tells how tiles are cut and joined, what there is to know about the model, and for each map what the
+    network takes (shape, stored values at 0 and 1, pixels outside the ROI), the limits, what smoothed scores are
+    divided by at each place (cells, linear between their middles), and for each file its sha256 and how far its
+    scores are from the network's, on random tiles of ``parts`` inside their ROI or, without parts, on noise of the
+    material's brightness. ``on_file`` gets a line a file.
 
     Raises
     ------
@@ -60,13 +68,18 @@ def export_model(
     OutputError
         If a file cannot be written.
     """
-    calibration = bundle.manifest.calibration
+    calibration, recipe = bundle.manifest.calibration, material.recipe
+    tiling = tiling_of(recipe, bundle.manifest.tile_px)
     report: dict[str, Any] = {
         "material": bundle.manifest.material,
         "method": bundle.manifest.method,
         "model_sha256": bundle.manifest.digest(),
         "tolerance": TOLERANCE["f32"],
-        "smooth_sigma_px": None if calibration is None else calibration.smooth_sigma_px,
+        "tiles": {name: getattr(tiling, name) for name in ("size_px", "stride_px", "even", "blend", "whole")},
+        "smooth_sigma_px": tiling.smooth_sigma_px,
+        "min_area_px": recipe.scoring.min_area_px,
+        "provisional": None if calibration is None else calibration.provisional,
+        "warnings": bundle.manifest.cautions,
         "maps": {},
     }
     try:
@@ -74,7 +87,7 @@ def export_model(
         with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as scratch:
             for name, trained in bundle.manifest.maps.items():
                 detector = bundle.detector(name)
-                tiles = _tiles(name, trained, detector.tile_px, parts)
+                tiles = _tiles(name, trained, detector.tile_px, parts, material)
                 files = {}
                 for kind in formats:
                     files[kind] = _export(detector, tiles, kind, Path(scratch), name)
@@ -127,11 +140,13 @@ def _checked(tile_px: int) -> int:
     return count_of_area(CHECKED_TILES, tile_px, _FEWEST_CHECKED)
 
 
-def _tiles(name: str, trained: TrainedMap, tile_px: int, parts: Sequence[Part]) -> Tiles:
-    """Return tiles (n, channels, tile_px, tile_px) to compare scores on."""
+def _tiles(name: str, trained: TrainedMap, tile_px: int, parts: Sequence[Part], material: Material) -> Tiles:
+    """Return tiles (n, channels, tile_px, tile_px) to compare scores on, each with a pixel inside the ROI."""
     if parts:
-        sampler = PatchSampler([SamplerImage(part.files[name], None, None) for part in parts], tile_px, 0, cache_mb=0)
-        return trained.preprocess.to_network(sampler.batch(0, _checked(tile_px))[0])
+        rois = (find_roi(material.recipe, part, material.folder) for part in parts)
+        images = (SamplerImage(part.files[name], roi) for part, roi in zip(parts, rois, strict=True))
+        with closing(PatchSampler(images, tile_px, 0, min_share=1 / tile_px**2, cache_mb=0)) as sampler:
+            return trained.preprocess.to_network(*sampler.batch(0, _checked(tile_px)))
     mean, spread = trained.usual_values
     noise = np.random.default_rng(0).standard_normal((_checked(tile_px), tile_px, tile_px, trained.channels))
     return np.moveaxis(mean + spread * noise, 3, 1).astype(np.float32)

@@ -11,13 +11,20 @@ from typing import Final, NamedTuple
 
 from inspect_cli.errors import IncompleteError, InputError, NoInputError
 from inspect_cli.images.reader import SUFFIXES, UNREAD
-from inspect_cli.recipe.schema import NOT_A_MAP, PART, MapSpec
-from inspect_cli.store.layout import LOCK, PARTS_FOLDER, RUN_FOLDER, RUN_RECORD, SAMPLES_PICTURE, TILE_INDEX
+from inspect_cli.recipe.schema import NOT_A_MAP, PART, TRUTH, MapSpec
+from inspect_cli.store.layout import (
+    LOCK,
+    PARTS_FOLDER,
+    RECIPE,
+    ROI_PREVIEW,
+    RUN_FOLDER,
+    RUN_RECORD,
+    SAMPLES_PICTURE,
+    TILE_INDEX,
+)
 from inspect_cli.store.paths import as_text, check_is_folder, without_links
 from inspect_cli.store.run_record import is_run
 
-#: How the masks of defects are named after their parts: here, and in the data sets of Kolektor.
-_TRUTH = re.compile(r"_(mask|label|gt)$", re.IGNORECASE)
 #: Folders of masks beside the parts, as in DAGM.
 _TRUTH_FOLDERS: Final = ("label", "labels", "mask", "masks", "gt", "ground_truth")
 
@@ -69,7 +76,7 @@ def beside(part: Part, pattern: str) -> Path:
 
 def truth_of(stem: str) -> str | None:
     """Return the part whose mask of defects has this name without ending, None if it is not named like one."""
-    part = _TRUTH.sub("", stem)
+    part = TRUTH.sub("", stem)
     return None if part == stem else part
 
 
@@ -215,9 +222,10 @@ def walk_folders(folder: Path, faults: dict[str, str]) -> Iterator[tuple[Path, l
 
 
 def _is_output(folder: Path, folders: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether a folder was written by ``inspect score``, which may have lost its record, or ``inspect tile``."""
+    """Whether a folder was written by ``inspect score``, which may have lost its record, ``tile`` or ``train``."""
     has_lost_record = folder.parent.name == RUN_FOLDER and PARTS_FOLDER in folders and LOCK in names
-    return TILE_INDEX in names or has_lost_record or (RUN_RECORD in names and is_run(folder))
+    is_material = RECIPE in names and (ROI_PREVIEW in names or any((folder / f / LOCK).exists() for f in folders))
+    return TILE_INDEX in names or is_material or has_lost_record or (RUN_RECORD in names and is_run(folder))
 
 
 def _by_length(maps: Mapping[str, MapSpec]) -> list[tuple[str, re.Pattern[str]]]:

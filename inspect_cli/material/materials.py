@@ -12,8 +12,8 @@ from inspect_cli.errors import NoInputError, RecipeError, UsageError, nearest
 from inspect_cli.recipe import Recipe, load_recipe
 from inspect_cli.recipe.schema import PART
 from inspect_cli.store.atomic import write_bytes
+from inspect_cli.store.layout import RECIPE
 
-RECIPE = "recipe.yaml"
 #: File in a batch folder that may name its material: ``material: riblet``.
 FOLDER_FILE = "inspect.yaml"
 #: Environment variable that names the store where no option does.

@@ -16,6 +16,8 @@ from inspect_cli.recipe.budget import Budget
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 PART = "{part}"
 MAX_CHANNELS = 64
+#: How the masks of defects are named after their parts: here, and in the data sets of Kolektor.
+TRUTH = re.compile(r"_(mask|label|gt)$", re.IGNORECASE)
 #: Files that lie beside the maps but are none.
 NOT_A_MAP = re.compile(r"_(mask|roi)\.[^.]+$", re.IGNORECASE)
 
@@ -290,6 +292,11 @@ class Recipe(Section):
                 raise ValueError(f"map name {name!r} may hold letters, digits, '_' and '-' only")
             if NOT_A_MAP.search(spec.files):
                 raise ValueError(f"map {name!r}: files named *_mask and *_roi are never maps; choose another name")
+        stems = {spec.files.rpartition(".")[0] for spec in maps.values()}
+        for name, spec in maps.items():
+            stem = spec.files.rpartition(".")[0]
+            if TRUTH.search(stem) and TRUTH.sub("", stem) in stems:
+                raise ValueError(f"map {name!r}: {spec.files} is named like the mask of another map; rename it")
         if len({spec.files for spec in maps.values()}) < len(maps):
             raise ValueError("two maps have the same file pattern")
         return maps

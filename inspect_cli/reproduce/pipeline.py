@@ -11,7 +11,7 @@ from inspect_cli.batch.run import score_all
 from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
-from inspect_cli.material.materials import RECIPE, Material
+from inspect_cli.material.materials import Material
 from inspect_cli.methods.registry import method_class
 from inspect_cli.recipe.schema import MethodSpec, ScoringSpec, TilesSpec, TrainingSpec
 from inspect_cli.recipe.template import commented_yaml, new_recipe
@@ -19,6 +19,7 @@ from inspect_cli.reproduce.experiment import Case, Cost
 from inspect_cli.reproduce.mvtec import DEFECTS, GOOD, Preparation, prepared
 from inspect_cli.scoring.model import load_model
 from inspect_cli.store.atomic import write_text
+from inspect_cli.store.layout import RECIPE
 from inspect_cli.store.part_record import read_part_record
 from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material

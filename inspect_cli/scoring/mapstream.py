@@ -26,7 +26,7 @@ from inspect_cli.scoring.smooth import RowSmoother
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 from inspect_cli.tiles.stitch import RowStitcher, move_up
-from inspect_cli.tiles.tiling import Tiling
+from inspect_cli.tiles.tiling import Tiling, check_size
 
 Mask = NDArray[np.bool_]
 #: Pixels of a block of rows on its way before the tiles and behind them; never fewer rows than 16.
@@ -176,7 +176,7 @@ class MapStream:
     def _whole(self, grid: Grid) -> Iterator[NDArray[np.float32]]:
         """Yield the raw residual of the image as one tile; patches are the grid's squares of it."""
         header = self.reader.header
-        self.tiles.check_size(header.path, header.height, header.width)
+        check_size(self.tiles, header.path, header.height, header.width)
         with self.clock.phase("read"):
             unit = np.empty((self.preprocess.channels, header.height, header.width), np.float32)
             self._prepare(unit, 0)

@@ -24,6 +24,10 @@ EVALUATION: Final = "evaluation.json"
 EVALUATION_PICTURE: Final = "evaluation.png"
 #: The page that `inspect report` writes.
 REPORT: Final = "report.html"
+#: The recipe of a material, in its folder of a model store; the folders of its models lie beside it.
+RECIPE: Final = "recipe.yaml"
+#: Picture of the regions of interest that lies beside a recipe, before there is a model too.
+ROI_PREVIEW: Final = "roi_preview.png"
 #: The index of a folder of patches.
 TILE_INDEX: Final = "index.parquet"
 #: What may be left out of a part's folder, and its files. Mask, patches and record are always there.

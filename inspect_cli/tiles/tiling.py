@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from inspect_cli.errors import InputError, RecipeError
-from inspect_cli.recipe.schema import Recipe
+from inspect_cli.recipe.schema import Recipe, TilesSpec
 
 #: Side of a tile where neither recipe nor method asks for another (IND section 3: patches of 128x128).
 TILE_PX: Final = 128
@@ -39,13 +39,14 @@ class Tiling:
         """How the scores of an image come together: the blend of its tiles, or ``whole``."""
         return "whole" if self.whole else self.blend
 
-    def check_size(self, what: object, height: int, width: int) -> None:
-        """Raise InputError if ``what`` is to be scored whole and is too large for it."""
-        if self.whole and height * width > self.whole_max_mpx * 1e6:
-            raise InputError(
-                f"{what}: {width}x{height} px is above tiles.whole_max_mpx {self.whole_max_mpx:g}; raise it if "
-                "memory allows, or score in tiles"
-            )
+
+def check_size(tiles: Tiling | TilesSpec, what: object, height: int, width: int) -> None:
+    """Raise InputError if ``what`` is to be scored whole and is too large for it."""
+    if tiles.whole and height * width > tiles.whole_max_mpx * 1e6:
+        raise InputError(
+            f"{what}: {width}x{height} px is above tiles.whole_max_mpx {tiles.whole_max_mpx:g}; raise it if memory "
+            "allows, or score in tiles"
+        )
 
 
 def suited_stride_px(tile_px: int, of_method: bool = False) -> int:

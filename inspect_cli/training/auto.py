@@ -107,7 +107,7 @@ def beside_others(order: TrainingOrder, teller: Teller) -> TrainingOrder:
         manifest = find_bundle(folder).manifest
     except ModelError:
         return order
-    if manifest.method not in CANDIDATES or set(manifest.maps) <= set(order.maps):
+    if set(manifest.maps) <= set(order.maps):
         return order
     teller.say(f"method {manifest.method}, as the other maps of {folder / manifest.method}")
     return _with_method(order, manifest.method)
@@ -125,7 +125,7 @@ def check_auto_settings(settings: Mapping[str, object]) -> None:
 
 
 def _with_method(order: TrainingOrder, method: str) -> TrainingOrder:
-    return replace(order, method=method, defaults=CANDIDATES[method])
+    return replace(order, method=method, defaults=CANDIDATES.get(method, {}))
 
 
 def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[[], bool]) -> Trial:

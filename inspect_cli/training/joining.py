@@ -51,6 +51,11 @@ def kept_maps(
             f"the limits of {', '.join(others)} were set with another smoothing or blend than the recipe has now; "
             "train all maps together"
         )
+    if old.calibration.stride_px != tiling.stride_px:
+        raise ModelError(
+            f"the limits of {', '.join(others)} were set at stride {old.calibration.stride_px} px, not "
+            f"{tiling.stride_px}; run `inspect threshold` without --stride before, or train all maps together"
+        )
     return old, others
 
 

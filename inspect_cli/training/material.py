@@ -10,7 +10,6 @@ from inspect_cli.errors import UsageError, nearest
 from inspect_cli.images.infer import check_told_apart, infer_maps, training_root, unmatched
 from inspect_cli.images.parts import any_file
 from inspect_cli.material.materials import (
-    RECIPE,
     Material,
     adopt,
     find_material,
@@ -21,6 +20,7 @@ from inspect_cli.material.materials import (
 from inspect_cli.recipe import MapSpec, load_recipe
 from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.store.atomic import write_text
+from inspect_cli.store.layout import RECIPE
 from inspect_cli.store.paths import check_is_folder
 
 if TYPE_CHECKING:  # it brings torch

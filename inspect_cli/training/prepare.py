@@ -20,9 +20,9 @@ from inspect_cli.images.reduced import BlockReducer, reduction
 from inspect_cli.images.roi import largest_share
 from inspect_cli.images.values import Preprocess, is_wide
 from inspect_cli.material.manifest import Acquisition, RoiShare
-from inspect_cli.material.materials import RECIPE
 from inspect_cli.recipe.schema import MapSpec, Recipe
 from inspect_cli.scoring.moments import PixelMoments
+from inspect_cli.store.layout import RECIPE
 from inspect_cli.tiles.sampler import PatchSampler, PatchSource
 from inspect_cli.tiles.tiling import TILE_PX, count_of_area
 

@@ -16,12 +16,12 @@ from inspect_cli.methods.registry import AUTO
 from inspect_cli.pictures.draw import caption_strip, enlarged, stacked, tint, to_rgb
 from inspect_cli.pictures.gallery import save_corruptions
 from inspect_cli.pictures.previews import UNCOVERED_RGB, save_png
+from inspect_cli.store.layout import ROI_PREVIEW
 from inspect_cli.training.batches import MapTraining, training_batch
 from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job, open_order
 from inspect_cli.training.prepare import Mask
 
 #: Beside the recipe, where `roi.png` may be a mask.
-ROI_PREVIEW = "roi_preview.png"
 #: Patches in the picture.
 SHOWN: Final = 8
 #: Longer side of a part in the picture of its ROI, at most.

@@ -25,7 +25,7 @@ from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.atomic import sweep_leftovers_of
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_now
-from inspect_cli.tiles.tiling import tiling_of
+from inspect_cli.tiles.tiling import check_size
 from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, check_choice, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
 from inspect_cli.training.budget import left_of, without_closing
@@ -100,7 +100,7 @@ def train_material(
             sweep_leftovers_of(path)  # what lies beside the recipe is in no locked folder
         opened = with_room(order, open_order(order, teller), teller)
         for part in opened.survey.parts:
-            tiling_of(order.material.recipe).check_size(part.id, *opened.survey.sizes[part.id])
+            check_size(order.material.recipe.tiles, part.id, *opened.survey.sizes[part.id])
         if order.method != AUTO:
             _kept(order, opened)  # what is refused is refused before any time is spent
         opening_s = time.monotonic() - started
@@ -202,6 +202,12 @@ def _train_locked(
         manifest = joined(old, names, manifest, calibration)
     for warning in manifest.warnings:
         teller.warn(warning)
+    unseen = ",".join(name for name in recipe.maps if name not in manifest.maps)
+    if unseen:
+        teller.warn(
+            f"this model does not look at {unseen}, and `inspect score` takes the model that was trained last; train "
+            f"the rest with --method {order.method} --maps {unseen}"
+        )
     write_manifest(folder, manifest)
     bundle = Bundle(folder, manifest)
     write_card(bundle)
