@@ -128,14 +128,20 @@ def _stamps(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_mtime_ns for name in _files(folder) if name.startswith("parts/")}
 
 
-def test_second_run_does_nothing_and_touching_a_file_changes_nothing(results, batch, models):
+def test_second_run_does_nothing_and_touching_a_file_changes_no_result(results, batch, models):
+    assert score(batch, models) == 0  # notes how the copied files look
     before = _stamps(results)
-    os.utime(batch / "test/good/g003_albedo.tif", (1, 1))
     assert score(batch, models) == 0
     assert _stamps(results) == before
+    os.utime(batch / "test/good/g003_albedo.tif", (1, 1))
+    assert score(batch, models) == 0
+    assert {name for name, stamp in _stamps(results).items() if before[name] != stamp} == {
+        "parts/good/g003/part.json"
+    }
 
 
 def test_only_the_changed_part_is_scored_again(results, batch, models):
+    assert score(batch, models) == 0  # notes how the copied files look
     before = _stamps(results)
     path = batch / "test/good/g003_albedo.tif"
     pixels = tifffile.imread(path)
@@ -785,6 +791,7 @@ def test_a_part_of_a_picture_does_not_pass(batch, models, width, height, verdict
 
 
 def test_the_evaluation_of_parts_that_left_does_not_stand(results, batch, models):
+    assert score(batch, models) == 0  # notes how the copied files look
     assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth")]) == 0
     assert score(batch, models) == 0
     assert (results / "evaluation.json").is_file()

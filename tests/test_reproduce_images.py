@@ -330,7 +330,7 @@ def test_a_signal_while_scoring_ends_the_case(mvtec, tmp_path, monkeypatch):
 def test_set_ups_of_the_papers():
     direct = plan_for("direct", "carpet")
     assert (direct.images.side_px, direct.tiles.size_px, direct.tiles.stride_px) == (256, 65, 33)
-    assert (direct.training.batch, direct.training.learning_rate) == (64, 2e-3)  # the method takes a tenth of it
+    assert (direct.training.batch, direct.training.learning_rate) == (64, 4e-4)  # the method takes half of it
     assert direct.scoring.smooth_sigma_px == 0
     ssae = plan_for("ssae", "carpet")
     assert (ssae.images.side_px, ssae.tiles.whole, ssae.training.learning_rate) == (512, True, 1e-4)
