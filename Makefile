@@ -36,7 +36,7 @@ demo: $(VENV)/installed  ## set up, then the whole job on a generated full-size 
 	@test -f $(DEMO)/calibration/.complete || { \
 	  $(BIN)/inspect sample riblet --out $(DEMO)/calibration --parts 2 --defective 0 --maps albedo,normal --seed 9 --force \
 	  && touch $(DEMO)/calibration/.complete; }
-	@$(BIN)/inspect threshold --material foil --models $(DEMO)/models --good $(DEMO)/calibration --rule max --margin 1.2
+	@$(BIN)/inspect threshold --material foil --models $(DEMO)/models --good $(DEMO)/calibration --rule max --margin 1.3
 	@echo "== 4/6  scoring the batch"
 	@$(BIN)/inspect score $(DEMO)/riblet/test --material foil --models $(DEMO)/models
 	@echo "== 5/6  compared with the true defects"
