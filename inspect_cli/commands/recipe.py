@@ -72,7 +72,7 @@ def check(
     """  # noqa: D301
     from inspect_cli.material.materials import find_material, known_materials
     from inspect_cli.methods import build_detector
-    from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings, method_class
+    from inspect_cli.methods.registry import AUTO, check_whole_images, method_class
     from inspect_cli.recipe import load_recipe
     from inspect_cli.store.layout import RECIPE
     from inspect_cli.tiles.tiling import tiling_of
@@ -87,7 +87,6 @@ def check(
     if loaded.method.name == AUTO:
         check_auto_settings(loaded.method.settings)
     else:
-        checked_settings(loaded.method.name, loaded.method.settings)
         tile_px = tiling_of(loaded, method_class(loaded.method.name).suited_tile_px(_LARGE_PX)).size_px
         for spec in loaded.maps.values():
             build_detector(loaded.method.name, spec.channels, tile_px, loaded.method.settings)

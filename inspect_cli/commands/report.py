@@ -18,7 +18,7 @@ def report(
     ] = None,
     top: Annotated[
         int,
-        typer.Option("--top", min=0, help="Parts shown with pictures, worst first (about 0.5 MB each)."),
+        typer.Option("--top", min=0, help="Parts shown with pictures, worst first (some 0.6 MB each)."),
     ] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the path.")] = False,
 ) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from inspect_cli import console
 from inspect_cli.commands.options import Device, Json, Models, check_name, parse_budget, parse_names
-from inspect_cli.errors import EXIT_DOUBT, InspectError, RecipeError, UsageError, nearest
+from inspect_cli.errors import EXIT_DOUBT, UsageError, nearest
 from inspect_cli.methods.registry import AUTO, method_names
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def train(
     from inspect_cli.training.train import train_material
 
     if method is not None:
-        _check_method(method, UsageError, "--method")
+        _check_method(method)
     asked = None if budget is None else parse_budget(budget)
     check_name(material)
     names = parse_names(maps, "--maps")
@@ -117,7 +117,6 @@ def train(
     folder = training_root(data if data is not None else training_folder(chosen))
     wanted = maps_to_train(chosen, names)
     recipe = chosen.recipe
-    _check_method(recipe.method.name, RecipeError, f"{chosen.folder / RECIPE}: method.name")
     parts = discover_parts(folder, wanted, recipe.maps)
     bad = () if defects is None else discover_parts(defects, wanted, recipe.maps)
     console.say(f"recipe: {chosen.folder / RECIPE}; data: {folder} ({len(parts)} parts)")
@@ -168,10 +167,10 @@ def _truth(truth: Path | None, defects: Sequence[Part]) -> Truth | None:
     return Truth.open(truth).without(path for part in defects for path in part.files.values())
 
 
-def _check_method(name: str, error: type[InspectError], where: str) -> None:
+def _check_method(name: str) -> None:
     known = [AUTO, *method_names()]
     if name not in known:
-        raise error(f"{where} {name!r} is unknown: {nearest(name, known)}")
+        raise UsageError(f"--method {name!r} is unknown: {nearest(name, known)}")
 
 
 def _tell_pictures(pictures: Sequence[Path], as_json: bool) -> None:

@@ -33,7 +33,7 @@ from inspect_cli.recipe import Budget, MapSpec
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.listed import remove_listed
 from inspect_cli.store.timestamps import utc_now
-from inspect_cli.tiles.tiling import tiling_of
+from inspect_cli.tiles.tiling import TILE_PX
 from inspect_cli.training.budget import MapBudget
 from inspect_cli.training.order import Teller
 from inspect_cli.training.prepare import Split, split_parts, survey_parts
@@ -105,7 +105,7 @@ def augment(order: AugmentOrder, teller: Teller, stop: Callable[[], bool] = lamb
         If a file cannot be written.
     """
     recipe = order.material.recipe
-    tile_px = tiling_of(recipe).size_px
+    tile_px = recipe.tiles.size_px or TILE_PX
     check_tile(tile_px)
     device, budget = choose_device(order.device), MapBudget.of(order.budget, 1)
     check_out(order.out, order.parts, order.force)
@@ -140,7 +140,7 @@ def _open_sources(order: AugmentOrder, teller: Teller) -> _Sources:
     for name, spec in maps.items():
         check_storable(name, spec, survey.dtypes[name])
     split = split_parts(survey.parts, recipe.training.validation_share, order.seed)
-    tile = tiling_of(recipe).size_px
+    tile = recipe.tiles.size_px or TILE_PX
     train = RegisteredPatches(split.train, survey.rois, list(maps), tile, order.seed)
     held_out = RegisteredPatches(split.validation, survey.rois, list(maps), tile, order.seed + 1)
     return _Sources(split, train, held_out, learn_scales(train, maps))
@@ -160,7 +160,7 @@ def _train(game: Game, sources: _Sources, budget: MapBudget, teller: Teller, sto
 
 
 def _compared(order: AugmentOrder) -> int:
-    tile_px = tiling_of(order.material.recipe).size_px
+    tile_px = order.material.recipe.tiles.size_px or TILE_PX
     return min(max(_COMPARED_PX // tile_px**2, _FEWEST_COMPARED), _MOST_COMPARED)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -273,6 +273,10 @@ class Manifest(_Strict):
     def cautions(self) -> list[str]:
         """What there is to know about the model: the warnings of its training, and whether it is to be doubted."""
         return self.warnings + ([] if self.doubt is None else [self.doubt])
+
+    def unseen(self, known: Iterable[str]) -> list[str]:
+        """Return which of the maps that a recipe knows the model does not look at."""
+        return [name for name in known if name not in self.maps]
 
     @property
     def doubt(self) -> str | None:

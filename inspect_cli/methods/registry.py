@@ -133,7 +133,15 @@ def method_entries() -> dict[str, Entry]:
 
 
 def method_class(name: str) -> type[Detector]:
-    """Return the class of a method; this imports torch."""
+    """Return the class of a method; this imports torch.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such method.
+    """
+    if name not in _METHODS:
+        raise RecipeError(f"method {name!r} is unknown: {nearest(name, [AUTO, *method_names()])}")
     entry = _METHODS[name]
     found: type[Detector] = getattr(importlib.import_module(entry.module), entry.class_name)
     return found
@@ -166,8 +174,6 @@ def checked_settings(name: str, settings: Mapping[str, Any]) -> MethodSettings:
     RecipeError
         If the method or one of its settings is unknown, or a value is not valid.
     """
-    if name not in _METHODS:
-        raise RecipeError(f"method {name!r} is unknown: {nearest(name, method_names())}")
     from pydantic import ValidationError  # noqa: PLC0415  (names alone must cost nothing)
 
     detector_class = method_class(name)

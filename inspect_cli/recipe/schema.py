@@ -292,11 +292,10 @@ class Recipe(Section):
                 raise ValueError(f"map name {name!r} may hold letters, digits, '_' and '-' only")
             if NOT_A_MAP.search(spec.files):
                 raise ValueError(f"map {name!r}: files named *_mask and *_roi are never maps; choose another name")
-        stems = {spec.files.rpartition(".")[0] for spec in maps.values()}
-        for name, spec in maps.items():
-            stem = spec.files.rpartition(".")[0]
-            if TRUTH.search(stem) and TRUTH.sub("", stem) in stems:
-                raise ValueError(f"map {name!r}: {spec.files} is named like the mask of another map; rename it")
+        stems = {name: spec.files.rpartition(".")[0] for name, spec in maps.items()}
+        for name, stem in stems.items():
+            if TRUTH.search(stem) and TRUTH.sub("", stem) in stems.values():
+                raise ValueError(f"map {name!r}: {maps[name].files} is named like the mask of another; rename it")
         if len({spec.files for spec in maps.values()}) < len(maps):
             raise ValueError("two maps have the same file pattern")
         return maps

@@ -17,7 +17,7 @@ from inspect_cli.pictures.previews import encode_png
 WIDTH_PX: Final = 900
 
 _TALLEST_PX: Final = 2400
-_PHOTO_BYTES: Final = 110_000  # three photos, mask and plot, in base64: some 0.5 MB a part
+_PHOTO_BYTES: Final = 110_000  # three photos, mask and plot, in base64: some 0.6 MB a part
 #: Tried in turn until the photo is small enough: (width in px, JPEG quality).
 _PHOTO_STEPS: Final = ((WIDTH_PX, 85), (WIDTH_PX, 75), (760, 70), (600, 65), (480, 55))
 _PLOT_BYTES: Final = 150_000

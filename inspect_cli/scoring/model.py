@@ -48,7 +48,7 @@ class ScoringModel:
     @property
     def cautions(self) -> list[str]:
         """What there is to know about the model before its verdicts are believed."""
-        unseen = [name for name in self.recipe.maps if name not in self.bundle.manifest.maps]
+        unseen = self.bundle.manifest.unseen(self.recipe.maps)
         told = (
             [f"map(s) {', '.join(unseen)} of the recipe are not in the model and are not looked at"] if unseen else []
         )

@@ -83,13 +83,12 @@ def validation_batches(job: MapTraining) -> list[Batch]:
 
 def good_tiles(job: MapTraining, first_step: int, count: int) -> Tensor:
     """Return ``count`` good training patches (count, channels, side, side) as they are."""
-    tiles: Tensor | None = None
+    side = job.detector.tile_px
+    shape = (count, job.preprocess.channels, side, side)
+    tiles = torch.empty(shape, device=job.device, memory_format=torch.channels_last)
     for at in range(0, count, job.batch):  # each batch goes to its place: many large ones are not held twice
         some = _to_device(job, *_prepared(job, job.train, first_step + at // job.batch, job.batch)).tiles
-        if tiles is None:
-            tiles = torch.empty((count, *some.shape[1:]), device=some.device, memory_format=torch.channels_last)
         tiles[at : at + len(some)] = some[: count - at]
-    assert tiles is not None
     return tiles
 
 

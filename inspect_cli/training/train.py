@@ -21,6 +21,7 @@ from inspect_cli.methods.base import Detector
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings
 from inspect_cli.pictures.plots import save_loss_curve
 from inspect_cli.pictures.previews import save_reconstructions
+from inspect_cli.recipe.schema import Recipe
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.atomic import sweep_leftovers_of
 from inspect_cli.store.lock import lock_folder
@@ -200,18 +201,23 @@ def _train_locked(
         old, names = kept
         teller.say(f"kept from the model of {old.created_utc}: {', '.join(names)}")
         manifest = joined(old, names, manifest, calibration)
-    for warning in manifest.warnings:
-        teller.warn(warning)
-    unseen = ",".join(name for name in recipe.maps if name not in manifest.maps)
-    if unseen:
-        teller.warn(
-            f"this model does not look at {unseen}, and `inspect score` takes the model that was trained last; train "
-            f"the rest with --method {order.method} --maps {unseen}"
-        )
+    _warn(manifest, recipe, teller)
     write_manifest(folder, manifest)
     bundle = Bundle(folder, manifest)
     write_card(bundle)
     return bundle
+
+
+def _warn(manifest: Manifest, recipe: Recipe, teller: Teller) -> None:
+    """Tell the warnings of a training, and which maps `inspect score` will not look at by this model."""
+    for warning in manifest.warnings:
+        teller.warn(warning)
+    unseen = ",".join(manifest.unseen(recipe.maps))
+    if unseen:
+        teller.warn(
+            f"this model does not look at {unseen}, and `inspect score` takes the model that was trained last; train "
+            f"the rest with --method {manifest.method} --maps {unseen}"
+        )
 
 
 def _held_out(sources: Sources, suspects: Sequence[Suspect]) -> tuple[Sequence[Part], list[str]]:
