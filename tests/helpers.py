@@ -33,7 +33,7 @@ def material_of(store: Path, name: str, tile_px: int = 32, method: str = "cae", 
 def map_record(**changes: Any) -> dict[str, Any]:
     """Return what a record says of a map."""
     whole = {"file": "p_albedo.tif", "sha256": "5e", "mean": 0.5, "spread": 0.1}
-    return {**whole, "score": 1.5, "raw_max": 3.0, "threshold": 2.0, "x_px": 3, "y_px": 4, **changes}
+    return {**whole, "score": 1.5, "raw_max": 3.0, "limit": 2.0, "x_px": 3, "y_px": 4, **changes}
 
 
 def part_record(part: str, **changes: Any) -> dict[str, Any]:

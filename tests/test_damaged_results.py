@@ -187,7 +187,7 @@ def test_limits_whose_applying_is_killed_leave_a_run_that_says_so(results, batch
     assert apply(models, results) == EXIT_SIGINT
     told = record(results)
     assert (told["interrupted"], told["exit_code"]) == (True, None)
-    assert told["calibration"]["thresholds"] == {"albedo": 1, "normal": 1}
+    assert told["calibration"]["limits"] == {"albedo": 1, "normal": 1}
     if outright:
         assert not (results / "parts.csv").exists()
     else:

@@ -469,7 +469,7 @@ class _Run:
             part_id,
             verdict=verdict,
             score=peak["fused"],
-            maps={n: map_record(threshold=t, score=peak[n], unit="raw") for n, t in THRESHOLDS.items()},
+            maps={n: map_record(limit=t, score=peak[n], unit="raw") for n, t in THRESHOLDS.items()},
         )
 
     def record(self, part_id: str, **changes: Any) -> None:
@@ -639,8 +639,8 @@ def test_damaged_parts_are_named(small_run: _Run) -> None:
     for text, message in (
         ("{", r"part\.json: file:"),
         (whole.replace('"fail"', '"fine"'), "verdict"),
-        (whole.replace('"threshold": 3.0', '"threshold": 0.0'), r"maps\.normal\.threshold"),
-        (whole.replace('"threshold": 3.0', '"threshold": null'), r"maps\.normal\.threshold"),
+        (whole.replace('"limit": 3.0', '"limit": 0.0'), r"maps\.normal\.limit"),
+        (whole.replace('"limit": 3.0', '"limit": null'), r"maps\.normal\.limit"),
         (whole.replace("[22, 30]", "[22, 31]"), "map is 22x30 px, its part.json says 22x31"),
     ):
         record.write_text(text)

@@ -78,7 +78,7 @@ def test_maps_scores_mask_and_record_agree(results):
         assert heatmap.shape == (150, 200)
         assert heatmap.dtype == np.float32
         raw = {n: tifffile.imread(folder / "maps" / f"{n}.tif") for n in ("albedo", "normal")}
-        fused = np.maximum(*(raw[n] / np.float32(record["maps"][n]["threshold"]) for n in raw))
+        fused = np.maximum(*(raw[n] / np.float32(record["maps"][n]["limit"]) for n in raw))
         np.testing.assert_allclose(heatmap, fused, rtol=2**-11)
         assert heatmap.max() == pytest.approx(record["score"], rel=2**-11)
         mask = cv2.imread(str(folder / "mask.png"), cv2.IMREAD_UNCHANGED)
@@ -176,7 +176,7 @@ def test_new_limits_are_applied_to_stored_maps_without_the_network(results, batc
     assert not (results / "evaluation.json").exists(), "it measured other limits"
     records = _records(results)
     assert {r["verdict"] for r in records.values()} == {"fail"}
-    assert {r["maps"]["albedo"]["threshold"] for r in records.values()} == {1e-9}
+    assert {r["maps"]["albedo"]["limit"] for r in records.values()} == {1e-9}
     heatmap = tifffile.imread(results / "parts/dent/b000/heatmap.tif")
     assert heatmap.max() == pytest.approx(records["dent/b000"]["score"], rel=2**-11)
     assert (results / "parts/dent/b000/maps/albedo.tif").stat().st_mtime_ns == raw_before

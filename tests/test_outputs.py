@@ -339,7 +339,7 @@ def test_part_with_a_black_mask_is_drawn_as_good(
     results: Path, batch: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(calibrate, "save_threshold_histogram", lambda *given: drawn.append(given))
+    monkeypatch.setattr(calibrate, "save_limit_histogram", lambda *given: drawn.append(given))
     (batch / "ground_truth/good").mkdir()
     cv2.imwrite(str(batch / "ground_truth/good/g003_mask.png"), np.zeros((150, 200), np.uint8))
     assert threshold(models, "--labelled", batch / "test", "--truth", batch / "ground_truth") == 0

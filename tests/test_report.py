@@ -261,9 +261,9 @@ def test_patch_histogram_has_room_for_any_number_of_maps(tmp_path, figures):
             assert figures[-1].bbox.containsy(axes.get_legend().get_window_extent().y1 - 1)
 
 
-def test_threshold_histogram_has_a_panel_a_map_with_its_threshold(tmp_path, figures):
+def test_limit_histogram_has_a_panel_a_map_with_its_limit(tmp_path, figures):
     good = {"albedo": [1e-4, 2e-4, np.nan], "normal": [0.5, 0.6]}
-    plots.save_threshold_histogram(tmp_path / "t.png", good, {"albedo": 3e-4, "normal": 0.7}, {"albedo": [0.02]})
+    plots.save_limit_histogram(tmp_path / "t.png", good, {"albedo": 3e-4, "normal": 0.7}, {"albedo": [0.02]})
     albedo, normal = figures[0].axes
     assert list(albedo.lines[0].get_xdata()) == [3e-4, 3e-4]
     assert [patch.get_data().values.sum() for patch in albedo.patches] == [2, 1]
@@ -275,7 +275,7 @@ def save_every_plot(folder: Path, values: list[float]) -> list[bytes]:
     paths = [folder / f"{number}.png" for number in range(3)]
     plots.save_patch_histogram(paths[0], {"$\\x_{": values})
     plots.save_loss_curve(paths[1], [{"step": 1, "train_loss": value} for value in values], "a")
-    plots.save_threshold_histogram(paths[2], {"m": values}, {}, None)
+    plots.save_limit_histogram(paths[2], {"m": values}, {}, None)
     return [path.read_bytes() for path in paths]
 
 
@@ -290,7 +290,7 @@ def test_the_same_data_give_the_same_bytes(tmp_path):
 
 def test_plots_without_any_series(tmp_path):
     plots.save_patch_histogram(tmp_path / "1.png", {})
-    plots.save_threshold_histogram(tmp_path / "2.png", {}, {}, None)
+    plots.save_limit_histogram(tmp_path / "2.png", {}, {}, None)
     assert read_rgb(tmp_path / "1.png").size
     assert read_rgb(tmp_path / "2.png").size
 
@@ -389,7 +389,7 @@ CALIBRATION = {
     "origin": "max of 24 held-out patches x 1.25",
     "rule": "max",
     "false_alarm_rate": None,
-    "thresholds": {"albedo": 0.0012, "normal": 0.0007},
+    "limits": {"albedo": 0.0012, "normal": 0.0007},
 }
 PARTS = [  # part, verdict, score, folder below parts/
     ("good/b010", "pass", 0.61, "good/b010"),
@@ -420,7 +420,7 @@ def make_part(folder: Path, part: str, verdict: str, score: float) -> None:
         "size_px": [576, 384],
         "score": score,
         "peak": {"x_px": 280, "y_px": 160, "map": "albedo"},
-        "maps": {"albedo": {"file": "b_albedo.tif", "score": score, "raw_max": 0.00386, "threshold": 0.0012}},
+        "maps": {"albedo": {"file": "b_albedo.tif", "score": score, "raw_max": 0.00386, "limit": 0.0012}},
         "regions": regions,
         "preview_scale": 4,
         "timing_s": {"read": 0.25, "network": 4.5, "stitch": 0.125, "total": 5.0},
@@ -531,6 +531,7 @@ def test_head_says_what_ran_and_whether_to_trust_it(page):
         assert re.search(rf"<b>{count}</b><strong>{verdict}</strong>", page)
     assert "The limits are provisional." in page
     assert "max of 24 held-out patches x 1.25" in page
+    assert "<dt>Limits</dt><dd>albedo 0.0012, normal 0.0007</dd" in page
     assert "exit code 3: an input could not be used; of a batch the rest is complete" in page
     assert "<b>good/b014</b>: b014_normal.tif: truncated TIFF; copy it again" in page
     assert "2025-11-22 03:10 UTC, 2 min 3 s" in page
@@ -576,7 +577,7 @@ def test_count_of_regions_is_that_of_the_record(copied):
 
 def test_part_shows_numbers_of_its_record_in_mm(page):
     text = section(page, "scratch/b000")
-    for shown in ("3.22", "x 280, y 160 px", "0.00386", "1.300", "0.700", "0.240", "0.200", "0.031", "x, mm"):
+    for shown in ("3.22", "x 280, y 160 px", "0.00386", ">0.0012<", "1.300", "0.700", "0.240", "0.200", "0.031", "x, mm"):
         assert shown in text
     assert re.search(r"read 0\.25 s.*network 4\.50 s.*stitch 0\.12 s", text, re.DOTALL)
     assert "Time: 5.00 s" in text

@@ -19,7 +19,7 @@ from inspect_cli.evaluation.truth import Truth, doubts
 from inspect_cli.images import Part, discover_parts
 from inspect_cli.material.manifest import Calibration, MapLimit
 from inspect_cli.outputs.stored import part_folder
-from inspect_cli.pictures.plots import save_threshold_histogram
+from inspect_cli.pictures.plots import save_limit_histogram
 from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.outliers import outliers
@@ -254,5 +254,5 @@ def _draw(
     picture = model.bundle.folder / "threshold.png"
     limits = {name: limit.pixel for name, limit in calibration.limits.items()}
     bad = None if defective is None else raw_peaks(defective, maps)
-    save_threshold_histogram(picture, raw_peaks(good, maps), limits, bad)
+    save_limit_histogram(picture, raw_peaks(good, maps), limits, bad)
     teller.say(f"histogram of the parts' peaks: {picture}")

@@ -76,7 +76,7 @@ def write_run_record(
         "model_sha256": manifest.digest(),
         "recipe_sha256": recipe.digest(),
         "calibration": json.loads(calibration.model_dump_json(exclude={"limits"}))
-        | {"thresholds": {name: limit.pixel for name, limit in calibration.limits.items()}},
+        | {"limits": {name: limit.pixel for name, limit in calibration.limits.items()}},
         "warnings": model.cautions,
         "input": str(folder.resolve()),
         "pixel_pitch_um": recipe.pixel_pitch_um,

@@ -33,11 +33,11 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One score map of a part on disk: score = stored value / ``threshold``; ``flagged`` is the mask made of it."""
+    """One score map of a part on disk: score = stored value / ``limit``; ``flagged`` is the mask made of it."""
 
     name: str
     path: Path
-    threshold: float
+    limit: float
     peak: float | None
     flagged: Path | None = None
 
@@ -317,7 +317,7 @@ def _check_is_there(path: Path, record: PartRecord) -> None:
 def _layers(folder: Path, record: PartRecord) -> list[Layer]:
     layers = [Layer(FUSED, folder / "heatmap.tif", 1.0, record.score, folder / "mask.png")]
     for name, stored in record.maps.items() if "maps" in record.outputs else ():
-        layers.append(Layer(name, folder / "maps" / f"{name}.tif", stored.threshold, stored.score))
+        layers.append(Layer(name, folder / "maps" / f"{name}.tif", stored.limit, stored.score))
     return layers
 
 
@@ -332,7 +332,7 @@ def _count_pixels(
     defects: list[NDArray[np.float32]] = []
     stored: NDArray[np.bool_] | None = None
     for y0, raw in _rows(layer.path, shape):
-        scores = raw / np.float32(layer.threshold)
+        scores = raw / np.float32(layer.limit)
         if layer.flagged is not None:
             stored = read_mask(layer.flagged, *shape) if stored is None else stored
             _count_flagged(

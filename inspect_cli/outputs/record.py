@@ -76,7 +76,7 @@ def findings(judgement: Judgement, judge: Judge, pitch_um: float | None) -> Find
         name: {
             "score": judge.score_of(name) if peak.raw_max >= 0 else None,
             "raw_max": peak.raw_max if peak.raw_max >= 0 else None,
-            "threshold": judge.limits[name],
+            "limit": judge.limits[name],
             "x_px": peak.x_px,
             "y_px": peak.y_px,
         }

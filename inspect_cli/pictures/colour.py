@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-#: Score of the limit, in units of itself: a map is divided by its threshold before anybody sees it.
+#: Score of the limit, in units of itself: a map is divided by its limit before anybody sees it.
 LIMIT: Final = 1.0
 
 #: Score at the upper end of the scale; anything above takes the same colour.

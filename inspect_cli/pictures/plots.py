@@ -1,4 +1,4 @@
-"""Plots as PNG files: patch scores, loss curves, thresholds. The same data give the same bytes.
+"""Plots as PNG files: patch scores, loss curves, limits. The same data give the same bytes.
 
 matplotlib is imported inside the functions (it is slow to import) and used through its object interface,
 without pyplot, so that nothing outside a figure changes.
@@ -137,13 +137,13 @@ def save_loss_curve(path: Path, history: Sequence[Mapping[str, Any]], title: str
     _save(path, figure)
 
 
-def save_threshold_histogram(
+def save_limit_histogram(
     path: Path,
     good: Mapping[str, ArrayLike],
-    thresholds: Mapping[str, float],
+    limits: Mapping[str, float],
     defect: Mapping[str, ArrayLike] | None,
 ) -> None:
-    """Write, one panel a map, where the threshold lies among the scores of good and defective samples.
+    """Write, one panel a map, where the limit lies among the scores of good and defective samples.
 
     Parameters
     ----------
@@ -151,15 +151,15 @@ def save_threshold_histogram(
         PNG file to write.
     good
         Map name to the raw scores of good samples.
-    thresholds
-        Map name to its threshold, in the same raw units.
+    limits
+        Map name to its limit, in the same raw units.
     defect
         Map name to the raw scores of defective samples, where there are any.
     """
     figure = _figure(max(1, len(good)))
     panels = figure.subplots(max(1, len(good)), 1, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, good.items(), strict=False):
-        _threshold_panel(axes, _finite(values), _finite((defect or {}).get(name, ())), thresholds.get(name))
+        _limit_panel(axes, _finite(values), _finite((defect or {}).get(name, ())), limits.get(name))
         axes.set_title(_plain(name))
         _finish(axes, "raw score", "samples", None)
     if not good:
@@ -204,17 +204,15 @@ def save_bars(path: Path, values: Mapping[str, float], x_name: str) -> None:
     _save(path, figure)
 
 
-def _threshold_panel(
-    axes: Axes, good: NDArray[np.float64], defect: NDArray[np.float64], threshold: float | None
-) -> None:
-    limit = _finite(() if threshold is None else threshold)
-    edges, logarithmic = _raw_edges(np.concatenate([good, defect, limit]))
+def _limit_panel(axes: Axes, good: NDArray[np.float64], defect: NDArray[np.float64], limit: float | None) -> None:
+    lines = _finite(() if limit is None else limit)
+    edges, logarithmic = _raw_edges(np.concatenate([good, defect, lines]))
     for colour, name, values in ((_SERIES[0], "good", good), (_SERIES[1], "defective", defect)):
         if values.size:
             counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
             axes.stairs(counts, edges, fill=True, color=colour, alpha=0.55, label=f"{name}: {values.size:,}")
-    for value in limit:
-        axes.axvline(value, color=_LIMIT_COLOUR, linewidth=1.4, label=f"threshold {value:.4g}")
+    for value in lines:
+        axes.axvline(value, color=_LIMIT_COLOUR, linewidth=1.4, label=f"limit {value:.4g}")
     if logarithmic:
         axes.set_xscale("log")
 

@@ -142,7 +142,7 @@ def write_report(run: Path, out: Path | None = None, top: int = 50) -> Path:
         title=f"{data.run.get('material', 'unnamed material')}: inspection report",
         run=data.run,
         calibration=mapping(data.run.get("calibration")),
-        thresholds=mapping(mapping(data.run.get("calibration")).get("thresholds")),
+        limits=mapping(mapping(data.run.get("calibration")).get("limits")),
         counts=_counts(data.run),
         meanings=_MEANINGS,
         ending=_ending(data.run),

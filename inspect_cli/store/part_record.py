@@ -48,7 +48,7 @@ class Peak(Entry):
 class MapRecord(Entry):
     """One map: the file that was read, mean and spread of its pixels (unit range), its largest residual, its limit.
 
-    ``threshold`` and ``raw_max`` are residuals, ``score`` is one over the other. None where nothing was scored.
+    ``limit`` and ``raw_max`` are residuals, ``score`` is one over the other. None where nothing was scored.
     """
 
     file: str
@@ -57,7 +57,7 @@ class MapRecord(Entry):
     spread: float
     score: float | None = Field(ge=0)
     raw_max: float | None = Field(ge=0)
-    threshold: float = Field(gt=0)
+    limit: float = Field(gt=0)
     x_px: int
     y_px: int
 
