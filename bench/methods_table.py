@@ -35,7 +35,7 @@ from inspect_cli.store.part_record import read_part_record
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "bench" / "methods.csv"
 COLUMNS = (
-    "data", "method", "settings", "pixel_auroc", "image_auroc", "au_pro", "pixel_aupr", "explained_variance",
+    "data", "method", "settings", "pixel_auroc", "image_auroc", "au_pro", "pixel_ap", "explained_variance",
     "budget", "threads", "seed", "steps", "train_s", "score_s_per_mpx",
 )  # fmt: skip
 #: Settings that let a method make enough steps on a CPU.

@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
 # A shell that starts the tests in the background lets them ignore SIGINT, and so the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+_HAS_GPU = torch.cuda.is_available
+_VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 
 RECIPE = """
 material: foil
@@ -30,6 +34,16 @@ scoring: {smooth_sigma_px: 1.5, min_area_px: 4}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that no worker ends long after the others."""
     items.sort(key=lambda item: item.path.name != "test_faults.py")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Hide a GPU from the tests of everything else and from the programs that they start.
+
+    They plant faults where a CPU scores, and name engines that a GPU has not.
+    """
+    of_gpu = item.path.name == "test_cuda.py"
+    torch.cuda.is_available = _HAS_GPU if of_gpu else lambda: False
+    os.environ["CUDA_VISIBLE_DEVICES"] = _VISIBLE_GPUS if of_gpu else ""
 
 
 @pytest.fixture(autouse=True)
@@ -122,8 +136,6 @@ def results(shared_run: Path, batch: Path) -> Path:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small networks are slower on several threads, much slower where the machine is busy."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

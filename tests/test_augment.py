@@ -122,6 +122,16 @@ def test_training_takes_the_generated_parts(call, shared_batch, store, tmp_path)
     assert extra == {f"gan_{n:04d}" for n in range(5)}
 
 
+def test_parts_whose_masks_mark_defects_are_not_learnt_from(call, shared_batch, tmp_path):
+    data = Path(shutil.copytree(shared_batch / "train", tmp_path / "marked"))
+    first = sorted(data.rglob("*_albedo.tif"))[0]
+    tifffile.imwrite(first.with_name(f"{first.stem}_label.tif"), np.full((150, 200), 255, np.uint8))
+    code, _, told = call(tmp_path / "out", "--data", data)
+    assert code == 0
+    assert "left out: " in told
+    assert "marks defects" in told
+
+
 def test_same_seed_same_parts(call, tmp_path):
     for out, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert call(tmp_path / out, "--seed", seed, "--maps", "albedo")[0] == 0

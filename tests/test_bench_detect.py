@@ -100,11 +100,11 @@ def test_a_table_of_another_version_is_not_overwritten(stripes, tmp_path, capsys
 
 def test_means_are_over_folders_and_seeds_and_leave_out_what_is_missing():
     rows = [
-        {"method": "a", "image_auroc": "", "pixel_auroc": 0.5, "pixel_aupr": 0.1, "au_pro": 0.2, "f1_max": None,
+        {"method": "a", "image_auroc": "", "pixel_auroc": 0.5, "pixel_ap": 0.1, "au_pro": 0.2, "f1_max": None,
          "train_s": 1, "score_s_per_mpx": 2},
-        {"method": "a", "image_auroc": 1.0, "pixel_auroc": 0.7, "pixel_aupr": 0.3, "au_pro": 0.4, "f1_max": None,
+        {"method": "a", "image_auroc": 1.0, "pixel_auroc": 0.7, "pixel_ap": 0.3, "au_pro": 0.4, "f1_max": None,
          "train_s": 3, "score_s_per_mpx": 2},
-        {"method": "b", "image_auroc": 0.9, "pixel_auroc": 0.8, "pixel_aupr": 0.3, "au_pro": 0.4, "f1_max": 0.1,
+        {"method": "b", "image_auroc": 0.9, "pixel_auroc": 0.8, "pixel_ap": 0.3, "au_pro": 0.4, "f1_max": 0.1,
          "train_s": 3, "score_s_per_mpx": 2},
     ]  # fmt: skip
     found = means(rows)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import typer
+import yaml
 from helpers import COARSE
 
 from inspect_cli import docs
@@ -459,6 +460,8 @@ def test_what_is_done_is_listed_whatever_ends_the_run(batch, models, monkeypatch
 def test_recipe_new_check_and_schema(tmp_path, capsys):
     store = tmp_path / "models"
     assert run(["recipe", "new", "plate", "--maps", "gradient,own", "--models", str(store)]) == 0
+    made = yaml.safe_load((store / "plate" / "recipe.yaml").read_text())
+    assert made["maps"]["own"]["range"] == "train", "no camera is known to use all of its type"
     assert run(["recipe", "check", "plate", "--models", str(store)]) == 0
     assert run(["recipe", "new", "plate", "--models", str(store)]) == 1
     capsys.readouterr()

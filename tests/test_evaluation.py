@@ -142,7 +142,7 @@ def test_areas_equal_scikit_learn(seed: int) -> None:
     roi = np.isfinite(scores)
     histogram = _histogram(scores, mask)
     assert histogram.auroc() == pytest.approx(roc_auc_score(mask[roi], scores[roi]), rel=1e-12)
-    assert histogram.aupr() == pytest.approx(average_precision_score(mask[roi], scores[roi]), rel=1e-12)
+    assert histogram.average_precision() == pytest.approx(average_precision_score(mask[roi], scores[roi]), rel=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -190,7 +190,7 @@ def test_undefined_metrics_are_none(mask_value: bool) -> None:
     assert histogram.auroc() is None
     assert histogram.au_pro() is None
     if not mask_value:
-        assert histogram.aupr() is histogram.f1_max() is histogram.iou_max() is None
+        assert histogram.average_precision() is histogram.f1_max() is histogram.iou_max() is None
         assert histogram.iou_at(1.0) is histogram.recall_at(1.0) is histogram.precision_at(1.0) is None
 
 
@@ -198,7 +198,7 @@ def test_an_empty_histogram_is_undefined_too() -> None:
     outside = ScoreHistogram()
     outside.add(np.full((2, 2), np.nan, dtype=np.float32), np.ones((2, 2), dtype=bool))
     for histogram in (ScoreHistogram(), outside):
-        assert histogram.auroc() is histogram.aupr() is histogram.au_pro() is histogram.f1_max() is None
+        assert histogram.auroc() is histogram.average_precision() is histogram.au_pro() is histogram.f1_max() is None
 
 
 def test_the_best_limit_is_negative_when_zero_scores_must_be_flagged() -> None:
@@ -486,7 +486,7 @@ class _Run:
         flagged = scores > 1.0
         return {
             "pixel_auroc": roc_auc_score(truth, scores),
-            "pixel_aupr": average_precision_score(truth, scores),
+            "pixel_ap": average_precision_score(truth, scores),
             "au_pro": _brute_force_au_pro(pairs),
             "image_auroc": roc_auc_score([m.any() for _, m in pairs], [np.nanmax(s) for s, _ in pairs]),
             "f1_max": _best_f1(truth, scores),
@@ -620,7 +620,7 @@ def test_without_good_or_defective_parts_metrics_are_null(tmp_path: Path) -> Non
     assert result["pixel_auroc"] is not None
     _write_mask(run.truth / "dent/a_mask.png", np.zeros((30, 22), np.uint8))
     result = evaluate_run(run.run, run.truth)
-    undefined = {"pixel_auroc", "pixel_aupr", "au_pro", "image_auroc", "f1_max", "iou", "recall"}
+    undefined = {"pixel_auroc", "pixel_ap", "au_pro", "image_auroc", "f1_max", "iou", "recall"}
     undefined |= {"precision", "iou_max", "f1_max_score", "iou_max_score"}
     undefined |= {"patch_auroc", "image_f1", "image_recall"}
     assert {key for key, value in result.items() if value is None} == undefined
@@ -681,7 +681,7 @@ def test_overlap_at_the_limit_is_that_of_the_masks(small_run: _Run) -> None:
 
 def test_a_run_without_parts_is_refused(tmp_path: Path) -> None:
     run = _Run(tmp_path)
-    assert find_parts(run.run) == ([], frozenset(), None, None)
+    assert find_parts(run.run) == ([], frozenset(), None)
     with pytest.raises(NoInputError, match="no finished part"):
         evaluate_run(run.run, run.truth)
 
@@ -697,6 +697,7 @@ def test_a_failed_part_is_counted_once_and_truth_of_no_part_is_told(
     small_run: _Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = {"material": "foil", "input": "gone", "tile_px": 128, "started_utc": "2026"}
+    listed |= {"scoring_sha256": "m", "limits_sha256": "l"}
     listed |= {"parts": PARTS, "errors": [{"part": "scratch/torn", "error": "cut off"}], "pending": []}
     listed |= {"interrupted": False, "exit_code": 4}
     (small_run.run / "run.json").write_text(json.dumps(listed))

@@ -11,12 +11,13 @@ import yaml
 from helpers import TRAINED
 
 from inspect_cli.cli import run
+from inspect_cli.errors import RecipeError
 from inspect_cli.images import ValueRange
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.bundle import read_bundle
 from inspect_cli.methods import build_detector, method_names
 from inspect_cli.methods.base import Batch, Detector
-from inspect_cli.methods.registry import method_class
+from inspect_cli.methods.registry import check_whole_images, method_class
 from inspect_cli.recipe.schema import TrainingSpec
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.training.batches import MapTraining, training_batch
@@ -147,6 +148,10 @@ def test_fully_convolutional_methods_take_any_size_and_others_say_no(name):
     if detector.fully_convolutional:
         with torch.no_grad():
             assert detector.score(torch.rand(1, 1, 5 * step, 9 * step)).shape == (1, 5 * step, 9 * step)
+        check_whole_images(name)
+    else:
+        with pytest.raises(RecipeError, match=f"method {name} needs tiles of one size"):
+            check_whole_images(name)
 
 
 def test_training_patches_are_the_same_again_and_never_larger_than_a_tile(name, folder):

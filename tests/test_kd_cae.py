@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KernelDensity as SklearnDensity
 
 from inspect_cli.errors import RecipeError
+from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Batch
 from inspect_cli.methods.density import KernelDensity
 from inspect_cli.methods.kd_cae import KernelDensityAutoencoder
@@ -135,6 +136,14 @@ def test_equal_codes_make_an_even_density():
     density = fitted(torch.full((10, 6), 3.0))
     assert float(density.dimensions) == 0
     assert density.log_density(torch.rand(4, 6)).tolist() == pytest.approx([0] * 4, abs=1e-6)
+
+
+def test_of_a_single_tile_the_residual_alone_counts():
+    detector = build_detector("kd-cae", 1, 32, {"points": 8}).eval()
+    tile = torch.rand(1, 1, 32, 32)
+    detector.fit(tile)
+    expected = (detector.reconstruct(tile) - tile).square().mean(dim=1)
+    torch.testing.assert_close(detector.score(tile), expected / expected.mean())
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])

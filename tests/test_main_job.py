@@ -241,7 +241,7 @@ def test_limits_from_labelled_parts_reach_the_best_iou(batch, models, capsys):
 def test_evaluation_keys_kinds_and_maps(results, batch, capsys):
     assert run(["evaluate", str(results), "--truth", str(batch / "ground_truth"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    keys = {"pixel_auroc", "pixel_aupr", "au_pro", "image_auroc", "f1_max", "iou", "recall"}
+    keys = {"pixel_auroc", "pixel_ap", "au_pro", "image_auroc", "f1_max", "iou", "recall"}
     assert keys <= set(found)
     assert set(found["by_map"]) == {"albedo", "normal"}
     assert set(found["by_kind"]) == {"dent", "stain", "scratch"}
@@ -271,9 +271,28 @@ def test_fail_on_defect(batch, models):
 
 
 def test_images_of_formats_that_are_not_read_are_told(batch, models, capsys):
+    """On the terminal, in the log and the metrics, in the record of the run, also after new limits."""
     (batch / "test" / "good" / "g009_albedo.webp").write_bytes(b"RIFF")
-    assert score(batch, models, *COARSE) == 0
-    assert "1 image(s) of formats that are not read get no verdict: g009_albedo.webp" in capsys.readouterr().err
+    log, metrics = batch / "log", batch / "inspect.prom"
+    assert score(batch, models, *COARSE, "--log-file", str(log), "--metrics-file", str(metrics)) == 0
+    text = "1 image(s) of formats that are not read get no verdict: g009_albedo.webp"
+    assert text in capsys.readouterr().err
+    assert text in log.read_text()
+    assert re.search(r"^inspect_last_run_warnings\{.*\} 1\.0$", metrics.read_text(), re.MULTILINE)
+    results = batch / "test/inspection/foil"
+    assert json.loads((results / "run.json").read_text())["batch_warnings"] == [text]
+    assert score(batch, models, "--outputs", "maps", "--stride", "32") == 0
+    assert threshold(models, "--value", "albedo=1", "--stride", "32", "--apply", str(results)) == 0
+    assert json.loads((results / "run.json").read_text())["batch_warnings"] == [text]
+
+
+def test_a_folder_may_be_named_like_an_address(batch, models, monkeypatch):
+    monkeypatch.chdir(batch)
+    assert score(batch, models, *COARSE, "--out", "charge:1") == 0
+    assert (batch / "charge:1" / "patches.parquet").stat().st_size > 0
+    words = ["tile", str(batch / "test"), "-m", "foil", "--models", str(models), "--size", "32"]
+    assert run([*words, "--random", "2", "--out", "cut:1"]) == 0
+    assert (batch / "cut:1" / "index.parquet").stat().st_size > 0
 
 
 def test_stride_and_batch_are_taken(batch, models):
@@ -382,6 +401,23 @@ def test_new_material_gets_a_recipe_from_plain_png_files(tmp_path, capsys, monke
     assert run(["recipe", "check", str(store / name / "recipe.yaml")]) == 0
     score = ["score", str(tmp_path / "set" / "train"), "--material", name, "--models", str(store)]
     assert run([*score, "--outputs", "none"]) == 0
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_recipe_that_is_left_of_other_images_is_told(batch, models, capsys, trained):
+    """Such as of the wrong folder in the first try: one map of photographs, and now the maps of a rig."""
+    recipe = models / "left" / "recipe.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text("material: left\nmaps: {image: {files: '{part}.*'}}\n")
+    if trained:
+        (recipe.parent / "cae").mkdir()
+        (recipe.parent / "cae" / "manifest.json").write_text("{}")
+    run(["train", "-m", "left", "--models", str(models), "--data", str(batch / "train"), "--preview-roi"])
+    told = capsys.readouterr().err
+    assert ("which was there before, takes {part}.*; a new one" in told) == (not trained)
+    assert ("would take {part}_albedo.tif, {part}_normal.tif: delete it" in told) == (not trained)
+    run(["train", "-m", "foil", "--models", str(models), "--data", str(batch / "train"), "--preview-roi"])
+    assert "which was there before" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -848,5 +884,19 @@ def test_limits_from_good_parts_say_with_the_exit_code_that_one_was_left_out(bat
 def test_limits_remember_the_stride_they_were_measured_at(batch, models, capsys):
     assert threshold(models, "--good", str(batch / "train"), "--stride", "32", "--json") == 0
     assert json.loads(capsys.readouterr().out)["stride_px"] == 32
+    manifest = models / "foil" / "cae" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["calibration"]["false_alarm_rate"] = 0.05
+    manifest.write_text(json.dumps(content))
+    record = batch / "test/inspection/foil/run.json"
+    assert score(batch, models, "--outputs", "none", "--stride", "32") == 0
+    assert json.loads(record.read_text())["calibration"]["false_alarm_rate"] == 0.05
+    capsys.readouterr()
     assert score(batch, models, "--outputs", "none") == 0
-    assert "the limits were set at stride 32 px, not 16 px" in capsys.readouterr().err
+    told = json.loads(record.read_text())
+    assert told["calibration"]["false_alarm_rate"] is None
+    assert any("no rate of false alarms is promised" in warning for warning in told["warnings"])
+    assert (
+        "the limits were set at stride 32 px, precision f32, not stride 16 px, precision f32"
+        in capsys.readouterr().err
+    )

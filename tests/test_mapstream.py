@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ class Copying(Blocking):
         assert tiles.ndim == 4
         self.tiles += list(tiles)
         return tiles[:, 0].copy()
+
+
+class Rows(MapReader):
+    """An image of any height that is nowhere whole."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.header = ImageHeader(Path("rows"), "rows", width, height, 1, np.dtype(np.uint8))
+
+    def read_rows(self, y0: int, y1: int) -> NDArray[Any]:
+        return np.full((y1 - y0, self.header.width), y0 % 251, np.uint8)
 
 
 def stream_of(
@@ -291,3 +302,20 @@ def test_pieces_of_rows_and_small_blocks_change_nothing(blend: str, monkeypatch:
         for found, known in zip(stream.patches(), patches, strict=True):
             np.testing.assert_array_equal(found, known)
         assert len(engine.tiles) == count
+
+
+def test_memory_does_not_grow_with_the_height_of_an_image() -> None:
+    def peak(height: int) -> int:
+        preprocess = Preprocess(ValueRange(0, 255), (FILL,), "uint8")
+        engine = Copying()
+        engine.score = lambda tiles: tiles[:, 0].copy()  # type: ignore[method-assign]  # keeps nothing
+        stream = MapStream(Rows(height, 512), preprocess, engine, Tiling(64, 32, smooth_sigma_px=2.0), None)
+        tracemalloc.start()
+        for rows in stream.rows():
+            assert len(rows)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(64)  # what is made once
+    assert peak(4096) < 1.1 * peak(1024)

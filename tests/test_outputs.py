@@ -266,7 +266,14 @@ def test_tables_hold_every_part_and_region(run: Path) -> None:
 
 def test_finished_parts_are_those_that_the_run_lists(run: Path) -> None:
     content = {"material": "foil", "input": "batch", "interrupted": False, "exit_code": None, "started_utc": "2026"}
-    content |= {"parts": [HOSTILE[0], "gone"], "errors": [], "pending": [], "tile_px": 128}
+    content |= {
+        "parts": [HOSTILE[0], "gone"],
+        "errors": [],
+        "pending": [],
+        "tile_px": 128,
+        "scoring_sha256": "",
+        "limits_sha256": "",
+    }
     (run / "run.json").write_text(json.dumps(content))
     assert finished_parts(run) == [HOSTILE[0]], "left from before, or not there"
     for damaged, key in (

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspect_cli.errors import InputError, NoInputError, UsageError
-from inspect_cli.images.infer import check_told_apart, infer_maps, training_root, unmatched
+from inspect_cli.images.infer import check_told_apart, infer_maps, named_defective, training_root, unmatched
 from inspect_cli.images.parts import Part, discover_parts, unused_images
 from inspect_cli.recipe.schema import MapSpec
 
@@ -185,7 +185,9 @@ def test_two_files_for_one_map_are_refused_by_name(tmp_path: Path) -> None:
     fill(tmp_path, "P1.tif", "P1.png", "P2.tif")
     double, single = discover_parts(tmp_path, ANY)
     single.require_complete(ANY)
-    with pytest.raises(InputError, match=r"P1: two files for map 'image': P1\.png and P1\.tif; keep one"):
+    with pytest.raises(
+        InputError, match=r"P1: two files for map 'image': P1\.png and P1\.tif; keep one, or .*'\{part\}\.tif'"
+    ):
         double.require_complete(ANY)
 
 
@@ -372,7 +374,8 @@ def test_image_with_more_channels_than_a_recipe_allows_is_an_input_error(tmp_pat
         ([], "."),
         (["train"], "train"),
         (["train/good", "test/good"], "train/good"),
-        (["good"], "."),
+        (["good", "bad"], "good"),
+        (["lot1", "lot2"], "."),
         (["Train/Good", "Test/Crack"], "Train/Good"),
         (["TRAIN", "TEST"], "TRAIN"),
         (["Train", "train"], "train"),
@@ -404,6 +407,22 @@ def test_maps_that_are_named_otherwise_are_no_photographs(tmp_path, name):
         check_told_apart(tmp_path, infer_maps(tmp_path))
 
 
+@pytest.mark.parametrize("names", [("height", "gloss"), ("height", "gloss", "albedo"), ("Albedo", "Z")])
+def test_maps_of_names_that_nobody_knows_are_no_photographs(tmp_path, names):
+    for kind, number in product(names, range(3)):
+        gray(tmp_path / f"P{number}_{kind}.tif", 4, 5)
+    known = ",".join(sorted(names))
+    with pytest.raises(UsageError, match=rf"each part seems to have several maps .*recipe new NAME --maps {known}`"):
+        check_told_apart(tmp_path, infer_maps(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["{n}_{k}.png", "P{n}_view{k}.png", "P{n}{k}.png"])
+def test_photographs_by_number_are_photographs(tmp_path, name):
+    for kind, number in product(range(2), range(4)):
+        gray(tmp_path / name.format(n=number, k=kind), 4, 5)
+    check_told_apart(tmp_path, infer_maps(tmp_path))
+
+
 def test_photographs_with_a_word_of_a_map_in_their_names_are_photographs(tmp_path):
     for name in ("normal_1.tif", "normal_2.tif", "dent_1.tif", "albedo.tif", "scratch_1.tif"):
         gray(tmp_path / name, 4, 5)
@@ -414,12 +433,12 @@ def test_photographs_with_a_word_of_a_map_in_their_names_are_photographs(tmp_pat
 
 
 def test_images_of_no_part_are_told_and_other_maps_of_a_part_are_not(tmp_path):
-    for name in ("P1_a.png", "P1_b.png", "k/P2_A.png", "k/P1_b.png", "P3-a.png", "P1_a.txt"):
+    for name in ("P1_a.png", "P1_b.png", "k/P2_A.png", "k/P1_b.png", "P3-a.png", "P12_A.png", "P1_a.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     parts = discover_parts(tmp_path, {"a": MapSpec(files="{part}_a.png")})
     assert [part.id for part in parts] == ["P1"]
-    assert unused_images(tmp_path, parts).strays == ["P3-a.png", "k/P1_b.png", "k/P2_A.png"]
+    assert unused_images(tmp_path, parts).strays == ["P12_A.png", "P3-a.png", "k/P1_b.png", "k/P2_A.png"]
 
 
 def test_masks_in_a_folder_of_their_own_beside_the_parts_are_no_parts(tmp_path):
@@ -428,3 +447,33 @@ def test_masks_in_a_folder_of_their_own_beside_the_parts_are_no_parts(tmp_path):
         (tmp_path / name).touch()
     parts = discover_parts(tmp_path, {"a": MapSpec(files="{part}.*")})
     assert [part.id for part in parts] == ["Test/Label/P2_label", "Test/P1"]
+
+
+def test_masks_of_the_names_of_images_elsewhere_are_no_parts(tmp_path):
+    """As in VisA, where masks lie in folders of their own; photographs of labels stay what they are."""
+    masks = ("Masks/Anomaly/0.png", "Masks/1.png", "ground_truth/dent/0.png")
+    for name in ("Images/Anomaly/0.JPG", "Images/Normal/1.JPG", *masks, "labels/front.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    maps = {"image": MapSpec(files="{part}.*")}
+    parts = discover_parts(tmp_path, maps)
+    assert [part.id for part in parts] == ["Images/Anomaly/0", "Images/Normal/1", "labels/front"]
+    unused = unused_images(tmp_path, parts)
+    assert unused.truth == sorted(masks)
+    assert "3 image(s) in folders of masks, named like images elsewhere, are taken for masks" in unused.told(maps)[0]
+
+
+def test_folders_that_are_named_like_those_of_defective_parts_are_told(tmp_path):
+    names = (
+        "ok_front/1.png",
+        "def_front/1.png",
+        "def_front/2.png",
+        "lot2/NOK/1.png",
+        "defect-free/1.png",
+        "badge/1.png",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    parts = discover_parts(tmp_path, {"image": MapSpec(files="{part}.*")})
+    assert named_defective(parts) == {"def_front": 2, "lot2/NOK": 1}

@@ -560,6 +560,15 @@ def test_warnings_of_the_model_stand_at_the_top(copied):
     assert "albedo: explains 4 % of the variance" in head
 
 
+def test_warnings_of_the_batch_stand_at_the_top(copied):
+    rewrite(
+        copied / "run.json", exit_code=0, warnings=[], batch_warnings=["2 image(s) of no part get no verdict: Q1"]
+    )
+    head = write_report(copied).read_text().partition('id="parts"')[0]
+    assert "Look here before you rely on this run." in head
+    assert "2 image(s) of no part get no verdict: Q1" in head
+
+
 def test_part_whose_name_is_guarded_against_spreadsheets_is_found(copied):
     record = copied / "parts/=SUM(A1)"
     shutil.move(copied / "parts/dent/b007", record)
@@ -577,7 +586,8 @@ def test_count_of_regions_is_that_of_the_record(copied):
 
 def test_part_shows_numbers_of_its_record_in_mm(page):
     text = section(page, "scratch/b000")
-    for shown in ("3.22", "x 280, y 160 px", "0.00386", ">0.0012<", "1.300", "0.700", "0.240", "0.200", "0.031", "x, mm"):
+    shown_px = ("3.22", "x 280, y 160 px", "0.00386", ">0.0012<")
+    for shown in (*shown_px, "1.300", "0.700", "0.240", "0.200", "0.031", "x, mm"):
         assert shown in text
     assert re.search(r"read 0\.25 s.*network 4\.50 s.*stitch 0\.12 s", text, re.DOTALL)
     assert "Time: 5.00 s" in text

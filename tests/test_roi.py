@@ -34,8 +34,11 @@ def area(*boxes: tuple[int, int, int, int]) -> Mask:
     return mask
 
 
-def recipe(**roi: Any) -> Recipe:
-    maps = {"albedo": MapSpec(files="{part}_albedo.tif"), "normal": MapSpec(files="{part}_normal.tif", channels=3)}
+def recipe(span: Any = "type", **roi: Any) -> Recipe:
+    maps = {
+        "albedo": MapSpec(files="{part}_albedo.tif", range=span),
+        "normal": MapSpec(files="{part}_normal.tif", channels=3),
+    }
     return Recipe.model_validate({"material": "foil", "maps": maps, "roi": roi})
 
 
@@ -91,6 +94,36 @@ def test_background_at_the_border_is_outside_and_findings_inside(tmp_path: Path,
     np.testing.assert_array_equal(found, ~outside)
     with_margin = find_roi(recipe(rule=rule), part, tmp_path)
     np.testing.assert_array_equal(with_margin, shrunk(~outside, 4))
+
+
+def test_a_map_of_single_bits_is_refused_by_name(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "P1_albedo.tif", area((0, HEIGHT, 0, 20)), photometric="minisblack")
+    part = Part("P1", {"albedo": tmp_path / "P1_albedo.tif"}, tmp_path)
+    with pytest.raises(InputError, match=r"P1_albedo\.tif: pixel type bool is not supported where a ROI"):
+        find_roi(recipe(rule="dark"), part, tmp_path)
+
+
+@pytest.mark.parametrize("span", ["train", "type", (0, 4095)])
+def test_twelve_bits_in_sixteen_end_at_their_own_end(tmp_path: Path, span: Any) -> None:
+    """Of 65535 two hundredths are 1310: material that is not bright, and touches the border."""
+    pixels = np.random.default_rng(0).integers(900, 1250, (HEIGHT, WIDTH)).astype(np.uint16)
+    pixels[:, :20], pixels[:, -20:] = 40, 4095
+    part = part_of(tmp_path, pixels)
+    for rule, beside in (("dark", np.s_[:, :20]), ("saturated", np.s_[:, -20:])):
+        outside = np.zeros((HEIGHT, WIDTH), bool)
+        outside[beside] = True
+        np.testing.assert_array_equal(find_roi(recipe(span, rule=rule, margin_px=0), part, tmp_path), ~outside)
+
+
+@pytest.mark.parametrize(("low", "high", "dark"), [(-0.01, 0.01, 0.0), (0.004, 0.01, 1e-4), (100.0, 240.0, 3.0)])
+def test_floats_of_any_range_are_dark_at_zero(tmp_path: Path, low: float, high: float, dark: float) -> None:
+    pixels = np.random.default_rng(0).uniform(low, high, (HEIGHT, WIDTH)).astype(np.float32)
+    pixels[:, :20], pixels[:, -20:] = np.nan, dark
+    found = find_roi(recipe(rule="dark", margin_px=0), part_of(tmp_path, pixels), tmp_path)
+    assert found is not None
+    assert not found[:, :20].any()
+    assert not found[:, -20:].any()
+    assert found[:, 20:-20].all()
 
 
 @pytest.mark.parametrize("rule", ["saturated", "dark"])

@@ -65,7 +65,7 @@ def test_an_empty_mask_adds_nothing_and_its_gradient_is_finite(value):
 
 
 def test_the_network_has_the_papers_layers():
-    network = DilatedAutoencoder(3, 1032, 64, 4)
+    network = DilatedAutoencoder(3, 520, 64, 4)
     stacks = [layer for layer in network.features if isinstance(layer, DilatedStack)]
     assert len(stacks) == 4
     for stack in stacks:

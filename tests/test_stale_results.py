@@ -13,7 +13,7 @@ import tifffile
 from inspect_cli.batch import parts as batch_parts
 from inspect_cli.batch import run as batch_run
 from inspect_cli.cli import run
-from inspect_cli.errors import EXIT_SIGTERM, InputError, NoInputError, UsageError
+from inspect_cli.errors import EXIT_SIGTERM, InputError, NoInputError, OutputError, UsageError
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.store.layout import PART_RECORD_ASIDE
 
@@ -154,6 +154,59 @@ def test_a_file_that_was_only_touched_is_not_scored_again(seen, batch, models, s
     assert not list(seen.rglob(PART_RECORD_ASIDE))
     stopped(batch, models)
     assert told(seen)["pending"] == [], "it was looked at"
+
+
+def test_what_was_made_of_results_stays_where_files_were_only_touched(seen, batch, models):
+    made = [seen / name for name in ("report.html", "evaluation.json")]
+    for path in made:
+        path.write_text("made")
+    content = overwritten(batch)
+    assert score(batch, models) == 0
+    assert not any(path.exists() for path in made), "another image"
+    for path in made:
+        path.write_text("made")
+    (batch / "test" / f"{PART}_albedo.tif").write_bytes(content)
+    assert score(batch, models) == 0
+    assert not any(path.exists() for path in made), "and back"
+    for path in made:
+        path.write_text("made")
+    os.utime(batch / "test" / f"{PART}_albedo.tif", (1, 1))
+    assert score(batch, models) == 0
+    assert [path.read_text() for path in made] == ["made", "made"]
+    assert not list(seen.glob(".*.aside"))
+
+
+def test_a_full_disk_leaves_no_verdict_of_other_files(seen, batch, models, monkeypatch):
+    def full(*_arguments):
+        raise OutputError("no space")
+
+    overwritten(batch)
+    monkeypatch.setattr(batch_run, "check_space", full)
+    assert score(batch, models) == OutputError.exit_code
+    assert not (seen / "parts" / PART / "part.json").exists()
+    assert (seen / "parts/dent/b000/part.json").exists()
+    assert not (seen / "parts.csv").exists()
+
+
+def test_results_of_other_limits_than_the_run_says_are_not_measured(seen, batch, models, monkeypatch, capsys):
+    """Killed after the record of the run was written and before a part was judged by the new limits."""
+
+    def killed(*_arguments):
+        raise KeyboardInterrupt
+
+    truth = ["--truth", str(batch / "ground_truth")]
+    assert run(["evaluate", str(seen), *truth]) == 0
+    limits = ["--material", "foil", "--models", str(models), "--value", "albedo=1", "--value", "normal=1"]
+    assert run(["threshold", *limits]) == 0
+    assert run(["evaluate", str(seen), *truth]) == 0, "the run is as it was"
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_run, "score_parts", killed)
+        patch.setattr(batch_run, "note_not_reached", killed)
+        score(batch, models)
+    assert run(["evaluate", str(seen), *truth]) == InputError.exit_code
+    assert "not all parts were judged by the same model and limits" in capsys.readouterr().err
+    assert score(batch, models) == 0
+    assert run(["evaluate", str(seen), *truth]) == 0
 
 
 def test_a_damaged_record_of_a_run_is_made_again(results, batch, models):

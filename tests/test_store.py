@@ -31,6 +31,24 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    done = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink().suffix))
+        sync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(("rename", Path(target).name))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    atomic.write_text(tmp_path / "file.txt", "content")
+    assert done == [("sync", atomic.TEMPORARY_SUFFIX), ("rename", "file.txt"), ("sync", tmp_path.suffix)]
+
+
 def test_nan_never_reaches_a_json_file(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         atomic.write_json(tmp_path / "a.json", {"score": float("nan")})

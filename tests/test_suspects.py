@@ -22,6 +22,7 @@ from inspect_cli.training.suspects import (
     LEAST_PARTS,
     NOTE,
     _Place,
+    parts_in_time,
     patches_of_budget,
     ranked,
     spread,
@@ -82,8 +83,16 @@ def test_of_a_long_budget_a_larger_share_goes_into_the_look():
 def test_as_many_tiles_of_each_part_as_time_allows():
     assert tiles_in_time(most=10, parts=10, one_s=0.5, seconds=20.0) == 4
     assert tiles_in_time(most=10, parts=10, one_s=0.01, seconds=20.0) == 10
-    assert tiles_in_time(most=10, parts=100, one_s=5.0, seconds=20.0) == 1  # each part is looked at, however slow
+    assert tiles_in_time(most=10, parts=100, one_s=5.0, seconds=20.0) == 1
     assert tiles_in_time(most=10, parts=10, one_s=100.0, seconds=None) == 10
+
+
+def test_of_thousands_of_parts_as_many_as_time_allows():
+    assert parts_in_time(parts=5000, one_s=0.1, seconds=72.0) == 720
+    assert parts_in_time(parts=300, one_s=0.1, seconds=72.0) == 300
+    assert parts_in_time(parts=5000, one_s=60.0, seconds=72.0) == LEAST_PARTS
+    assert parts_in_time(parts=5, one_s=60.0, seconds=72.0) == 5
+    assert parts_in_time(parts=5000, one_s=60.0, seconds=None) == 5000
 
 
 def test_tiles_are_spread_over_a_part_and_one_alone_lies_in_the_middle():
@@ -289,6 +298,25 @@ def test_parts_are_scored_by_what_was_trained_to_mark(dirty, monkeypatch):
     assert len(used) == LEAST_PARTS + 1  # one tells how long a tile takes
     for weights in used:
         assert all(weights[key].equal(learnt[0][key]) for key in learnt[0])
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_parts_that_there_is_no_time_for_are_told(dirty, monkeypatch, capsys, robust):
+    looked = []
+    worst_of = suspects._worst_of
+
+    def spy(job, engine, part, *arguments):
+        looked.append(part.id)
+        return worst_of(job, engine, part, *arguments)
+
+    monkeypatch.setattr(suspects, "_worst_of", spy)
+    monkeypatch.setattr(suspects, "parts_in_time", lambda *_: LEAST_PARTS // 2)
+    assert train(dirty, *(["--robust"] if robust else [])) in TRAINED
+    lines = [line for line in capsys.readouterr().err.splitlines() if "4 of 8 parts were looked at" in line]
+    assert len(lines) == 1
+    assert ("warning" in lines[0]) == robust
+    assert len(looked) == 1 + LEAST_PARTS // 2, "one tells how long a tile takes"
+    assert len(set(looked)) == LEAST_PARTS // 2
 
 
 def test_small_extra_patches_do_not_end_the_look(dirty, capsys):

@@ -30,6 +30,14 @@ def test_good_tiles_score_one_on_average_at_most_in_any_light():
     assert tone(tiles(40, 1) * slope).mean() < 1.5
 
 
+def test_brightness_is_as_exact_under_mixed_precision():
+    even = 0.6 + 0.05 * torch.rand(6, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    tone = learnt(good=even)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = tone(even)
+    torch.testing.assert_close(found, tone(even), rtol=1e-5, atol=1e-6)
+
+
 def test_soft_stain_stands_out_where_it_is():
     tone, stained = learnt(), tiles(4, 2)
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")

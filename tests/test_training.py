@@ -1,8 +1,10 @@
 """Training: resume, early stopping, budgets, splits, checkpoints."""
 
 import copy
+import errno
 import itertools
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +15,21 @@ import pytest
 import tifffile
 import torch
 
-from inspect_cli.errors import ModelError, NoInputError
+from inspect_cli.errors import ModelError, NoInputError, OutputError
 from inspect_cli.images import Part, ValueRange
 from inspect_cli.images.values import Preprocess
-from inspect_cli.material.bundle import MANIFEST, read_bundle
+from inspect_cli.material.bundle import read_bundle
 from inspect_cli.material.manifest import RoiShare
 from inspect_cli.material.materials import Material
 from inspect_cli.methods import build_detector
 from inspect_cli.recipe import Budget, load_recipe, parse_recipe
 from inspect_cli.recipe.schema import MapSpec, RoiSpec, TrainingSpec
 from inspect_cli.stopping import Interrupted
+from inspect_cli.store.layout import MANIFEST
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.tiles.tiling import Tiling, tiling_of
 from inspect_cli.training import loop
-from inspect_cli.training.batches import MapTraining, training_batch
+from inspect_cli.training.batches import MapTraining, fit_tiles, training_batch
 from inspect_cli.training.budget import MapBudget, left_of, step_size, without_closing
 from inspect_cli.training.health import training_warnings
 from inspect_cli.training.joining import kept_maps
@@ -77,6 +80,34 @@ def _job(image: Path, folder: Path, steps: int, **spec) -> MapTraining:
 
 def _quiet(*_args: object) -> None:
     pass
+
+
+def test_patches_to_learn_from_once_are_all_different_and_turned_like_the_others(image, tmp_path):
+    """Images of one patch yield the same one again and again."""
+    images = []
+    for number in range(6):
+        path = tmp_path / f"{number}.tif"
+        tifffile.imwrite(path, tifffile.imread(image)[number : number + 32, :32])
+        images.append(SamplerImage(path))
+    job = replace(_job(image, tmp_path / "c", 12), train=PatchSampler(images, 32, 1))
+    job.detector.fit_patches = 64
+    tiles = fit_tiles(job)
+    assert len(tiles) == 6
+    assert len({tile.numpy().tobytes() for tile in tiles}) == 6
+    turned = fit_tiles(replace(job, spec=job.spec.model_copy(update={"augment": "turn"})))
+    assert 6 < len(turned) <= 48
+    known = {np.rot90(tile[0], k).tobytes() for tile in tiles.numpy() for k in range(4)}
+    known |= {np.rot90(tile[0].T, k).tobytes() for tile in tiles.numpy() for k in range(4)}
+    assert {tile[0].numpy().tobytes() for tile in turned} <= known
+
+
+def test_a_full_disk_in_training_is_told_as_one(image, tmp_path, monkeypatch):
+    def full(_path: Path, _content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="disk full"):
+        train_map(_job(image, tmp_path / "c", 12), _quiet)
 
 
 def test_batches_come_in_their_order_however_many_threads_make_them(image, tmp_path, monkeypatch):

@@ -341,8 +341,8 @@ def test_of_few_parts_or_of_several_sizes_nothing_is_learnt(alike, capsys, left)
 
 
 def test_in_little_time_three_parts_are_scored_and_of_all_the_brightness_is_taken(alike, monkeypatch, capsys):
-    monkeypatch.setattr(learning, "_SHARE_OF_BUDGET", 1e-6)
-    monkeypatch.setattr(learning, "_MOST_OF_BUDGET", 1e6)
+    monkeypatch.setattr(learning, "USUAL_SHARE", 1e-6)
+    monkeypatch.setattr(learning, "USUAL_MOST_SHARE", 1e6)
     taken = []
     monkeypatch.setattr(
         learning, "laid_alike", lambda cells, *turned: taken.append(len(cells)) or laid_alike(cells, *turned)
@@ -390,7 +390,7 @@ def test_a_budget_in_steps_scores_as_many_parts_as_are_needed_however_large(alik
 
 
 def test_a_budget_in_time_leaves_no_time_for_large_images(alike, monkeypatch, capsys):
-    monkeypatch.setattr(learning, "_SHARE_OF_BUDGET", 1e-6)
-    monkeypatch.setattr(learning, "_MOST_OF_BUDGET", 1e-6)
+    monkeypatch.setattr(learning, "USUAL_SHARE", 1e-6)
+    monkeypatch.setattr(learning, "USUAL_MOST_SHARE", 1e-6)
     assert train(alike, "--budget", "2s") in TRAINED
     assert "lie alike" not in capsys.readouterr().err

@@ -233,13 +233,15 @@ def _working_limits(model: ScoringModel) -> Calibration:
     old = {} if manifest.calibration is None else manifest.calibration.limits
     limits = {name: old.get(name, MapLimit(pixel=1.0, patch=1.0)) for name in manifest.maps}
     origin = "limits in force before the calibration"
-    return Calibration.of_scores(model.tiles, limits, "manual", origin, 0, provisional=True)
+    found = Calibration.of_scores(model.tiles, limits, "manual", origin, 0, provisional=True)
+    return found.model_copy(update={"precision": model.engine.precision})
 
 
 def _fits(calibration: Calibration, model: ScoringModel) -> bool:
-    """Whether limits were set for the maps, smoothing, blend and stride of today."""
+    """Whether limits were set for the maps, smoothing, blend, stride and precision of today."""
     same_maps = calibration.limits.keys() == model.bundle.manifest.maps.keys()
-    return same_maps and calibration.fits(model.tiles) and calibration.stride_px == model.tiles.stride_px
+    same_scores = (calibration.stride_px, calibration.precision) == (model.tiles.stride_px, model.engine.precision)
+    return same_maps and calibration.fits(model.tiles) and same_scores
 
 
 def _draw(

@@ -54,6 +54,7 @@ class Monitor:
         self._folder = as_text(os.path.abspath(folder))  # noqa: PTH100  (links stay as named)
         self._started = time.time()
         self._verdicts: Counter[str] = Counter()
+        self._warnings = 0
         self._log: _Log | None = None
         self._log_file = log
 
@@ -66,6 +67,11 @@ class Monitor:
                 raise
         self._say(logging.INFO, event="start", input=self._folder)
         return self
+
+    def warn(self, text: str) -> None:
+        """Note what concerns the batch as a whole."""
+        self._warnings += 1
+        self._say(logging.WARNING, event="warning", reason=text)
 
     def part(self, outcome: Outcome) -> None:
         """Note how a part ended."""
@@ -124,6 +130,7 @@ class Monitor:
             gauge(_LAST_SUCCESS, "When the last run ended with code 0 or 8.", success)
         gauge("inspect_last_run_duration_seconds", "How long the last run took.", seconds)
         gauge("inspect_last_run_exit_code", "How the last run ended; 0 and 8 are good.", code)
+        gauge("inspect_last_run_warnings", "Warnings of the last run about its batch.", self._warnings)
         parts = Gauge("inspect_last_run_parts", "Parts of the last run.", ["input", "verdict"], registry=registry)
         for verdict in VERDICTS:
             parts.labels(input=self._folder, verdict=verdict).set(self._verdicts[verdict])

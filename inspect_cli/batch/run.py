@@ -8,13 +8,22 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from inspect_cli.batch.parts import note_not_reached, score_parts, set_changed_aside
 from inspect_cli.batch.space import check_space
 from inspect_cli.batch.summary import NOT_REACHED, Outcome, RunSummary, write_run_record
 from inspect_cli.batch.tables import finished_parts, remove_tables, write_tables
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, is_full
+from inspect_cli.errors import (
+    EXIT_DEFECTS,
+    EXIT_DONE,
+    EXIT_UNDECIDED,
+    InputError,
+    NoInputError,
+    OutputError,
+    UsageError,
+    is_full,
+)
 from inspect_cli.images import Part
 from inspect_cli.images.parts import file_within
 from inspect_cli.outputs.record import record_of
@@ -31,6 +40,10 @@ from inspect_cli.store.timestamps import utc_now
 
 if TYPE_CHECKING:
     from inspect_cli.training.order import Teller
+
+
+#: What is made of a run's results, and what it is called while it is unknown whether these hold.
+_MADE_OF_IT: Final = {name: f".{name}.aside" for name in (EVALUATION, EVALUATION_PICTURE, REPORT)}
 
 
 def lock_run(run: Path, wait_s: float = 0.0) -> AbstractContextManager[object]:
@@ -50,23 +63,28 @@ def score_batch(
     settle_s: float = 0.0,
     wait_s: float = 0.0,
     outputs: frozenset[str] = ALL_OUTPUTS,
+    warnings: Sequence[str] = (),
 ) -> tuple[RunSummary, int]:
     """Score parts into ``run``, write its tables and record; return the summary and the exit code.
 
     ``settle_s`` and ``outputs``: see :func:`score_parts`. ``wait_s``: how long to wait for another run that holds the
-    folder.
+    folder. ``warnings`` of the batch are kept in the run's record.
     """
     model.calibration()
     started_utc = utc_now()
     with _told_as_output(run):
         _check_place(run, folder, parts, model)
-        check_space(run, parts, model, force, outputs)
+        try:
+            check_space(run, parts, model, force, outputs)
+        except OutputError:
+            if run.is_dir():
+                with lock_run(run, wait_s):
+                    _withdraw_changed(run, parts, model)
+            raise
         with lock_run(run, wait_s), graceful_stop() as stopper:
             measured = _listed(run)
-            summary = RunSummary(run, [part.id for part in parts])
-            if set_changed_aside(run, parts, model):  # tables and page hold verdicts of files or limits that are gone
-                remove_tables(run)
-                _forget_what_was_made_of_it(run)
+            summary = RunSummary(run, [part.id for part in parts], warnings=warnings)
+            _withdraw_changed(run, parts, model)
             write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
             exit_code: int | None = None
             try:
@@ -77,7 +95,9 @@ def score_batch(
                 write_tables(run, summary.outcomes)
                 write_run_record(summary, model, folder, started_utc, exit_code)
                 same = all(outcome.unchanged for outcome in summary.outcomes)
-                if not same or summary.listed() != measured:
+                if same and summary.listed() == measured:
+                    _bring_back_what_was_made_of_it(run)  # the files were touched, and hold what they held
+                else:
                     _forget_what_was_made_of_it(run)  # of other results
     return summary, exit_code
 
@@ -105,9 +125,28 @@ def score_all(run: Path, folder: Path, parts: Sequence[Part], model: ScoringMode
         raise Stopped(exit_code)
 
 
+def _withdraw_changed(run: Path, parts: Sequence[Part], model: ScoringModel) -> None:
+    """Let no verdict stand of files, limits or a model that are not those of today, however the run ends."""
+    if set_changed_aside(run, parts, model):
+        remove_tables(run)
+        _set_aside_what_was_made_of_it(run)
+
+
+def _set_aside_what_was_made_of_it(run: Path) -> None:
+    """Hide what `inspect evaluate` and `inspect report` made of a run until it is known whether it still holds."""
+    for name, aside in _MADE_OF_IT.items():
+        with contextlib.suppress(FileNotFoundError):
+            (run / name).replace(run / aside)
+
+
+def _bring_back_what_was_made_of_it(run: Path) -> None:
+    for name, aside in _MADE_OF_IT.items():
+        with contextlib.suppress(FileNotFoundError):
+            (run / aside).replace(run / name)
+
+
 def _forget_what_was_made_of_it(run: Path) -> None:
-    """Remove what `inspect evaluate` and `inspect report` made of a run."""
-    for name in (EVALUATION, EVALUATION_PICTURE, REPORT):
+    for name in (*_MADE_OF_IT, *_MADE_OF_IT.values()):
         (run / name).unlink(missing_ok=True)
 
 
@@ -212,10 +251,11 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
         started = time.monotonic()
         others = _without_result(before, records)
         planned = [*records, *(outcome.part for outcome in others)]
-        summary = RunSummary(run, planned)
+        summary = RunSummary(run, planned, warnings=before.batch_warnings)
         remove_tables(run)  # they were made by other limits, like what was made of them
         _forget_what_was_made_of_it(run)
-        write_run_record(RunSummary(run, planned, [*others]), model, before.input, before.started_utc, None)
+        begun = RunSummary(run, planned, [*others], before.batch_warnings)
+        write_run_record(begun, model, before.input, before.started_utc, None)
         over = False
         try:
             _judge_all(summary, records, model, stopper.wanted, on_part)

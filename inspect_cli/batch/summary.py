@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -44,6 +45,7 @@ class RunSummary:
     run: Path
     planned: list[str]
     outcomes: list[Outcome] = field(default_factory=list)
+    warnings: Sequence[str] = ()
     seconds: float = 0.0
     interrupted: bool = True
 
@@ -75,9 +77,12 @@ def write_run_record(
         "method": manifest.method,
         "model_sha256": manifest.digest(),
         "recipe_sha256": recipe.digest(),
+        "scoring_sha256": model.scoring_digest(),
+        "limits_sha256": model.limits_digest(calibration),
         "calibration": json.loads(calibration.model_dump_json(exclude={"limits"}))
         | {"limits": {name: limit.pixel for name, limit in calibration.limits.items()}},
         "warnings": model.cautions,
+        "batch_warnings": list(summary.warnings),
         "input": str(folder.resolve()),
         "pixel_pitch_um": recipe.pixel_pitch_um,
         "tile_px": model.tiles.size_px,

@@ -17,6 +17,7 @@ from inspect_cli.outputs.stored import part_folder
 from inspect_cli.store.atomic import whole_file, write_text
 from inspect_cli.store.cells import csv_text, row_writer, safe_cell
 from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartRecord, read_part_record
 from inspect_cli.store.run_record import read_run_record
 
@@ -103,13 +104,13 @@ def _write_patches(run: Path, parts: Sequence[str]) -> None:
     with (
         whole_file(run / PATCH_TABLES[0]) as parquet_path,
         whole_file(run / PATCH_TABLES[1]) as csv_path,
-        pa.CompressedOutputStream(str(csv_path), "gzip") as stream,
+        pa.CompressedOutputStream(str(csv_path.absolute()), "gzip") as stream,
     ):
         writer: pq.ParquetWriter | None = None
         for number, part in enumerate(parts):
-            table = _plain(pq.read_table(part_folder(run, part) / "patches.parquet"))
+            table = _plain(read_parquet(part_folder(run, part) / "patches.parquet"))
             if writer is None:
-                writer = pq.ParquetWriter(parquet_path, table.schema, compression="zstd")
+                writer = pq.ParquetWriter(parquet_path.absolute(), table.schema, compression="zstd")
             writer.write_table(table)
             names = pa.array([safe_cell(part)] * table.num_rows, pa.string())
             safe = table.set_column(table.schema.get_field_index("part"), "part", names)

@@ -30,7 +30,7 @@ from inspect_cli.store.part_record import read_part_record
 from inspect_cli.training.order import Teller, TrainingOrder
 from inspect_cli.training.train import train_material
 
-METRICS: Final = ("image_auroc", "pixel_auroc", "pixel_aupr", "au_pro", "f1_max")
+METRICS: Final = ("image_auroc", "pixel_auroc", "pixel_ap", "au_pro", "f1_max")
 COLUMNS: Final = (
     "data", "roi", "method", "seed", "budget", "chosen", *METRICS, "train_s", "score_s_per_mpx", "steps",
 )  # fmt: skip

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
@@ -14,6 +13,7 @@ from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.recipe.schema import ThresholdSpec
+from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartRecord
 from inspect_cli.tiles.tiling import Tiling
 
@@ -22,7 +22,7 @@ def peaks_of(records: Sequence[PartRecord], patch_files: Sequence[Path], maps: S
     """Return the peaks of good parts by map, from their records and patch tables."""
     patch_peaks: dict[str, list[float]] = {name: [] for name in maps}
     for path in patch_files:
-        table = pq.read_table(path, columns=["map", "residual_mean"])
+        table = read_parquet(path, ["map", "residual_mean"])
         names = np.asarray(table["map"].to_pylist())
         values = table["residual_mean"].to_numpy()
         for name in maps:

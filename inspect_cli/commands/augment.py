@@ -56,19 +56,15 @@ def augment(
     from inspect_cli.generate.augment import AugmentOrder
     from inspect_cli.generate.augment import augment as generate
     from inspect_cli.generate.output import PICTURE
-    from inspect_cli.images import discover_parts
-    from inspect_cli.images.infer import training_root
-    from inspect_cli.material.materials import training_folder
     from inspect_cli.stopping import Interrupted, graceful_stop
-    from inspect_cli.training.material import maps_to_train, material_to_train
+    from inspect_cli.training.material import maps_to_train, material_to_train, parts_to_train
 
     check_name(material)
     asked = parse_budget(budget)
     names = parse_names(maps, "--maps")
     chosen = material_to_train(material, data, models, maps is not None, console)
-    folder = training_root(data if data is not None else training_folder(chosen))
     wanted = maps_to_train(chosen, names)
-    parts = discover_parts(folder, wanted, chosen.recipe.maps)
+    parts = parts_to_train(chosen, data, wanted, console)
     order = AugmentOrder(chosen, parts, wanted, out, count, width, asked, seed, device, force)
     with graceful_stop() as stopper:
         try:

@@ -10,24 +10,13 @@ import typer
 
 from inspect_cli import console
 from inspect_cli.errors import OutputError
+from inspect_cli.evaluation.headings import HEADINGS
 
 if TYPE_CHECKING:
     from inspect_cli.evaluation.metrics import ScoreHistogram
 
-#: Columns of the first table, which fits in 80 characters: heading -> key.
-_COLUMNS: Final = {
-    "pixel AUROC": "pixel_auroc",
-    "pixel AUPR": "pixel_aupr",
-    "AU-PRO": "au_pro",
-    "image AUROC": "image_auroc",
-    "patch AUROC": "patch_auroc",
-    "F1 max": "f1_max",
-    "IoU": "iou",
-    "recall": "recall",
-    "precision": "precision",
-    "IoU max": "iou_max",
-    "at score": "iou_max_score",
-}
+#: Columns of the first table, which fits in 80 characters: what is measured of a single map too.
+_COLUMNS: Final = tuple(key for key in HEADINGS if key != "image_f1")
 
 
 def evaluate(
@@ -133,9 +122,9 @@ def _of_verdicts(result: dict[str, Any]) -> str:
 
 
 def _overall_table(result: dict[str, Any]) -> Any:
-    table = _empty_table("map", list(_COLUMNS))
+    table = _empty_table("map", [HEADINGS[key] for key in _COLUMNS])
     for name, metrics in {"fused": result, **result["by_map"]}.items():
-        table.add_row(name, *(_number(metrics[key]) for key in _COLUMNS.values()))
+        table.add_row(name, *(_number(metrics[key]) for key in _COLUMNS))
     return table
 
 

@@ -45,7 +45,7 @@ def new(
     names = parse_names(maps) or []
     if not names:
         raise UsageError("--maps: name at least one map")
-    specs = {m: KNOWN_MAPS.get(m) or MapSpec(files=f"{{part}}_{m}.tif") for m in names}
+    specs = {m: KNOWN_MAPS.get(m) or MapSpec(files=f"{{part}}_{m}.tif", range="train") for m in names}
     path = writable_store(models) / name / RECIPE
     try:
         text = commented_yaml(new_recipe(name, specs))

@@ -141,19 +141,10 @@ def score(
         parts = discover_parts(folder, model.maps, chosen.recipe.maps)
         run = out or folder / RUN_FOLDER / chosen.name
         _announce(len(parts), run, model)
-        left, masks, strays = unused_images(folder, parts)
-        if left:
-            console.warn(f"{len(left)} image(s) of formats that are not read get no verdict: {', '.join(left[:5])}")
-        if masks:
-            console.warn(
-                f"{len(masks)} image(s) are named like masks or ROIs and get no verdict: {', '.join(masks[:5])}"
-            )
-        if strays:
-            names = ", ".join(spec.files for spec in chosen.recipe.maps.values())
-            console.warn(
-                f"{len(strays)} image(s) are of no part and get no verdict: {', '.join(strays[:5])}; "
-                f"looked for {names}"
-            )
+        without_verdict = unused_images(folder, parts).told(chosen.recipe.maps)
+        for text in without_verdict:
+            console.warn(text)
+            monitor.warn(text)
         order = {part.id: number for number, part in enumerate(parts)}
 
         def tell(outcome: Outcome) -> None:
@@ -173,6 +164,7 @@ def score(
                 settle_s=settle,
                 wait_s=wait,
                 outputs=kept,
+                warnings=without_verdict,
             )
         monitor.count(summary)
         _finish(summary, exit_code)
@@ -203,8 +195,6 @@ def _announce(count: int, run: Path, model: ScoringModel) -> None:
     calibration = model.calibration()
     if calibration.provisional:
         console.warn("the limits are provisional; set them from good parts with `inspect threshold`")
-    if calibration.stride_px != model.tiles.stride_px:
-        console.warn(f"the limits were set at stride {calibration.stride_px} px, not {model.tiles.stride_px} px")
     for warning in model.cautions:
         console.warn(warning)
 

@@ -152,7 +152,7 @@ def threshold(
         calibration, failed = _new_limits(model, request)
     runs += _checked(later, model)  # scoring --good or --labelled may have made it
     if calibration is not None:
-        bundle = model.bundle.with_calibration(calibration)
+        bundle = model.bundle.with_calibration(calibration.model_copy(update={"precision": model.engine.precision}))
         write_card(bundle)
         model = replace(model, bundle=bundle)
         console.say(f"limits set: {calibration.origin}")

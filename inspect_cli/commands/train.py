@@ -84,7 +84,7 @@ def train(
 ) -> None:
     """Train a material on good parts: one network for each map.
 
-    Writes a bundle beside the recipe (weights, manifest, model card, loss curve, sample reconstructions)
+    Writes a bundle beside the recipe (weights, manifest, model card, loss curve, pictures)
     and provisional limits, so that `inspect score` works at once. A material without a recipe gets one from
     the names of its files. A model that hardly tells artificial defects from good material passes no part, and
     the command ends with code 9.
@@ -97,12 +97,9 @@ def train(
       inspect train --material fabric --data photos/good --method cnn --defects photos/bad --truth photos/masks
     """  # noqa: D301
     from inspect_cli.images import discover_parts
-    from inspect_cli.images.infer import training_root
-    from inspect_cli.material.materials import training_folder
     from inspect_cli.recipe import Budget
     from inspect_cli.stopping import Interrupted, graceful_stop
-    from inspect_cli.store.layout import RECIPE
-    from inspect_cli.training.material import maps_to_train, material_to_train
+    from inspect_cli.training.material import maps_to_train, material_to_train, parts_to_train
     from inspect_cli.training.order import TrainingOrder
     from inspect_cli.training.preview import preview_corruptions as write_previews
     from inspect_cli.training.preview import preview_rois as write_rois
@@ -114,12 +111,10 @@ def train(
     check_name(material)
     names = parse_names(maps, "--maps")
     chosen = material_to_train(material, data, models, maps is not None, console)
-    folder = training_root(data if data is not None else training_folder(chosen))
     wanted = maps_to_train(chosen, names)
     recipe = chosen.recipe
-    parts = discover_parts(folder, wanted, recipe.maps)
+    parts = parts_to_train(chosen, data, wanted, console)
     bad = () if defects is None else discover_parts(defects, wanted, recipe.maps)
-    console.say(f"recipe: {chosen.folder / RECIPE}; data: {folder} ({len(parts)} parts)")
     order = TrainingOrder(
         material=chosen,
         parts=parts,

@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask
+
 Family = Literal["opaque", "transparent", "speckle", "distribution", "morphological"]
 #: The families of DIR, section VI-B.
 FAMILIES: Final[tuple[Family, ...]] = get_args(Family)
 
 Patch = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 #: A unit of the paper's range [-1, 1] in the range 0 to 1.
 PAPER_UNIT: Final = 0.5

@@ -33,8 +33,8 @@ _VISIBLE: Final = 0.3
 _HOLE_PX: Final = 5
 _LEAST_DEVIATION: Final = 0.001
 
-Mask = NDArray[np.float32]
-Shape = Callable[[int, np.random.Generator], Mask]
+SoftMask = NDArray[np.float32]
+Shape = Callable[[int, np.random.Generator], SoftMask]
 #: Gets all patches, the number of one, and a box in that; returns (channels, side, side).
 Content = Callable[[Patches, int, Box, np.random.Generator], Patches]
 
@@ -72,7 +72,9 @@ class ScatteredDefects:
         return Corrupted(damaged, changed)
 
 
-def _replace(patch: Patches, changed: Mask, box: Box, mask: Mask, content: Patches, deviation: Patches) -> None:
+def _replace(
+    patch: Patches, changed: SoftMask, box: Box, mask: SoftMask, content: Patches, deviation: Patches
+) -> None:
     """Blend ``content`` into a patch's ``box`` through ``mask``, and mark where that shows; both in place."""
     where = slice(box.y, box.y + box.side), slice(box.x, box.x + box.side)
     before = patch[:, *where].copy()
@@ -84,7 +86,7 @@ def _replace(patch: Patches, changed: Mask, box: Box, mask: Mask, content: Patch
     np.maximum(changed[where], seen, out=changed[where])
 
 
-def _place(size: tuple[int, ...], rng: np.random.Generator) -> tuple[Box, Mask]:
+def _place(size: tuple[int, ...], rng: np.random.Generator) -> tuple[Box, SoftMask]:
     """Draw a square in a patch, the logarithm of its side uniform, and the shape of the defect in it."""
     shortest = min(size)
     most = max(_LEAST_PX, _MOST * shortest)
@@ -97,14 +99,14 @@ def _place(size: tuple[int, ...], rng: np.random.Generator) -> tuple[Box, Mask]:
     return Box(y, x, side), shape(side, rng)
 
 
-def _rectangle(side: int, rng: np.random.Generator) -> Mask:
+def _rectangle(side: int, rng: np.random.Generator) -> SoftMask:
     mask = np.zeros((side, side), np.float32)
     rows, columns = np.maximum(2, (side * rng.uniform(0.2, 1.0, 2)).astype(int)).tolist()
     mask[:rows, :columns] = 1
     return mask
 
 
-def _thread(side: int, rng: np.random.Generator) -> Mask:
+def _thread(side: int, rng: np.random.Generator) -> SoftMask:
     """Return a wavy thin curve, as of a hair or a broken thread."""
     points = np.cumsum(rng.normal(0, side / 12, (6, 2)) + rng.normal(0, side / 10, 2), axis=0)
     points += rng.uniform(0.3, 0.7, 2) * side - points.mean(axis=0)

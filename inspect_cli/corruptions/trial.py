@@ -26,14 +26,14 @@ _SIZE: Final = (0.12, 0.4)
 CHANGED: Final = 0.5
 _LEAST_DEVIATION: Final = 1e-4
 
-Mask = NDArray[np.float32]
+SoftMask = NDArray[np.float32]
 
 
 class Defect(NamedTuple):
     """What shows through a mask (side, side), values 0 to 1: ``content`` (channels, side, side)."""
 
     content: Patches
-    mask: Mask
+    mask: SoftMask
 
 
 def dislocated(patch: Patches, rng: np.random.Generator) -> Defect:
@@ -116,7 +116,7 @@ def trial_defects(kind: str, patches: Patches, rng: np.random.Generator) -> Corr
     return Corrupted(damaged, changed)
 
 
-def _region(side: int, rng: np.random.Generator) -> Mask:
+def _region(side: int, rng: np.random.Generator) -> SoftMask:
     """Return a region's soft mask in a patch, (side, side), values 0 to 1."""
     size = int(np.exp(rng.uniform(*np.log(_SIZE))) * side) | 1
     y, x = rng.integers(0, side - size + 1, 2)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from inspect_cli.arrays import Mask
 from inspect_cli.images.values import Preprocess, is_wide, mirror_sources
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.stitch import axis_weight, blend_window
 
-Mask = NDArray[np.bool_]
 SHOWN = 4
 
 

@@ -79,7 +79,7 @@ class Tally:
         f1, iou = self.histogram.f1_max(), self.histogram.iou_max()
         return {
             "pixel_auroc": self.histogram.auroc(),
-            "pixel_aupr": self.histogram.aupr(),
+            "pixel_ap": self.histogram.average_precision(),
             "au_pro": self.histogram.au_pro(),
             "image_auroc": rank_auroc(self.good_peaks, self.defect_peaks),
             "patch_auroc": self.patches.auroc(),
@@ -243,20 +243,23 @@ def _open(run: Path, truth_folder: Path) -> _Opened:
     records = [(folder, read_part_record(folder)) for folder in parts.finished]
     if not records:
         raise NoInputError(f"{run}: no finished part in it; run `inspect score` first")
-    if len({(record.key.scoring, record.key.limits) for _, record in records}) > 1:
+    judged_by = {(record.key.scoring, record.key.limits) for _, record in records}
+    if parts.record is not None:
+        judged_by.add((parts.record.scoring_sha256, parts.record.limits_sha256))
+    if len(judged_by) > 1:
         raise InputError(
             f"{run}: not all parts were judged by the same model and limits, as after a run that was interrupted; "
             "run `inspect score` to its end"
         )
-    if parts.batch is not None:
-        files = [parts.batch / entry.file for _, record in records for entry in record.maps.values()]
+    if parts.record is not None:
+        files = [parts.record.input / entry.file for _, record in records for entry in record.maps.values()]
         truth = truth.without(files)
     if not any(truth.has(record.part) for _, record in records):
         raise NoInputError(
             f"{truth_folder}: no mask or box for any part of {run} (first part: {records[0][1].part}); "
             "name masks <part>_mask.png"
         )
-    return _Opened(truth, records, parts.unfinished, parts.tile_px)
+    return _Opened(truth, records, parts.unfinished, None if parts.record is None else parts.record.tile_px)
 
 
 def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth, tile_px: int | None) -> list[str]:

@@ -121,7 +121,7 @@ class ScoreHistogram:
         below = np.cumsum(good) - good / 2
         return float(defect @ below / pairs)
 
-    def aupr(self) -> float | None:
+    def average_precision(self) -> float | None:
         """Average precision: precision at every score, weighted with the gain in recall there.
 
         ``None`` without defect pixels.

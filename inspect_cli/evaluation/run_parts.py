@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.store.layout import PART_RECORD, PARTS_FOLDER
+from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.paths import check_is_text
-from inspect_cli.store.run_record import read_run_record
+from inspect_cli.store.run_record import RunRecord, read_run_record
 
 
 class Patches(NamedTuple):
@@ -26,12 +26,11 @@ class Patches(NamedTuple):
 
 
 class RunParts(NamedTuple):
-    """Folders of the finished parts, sorted; ids of the others; batch folder and side of the tiles, where known."""
+    """Folders of the finished parts, sorted; ids of the others; the run's record, where it can be read."""
 
     finished: list[Path]
     unfinished: frozenset[str]
-    batch: Path | None
-    tile_px: int | None
+    record: RunRecord | None
 
 
 def find_parts(run: Path) -> RunParts:
@@ -52,12 +51,12 @@ def find_parts(run: Path) -> RunParts:
     try:
         record = read_run_record(run)
     except NoInputError:
-        return RunParts(finished, frozenset(unfinished), None, None)
+        return RunParts(finished, frozenset(unfinished), None)
     parts = frozenset(record.parts)
     finished = [folder for folder in finished if folder.relative_to(top).as_posix() in parts]
     unfinished |= {left.part for left in [*record.errors, *record.pending]}
     unfinished |= parts - {folder.relative_to(top).as_posix() for folder in finished}  # never begun
-    return RunParts(finished, frozenset(unfinished), record.input, record.tile_px)
+    return RunParts(finished, frozenset(unfinished), record)
 
 
 def read_patches(folder: Path) -> Patches:
@@ -70,7 +69,7 @@ def read_patches(folder: Path) -> Patches:
     """
     path = folder / "patches.parquet"
     try:
-        table = pq.read_table(path, columns=["map", "x_px", "y_px", "score"])
+        table = read_parquet(path, ["map", "x_px", "y_px", "score"])
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); score the part again") from error
     names = np.asarray(table["map"].to_pylist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -23,7 +24,7 @@ from inspect_cli.material.manifest import TrainedMap
 from inspect_cli.material.materials import Material
 from inspect_cli.methods.base import Detector
 from inspect_cli.recipe.schema import MapSpec
-from inspect_cli.store.atomic import output_error, write_json
+from inspect_cli.store.atomic import output_error, whole_file, write_json
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.tiles.tiling import count_of_area, tiling_of
 
@@ -31,6 +32,7 @@ FORMATS: Final = ("onnx", "openvino")
 REPORT: Final = "export.json"
 CHECKED_TILES: Final = 32
 _FEWEST_CHECKED: Final = 3
+_SCRATCH: Final = ".export-"
 _SUFFIX: Final = {"onnx": ".onnx", "openvino": ".xml"}
 
 Tiles = NDArray[np.float32]
@@ -84,7 +86,9 @@ def export_model(
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as scratch:
+        for left in out.glob(f"{_SCRATCH}*"):  # of an export that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=_SCRATCH) as scratch:
             for name, trained in bundle.manifest.maps.items():
                 detector = bundle.detector(name)
                 tiles = _tiles(name, trained, detector.tile_px, parts, material)
@@ -98,7 +102,8 @@ def export_model(
                     "usual": _usual(bundle, name),
                 }
             for path in sorted(Path(scratch).iterdir()):
-                path.replace(out / path.name)
+                with whole_file(out / path.name) as temporary:
+                    path.replace(temporary)
         write_json(out / REPORT, report)
     except OSError as error:
         raise output_error(out, error) from error

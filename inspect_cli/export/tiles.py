@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tifffile
 from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask
 from inspect_cli.errors import InputError, OutputError, UsageError
 from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
@@ -28,6 +28,7 @@ from inspect_cli.store.atomic import write_json, write_text, write_with
 from inspect_cli.store.cells import csv_text
 from inspect_cli.store.layout import TILE_INDEX
 from inspect_cli.store.lock import lock_folder
+from inspect_cli.store.parquet import read_parquet, write_parquet
 from inspect_cli.store.paths import check_is_text, lies_in
 from inspect_cli.tiles.grid import Grid, pad_to_tile
 
@@ -36,7 +37,6 @@ _NOTE: Final = ".cut.json"
 _TILE_NAME: Final = re.compile(r"y\d{5,}_x\d{5,}\.tif")
 COLUMNS: Final = ("file", "part", "map", "x_px", "y_px", "roi_share")
 
-Mask = NDArray[np.bool_]
 #: Is told the part and what is wrong with it.
 OnFault = Callable[[str, InputError], None]
 
@@ -127,21 +127,17 @@ def write_tiles(out: Path, part: Part, order: TileOrder, places: PartTiles) -> l
     Raises
     ------
     InputError
-        If a map is damaged; then no tile of the part is left.
+        If a map is damaged.
     """
     rows: list[dict[str, Any]] = []
-    try:
-        for name in order.maps:
-            for number, tile in enumerate(_cut(part.files[name], places, order.size_px)):
-                y, x = (int(v) for v in places.positions[number])
-                relative = f"{part.id}/{name}/y{y:05d}_x{x:05d}.tif"
-                write_with(out / relative, partial(_write_tile, tile))
-                share = round(float(places.roi_share[number]), 4)
-                row = {"file": relative, "part": part.id, "map": name, "x_px": x, "y_px": y, "roi_share": share}
-                rows.append(row)
-    except InputError:
-        _remove_part(out, part.id)
-        raise
+    for name in order.maps:
+        for number, tile in enumerate(_cut(part.files[name], places, order.size_px)):
+            y, x = (int(v) for v in places.positions[number])
+            relative = f"{part.id}/{name}/y{y:05d}_x{x:05d}.tif"
+            write_with(out / relative, partial(_write_tile, tile))
+            share = round(float(places.roi_share[number]), 4)
+            row = {"file": relative, "part": part.id, "map": name, "x_px": x, "y_px": y, "roi_share": share}
+            rows.append(row)
     return rows
 
 
@@ -179,13 +175,15 @@ def cut_parts(
         cut = []
         for number, (part, places) in enumerate(placed, 1):
             try:
-                rows += write_tiles(out, part, order, places)
+                own = write_tiles(out, part, order, places)
+                if preview:
+                    write_grid_picture(out / f"{part.id}_grid.png", part, order, places)
             except InputError as error:
+                _remove_part(out, part.id)
                 on_fault(part.id, error)
                 continue
+            rows += own
             cut.append((part, places))
-            if preview:
-                write_grid_picture(out / f"{part.id}_grid.png", part, order, places)
             on_part(number / len(placed), part.id)
         end_cut(out, rows)
     return cut
@@ -206,7 +204,7 @@ def begin_cut(out: Path, parts: Iterable[str]) -> None:
     try:
         before: set[Any] = set()
         if index.is_file():
-            before |= set(pq.read_table(index, columns=["part"])["part"].to_pylist())
+            before |= set(read_parquet(index, ["part"])["part"].to_pylist())
         if note.is_file():
             before |= set(json.loads(note.read_text(encoding="utf-8")))
         write_json(note, sorted({part for part in before if isinstance(part, str)} | set(parts)))
@@ -257,7 +255,7 @@ def write_index(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write ``index.csv`` and ``index.parquet``."""
     write_text(out / "index.csv", csv_text(COLUMNS, rows))
     table = pa.table({column: [row[column] for row in rows] for column in COLUMNS})
-    write_with(out / TILE_INDEX, lambda path: pq.write_table(table, path))
+    write_parquet(out / TILE_INDEX, table)
 
 
 _READ_ROWS: Final = 512

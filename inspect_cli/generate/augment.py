@@ -37,6 +37,7 @@ from inspect_cli.tiles.tiling import TILE_PX
 from inspect_cli.training.budget import MapBudget
 from inspect_cli.training.order import Teller
 from inspect_cli.training.prepare import Split, split_parts, survey_parts
+from inspect_cli.training.sources import good_parts
 
 #: Patches of each kind that are compared: as many as make these pixels, within limits.
 _COMPARED_PX: Final = 2**22
@@ -134,8 +135,9 @@ def augment(order: AugmentOrder, teller: Teller, stop: Callable[[], bool] = lamb
 
 def _open_sources(order: AugmentOrder, teller: Teller) -> _Sources:
     recipe, maps = order.material.recipe, dict(order.maps)
-    survey = survey_parts(order.parts, recipe, maps, order.material.folder)
-    for fault in survey.faults:
+    parts, labelled = good_parts(order.parts)
+    survey = survey_parts(parts, recipe, maps, order.material.folder)
+    for fault in (*labelled, *survey.faults):
         teller.warn(f"left out: {fault}")
     for name, spec in maps.items():
         check_storable(name, spec, survey.dtypes[name])

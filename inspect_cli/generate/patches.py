@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask
 from inspect_cli.errors import NoInputError
 from inspect_cli.images import Part, open_map
 from inspect_cli.images.values import Preprocess
@@ -25,8 +26,6 @@ CACHE_MB: Final = 768
 #: Step whose patches the span of a channel is learnt from; no training step has it.
 _SPAN_STEP: Final = 2**33
 _SPAN_PATCHES: Final = 256
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

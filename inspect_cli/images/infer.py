@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 
 from inspect_cli.errors import InputError, NoInputError, UsageError
-from inspect_cli.images.parts import discover_parts, unused_images, walk_files
+from inspect_cli.images.parts import Part, discover_parts, unused_images, walk_files
 from inspect_cli.images.reader import SUFFIXES, ImageHeader, open_map
 from inspect_cli.recipe.schema import MAX_CHANNELS, MapSpec
 from inspect_cli.store.paths import check_is_folder
@@ -21,6 +21,15 @@ KNOWN_NAMES = ("albedo", "normal", "gradient", "curvature")
 #: Endings that one pattern of either takes.
 _FORMATS: Final = {".tiff": ".tif", ".jpeg": ".jpg"}
 _JPEG: Final = (".jpg", ".jpeg")
+#: Words in the name of a folder that say what its parts are, and those that turn that round.
+_DEFECTIVE: Final = frozenset(
+    {"anomalies", "anomalous", "anomaly", "bad", "def", "defect", "defective", "defects", "fail", "failed", "faulty"}
+    | {"ng", "nio", "nok", "reject", "rejects", "scrap"}
+)
+_DENIALS: Final = frozenset({"free", "no", "non", "not", "without"})
+#: Parts of which the names of maps can be told, and the share of the files that must be named so.
+_FEW_PARTS: Final = 3
+_NEARLY_ALL: Final = 0.9
 #: Files of a map whose headers are looked at, about.
 _HEADERS: Final = 100
 #: Files that may be masks, of which the pixels are looked at, about.
@@ -63,22 +72,45 @@ def infer_maps(folder: Path) -> dict[str, MapSpec]:
 
 
 def check_told_apart(folder: Path, maps: Mapping[str, MapSpec]) -> None:
-    """Raise UsageError if most names, or their folders, say what map it is, but not as ``P1_albedo`` does.
+    """Raise UsageError if the names, or their folders, say what map it is, but not as ``P1_albedo`` does.
 
     They would be taken for as many parts of the one map of ``maps``, and one network would learn all of them.
     """
+    images = [path for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES)]
     if len(maps) > 1 or next(iter(maps)) in KNOWN_NAMES:
         return
-    images = (path for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES))
     kinds = [_kind(path.stem) or _kind(path.parent.name) for path in images]
     found = Counter(kind for kind in kinds if kind is not None)
-    if len(found) < 2 or found.total() <= len(kinds) / 2:
-        return
-    raise UsageError(
-        f"{folder}: the files seem to be maps ({', '.join(sorted(found))}), but are not named <part>_<map>, such as "
-        "P1_albedo.tif; rename them, or write their names into a recipe: inspect recipe new NAME --maps "
-        f"{','.join(sorted(found))}"
-    )
+    if len(found) > 1 and found.total() > len(kinds) / 2:
+        raise UsageError(
+            f"{folder}: the files seem to be maps ({', '.join(sorted(found))}), but are not named <part>_<map>, such "
+            "as P1_albedo.tif; rename them, or write their names into a recipe: inspect recipe new NAME --maps "
+            f"{','.join(sorted(found))}"
+        )
+    if own := sorted(_own_names(images)):
+        raise UsageError(
+            f"{folder}: each part seems to have several maps ({', '.join(own)}); say so in a recipe, `inspect recipe "
+            f"new NAME --maps {','.join(own)}`, or, if each file is a part of its own, `inspect recipe new NAME "
+            "--maps image`, with files: '{part}.*' in it"
+        )
+
+
+def _own_names(images: Iterable[Path]) -> set[str]:
+    """Return the endings such as ``height`` in ``P1_height.tif`` if nearly every part has the same two or more.
+
+    Endings are words without a digit: ``P1_2.png`` is a second photograph.
+    """
+    endings: dict[Path, set[str]] = {}
+    count = 0
+    for path in images:
+        count += 1
+        start, _, ending = path.stem.rpartition("_")
+        if start and ending.isalpha():
+            endings.setdefault(path.with_name(start), set()).add(ending)
+    if len(endings) < _FEW_PARTS:
+        return set()
+    usual, parts = Counter(map(frozenset, endings.values())).most_common(1)[0]
+    return set(usual) if len(usual) > 1 and len(usual) * parts >= _NEARLY_ALL * count else set()
 
 
 def _kind(name: str) -> str | None:
@@ -143,17 +175,30 @@ def _usual_header(folder: Path, name: str, files: str) -> ImageHeader:
 
 
 def training_root(folder: Path) -> Path:
-    """Return where the good training images of a data set lie: ``train/good``, ``train``, or the folder itself.
+    """Return where the good training images of a data set lie: ``train/good``, ``train``, ``good``, or the folder.
 
-    A folder with ``train`` and ``test`` in it is a whole data set; nothing of ``test`` may be learnt. ``Train`` and
-    ``Good`` are the same.
+    A folder with ``train`` and ``test`` in it is a whole data set; nothing of ``test`` may be learnt, nor what lies
+    beside ``good``. ``Train`` and ``Good`` are the same.
     """
     for name in ("train", "good"):
-        inner = _inner(folder, name)
-        if inner is None:
-            return folder
-        folder = inner
+        folder = _inner(folder, name) or folder
     return folder
+
+
+def named_defective(parts: Iterable[Part]) -> dict[str, int]:
+    """Return the folders below the batch whose names say that their parts are defective, and how many parts each has.
+
+    ``bad``, ``def_front`` and ``NOK`` say so, ``defect-free`` does not.
+    """
+    folders = Counter(part.id.rpartition("/")[0] for part in parts)
+    return {name: count for name, count in sorted(folders.items()) if _says_defective(name)}
+
+
+def _says_defective(folder: str) -> bool:
+    return any(
+        words & _DEFECTIVE and not words & _DENIALS
+        for words in (set(re.findall(r"[a-z]+", name.lower())) for name in folder.split("/"))
+    )
 
 
 def _inner(folder: Path, name: str) -> Path | None:

@@ -112,7 +112,10 @@ def discover_parts(
         if text != part:
             faults[text] = f"{text}: the file name is no valid UTF-8; rename it"
         elif name in files:
-            faults[text] = f"{text}: two files for map {name!r}: {files[name].name} and {path.name}; keep one"
+            faults[text] = (
+                f"{text}: two files for map {name!r}: {files[name].name} and {path.name}; keep one, or write the "
+                f"ending into the recipe (maps.{name}.files: '{PART}{path.suffix}') if the other is a mask"
+            )
         files[name] = path
     if not found and not faults:
         looked_for = ", ".join(spec.files for spec in maps.values())
@@ -128,11 +131,25 @@ def file_within(parts: Iterable[Part], folder: Path) -> Path | None:
 
 
 class Unused(NamedTuple):
-    """Names of images that get no verdict, sorted: of formats that are not read, named like masks, of no part."""
+    """Names of images that get no verdict, sorted: of formats that are not read, named like masks, of no part.
+
+    ``truth`` are those in folders of masks that have the name of an image elsewhere.
+    """
 
     unread: list[str]
     masks: list[str]
     strays: list[str]
+    truth: list[str]
+
+    def told(self, maps: Mapping[str, MapSpec]) -> list[str]:
+        """Return what to say of those that somebody may miss; parts were looked for by the recipe's ``maps``."""
+        reasons = {
+            "of formats that are not read get no verdict": self.unread,
+            "named like masks or ROIs get no verdict": self.masks,
+            f"of no part get no verdict (looked for {', '.join(spec.files for spec in maps.values())})": self.strays,
+            "in folders of masks, named like images elsewhere, are taken for masks": self.truth,
+        }
+        return [f"{len(names)} image(s) {why}: {', '.join(names[:5])}" for why, names in reasons.items() if names]
 
 
 def unused_images(folder: Path, parts: Sequence[Part] = ()) -> Unused:
@@ -144,8 +161,9 @@ def unused_images(folder: Path, parts: Sequence[Part] = ()) -> Unused:
     known = {part.id.rsplit("/", 1)[-1] for part in parts} | {f.stem for part in parts for f in part.files.values()}
     taken = {file for part in parts for file in part.files.values()}
     places = {folder / part.id for part in parts}
-    found = Unused([], [], [])
-    for path in _walk(folder, {}):
+    found = Unused([], [], [], [])
+    truth: list[Path] = []
+    for path in _walk(folder, {}, truth):
         is_mask = NOT_A_MAP.search(path.name) is not None
         if path.suffix.lower() in UNREAD and not is_mask:
             found.unread.append(path.name)
@@ -153,11 +171,15 @@ def unused_images(folder: Path, parts: Sequence[Part] = ()) -> Unused:
             continue
         elif is_mask and NOT_A_MAP.sub("", path.name) not in known:
             found.masks.append(path.name)
-        elif not is_mask and not any(
-            path.with_name(path.stem[:end]) in places for end in range(1, len(path.stem) + 1)
-        ):
+        elif not is_mask and not any(path.with_name(start) in places for start in _starts(path.stem)):
             found.strays.append(path.relative_to(folder).as_posix())
-    return Unused(sorted(found.unread), sorted(found.masks), sorted(found.strays))
+    found.truth.extend(path.relative_to(folder).as_posix() for path in truth)
+    return Unused(*map(sorted, found))
+
+
+def _starts(stem: str) -> Iterator[str]:
+    """Yield the names of parts that a file's name may begin with: all of it, or up to a separator."""
+    yield from (stem[:end] for end in range(1, len(stem) + 1) if not stem[end : end + 1].isalnum())
 
 
 def any_file(folder: Path, maps: Mapping[str, MapSpec]) -> bool:
@@ -178,25 +200,44 @@ def walk_files(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
     """Yield the files below ``folder`` that may be maps, sorted.
 
     Hidden files and folders, masks, and what this program wrote are left out; links are followed once. Files named
-    like ``P1_label`` and ``P1_GT`` are masks where ``P1`` lies beside them, or beside their folder ``label``.
+    like ``P1_label`` and ``P1_GT`` are masks where ``P1`` lies beside them, or beside their folder ``label``; so are
+    those in and below such a folder that have the name of an image outside of it, or are named like its mask.
     A folder that cannot be listed is noted in ``faults`` under its path below ``folder``.
     """
     yield from (path for path in _walk(folder, faults) if not NOT_A_MAP.search(path.name))
 
 
-def _walk(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
-    """Yield what :func:`walk_files` does, and the files that are named like masks and ROIs."""
-    stems_of: dict[Path, set[str]] = {}
-    for root, names in walk_folders(folder, faults):
-        stems = stems_of[root] = {Path(name).stem for name in names}
-        if root.name.lower() in _TRUTH_FOLDERS:
-            stems = stems | stems_of.get(root.parent, set())
+def _walk(folder: Path, faults: dict[str, str], truth: list[Path] | None = None) -> Iterator[Path]:
+    """Yield what :func:`walk_files` does, and the files that are named like masks and ROIs.
+
+    Images in folders of masks that are left out for the name of an image elsewhere are added to ``truth``.
+    """
+    folders = list(walk_folders(folder, faults))
+    is_truth = {root: _is_of_truth(root.relative_to(folder)) for root, _ in folders}
+    images = {
+        Path(name).stem
+        for root, names in folders
+        for name in names
+        if not is_truth[root] and name.lower().endswith(SUFFIXES)
+    }
+    for root, names in folders:
+        stems = {Path(name).stem for name in names}
         for name in sorted(names):
-            if truth_of(Path(name).stem) in stems:
-                continue  # the mask of a part that lies beside it, or one folder up
+            stem = Path(name).stem
+            if truth_of(stem) in stems:
+                continue  # the mask of a part that lies beside it
+            if is_truth[root] and (stem in images or truth_of(stem) in images):
+                if truth is not None and truth_of(stem) is None and name.lower().endswith(SUFFIXES):
+                    truth.append(root / name)
+                continue
             is_samples = root != folder and name == SAMPLES_PICTURE and root.name == RUN_FOLDER
             if not (name.startswith(".") or is_samples):
                 yield root / name
+
+
+def _is_of_truth(place: Path) -> bool:
+    """Whether a folder below the batch, or one that it lies in, is named like one of masks."""
+    return any(name.lower() in _TRUTH_FOLDERS for name in place.parts)
 
 
 def walk_folders(folder: Path, faults: dict[str, str]) -> Iterator[tuple[Path, list[str]]]:

@@ -7,22 +7,29 @@ in the middle of the part is a finding, not background, and stays inside.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask
 from inspect_cli.errors import IncompleteError, InputError
 from inspect_cli.images.parts import Part, beside, expected_file
 from inspect_cli.images.reader import MapReader, open_map, read_mask, usual_value
 from inspect_cli.images.values import ValueRange, is_wide
 from inspect_cli.recipe.schema import PART, Recipe
 
-#: Share of the type's range that counts as its end; JPEG and interpolation blur the exact limit.
+#: A map's range as its recipe has it.
+_Range = str | tuple[float, float]
+#: Share of a map's range that counts as its end; JPEG and interpolation blur the exact limit.
 END_SHARE = 0.02
+#: Of how many rows and columns one is looked at to find the range, and what quantile is bright.
+_THINNED = 4
+_BRIGHTEST = 0.999
 #: Thinner saturated or dark strips than this are not background.
 MIN_STRIP_PX = 9
 _READ_ROWS = 512
@@ -30,8 +37,6 @@ _READ_ROWS = 512
 _BORDER_PX = 4
 _BLUR_PX = 2.0
 _BLUR_REACH_PX = 8
-
-Mask = NDArray[np.bool_]
 
 
 def find_roi(recipe: Recipe, part: Part, recipe_folder: Path, size_px: tuple[int, int] | None = None) -> Mask | None:
@@ -50,6 +55,8 @@ def find_roi(recipe: Recipe, part: Part, recipe_folder: Path, size_px: tuple[int
     source = _source(recipe, part)
     with open_map(source) as reader:
         found = reader.header.height, reader.header.width
+        if reader.header.dtype.kind not in "uif":
+            raise InputError(f"{source}: pixel type {reader.header.dtype} is not supported where a ROI is looked for")
         if size_px is not None and found != size_px:
             raise InputError(
                 f"{source}: is {found[1]}x{found[0]} px, the maps of {part.id} are {size_px[1]}x{size_px[0]}; the "
@@ -59,7 +66,8 @@ def find_roi(recipe: Recipe, part: Part, recipe_folder: Path, size_px: tuple[int
             path = _mask_path(spec.file or "", part, recipe_folder)
             inside = read_mask(path, reader.header.height, reader.header.width)
         else:
-            inside = ~_touching_border(_RULES[spec.rule](reader))
+            named = recipe.maps[recipe.roi.map or next(iter(recipe.maps))].range
+            inside = ~_touching_border(_RULES[spec.rule](reader, named))
     if spec.margin_px:
         kernel = np.ones((2 * spec.margin_px + 1,) * 2, np.uint8)
         inside = cv2.erode(inside.astype(np.uint8), kernel, borderValue=1).astype(bool)
@@ -100,19 +108,52 @@ def _mask_path(pattern: str, part: Part, recipe_folder: Path) -> Path:
     return path
 
 
-def _saturated(reader: MapReader) -> Mask:
-    limits = ValueRange.of_type(reader.header.dtype)
-    level = limits.high - END_SHARE * (limits.high - limits.low)
+class Ends(NamedTuple):
+    """Values of a map from which on it is saturated, and up to which, on both sides of 0, it is dark."""
+
+    saturated: float
+    dark: float
+
+
+def ends_of(reader: MapReader, named: _Range) -> Ends:
+    """Return the ends of a map's range: that which its recipe names by numbers, else what its values seem to use.
+
+    8 bits are used all; of more bits those that the largest value needs, so that 4095 is the end of 12 bits in 16.
+    Floats up to 1 end there, and are dark by what the brightest have. Where there are negative values nothing but 0
+    is dark.
+    """
+    if not isinstance(named, str):
+        low, high = named
+    elif reader.header.dtype.itemsize == 1:
+        limits = ValueRange.of_type(reader.header.dtype)
+        low, high = limits.low, limits.high
+    else:
+        seen = np.concatenate([_thinned(rows) for _, rows in reader.bands(_READ_ROWS)])
+        if not seen.size:
+            return Ends(math.inf, 0.0)
+        low, high = min(0.0, float(seen.min())), float(seen.max())
+        if high <= 1:
+            return Ends(1 - END_SHARE, END_SHARE * float(np.quantile(seen, _BRIGHTEST)) if low == 0 else 0.0)
+        high = float(2 ** int(high).bit_length() - 1)
+    return Ends(high - END_SHARE * (high - low), END_SHARE * (high - low) if low >= 0 else 0.0)
+
+
+def _thinned(rows: NDArray[Any]) -> NDArray[np.float64]:
+    some = rows[::_THINNED, ::_THINNED].astype(np.float64)
+    return some[np.isfinite(some)]
+
+
+def _saturated(reader: MapReader, named: _Range) -> Mask:
+    level = ends_of(reader, named).saturated
     return _all_channels(reader, lambda rows: rows >= level)
 
 
-def _dark(reader: MapReader) -> Mask:
-    limits = ValueRange.of_type(reader.header.dtype)
-    level = END_SHARE * (limits.high - limits.low)
+def _dark(reader: MapReader, named: _Range) -> Mask:
+    level = ends_of(reader, named).dark
     return _all_channels(reader, lambda rows: np.abs(rows.astype(np.float32)) <= level)
 
 
-def _plain(reader: MapReader) -> Mask:
+def _plain(reader: MapReader, _: _Range) -> Mask:
     """Return what looks like the image's border: a threshold (Otsu) on the distance from the border's median."""
     height, width = reader.header.height, reader.header.width
     first, last = min(_BORDER_PX, height), max(height - _BORDER_PX, 0)
@@ -141,7 +182,11 @@ def _planes(reader: MapReader, y0: int, y1: int, origin: float) -> NDArray[np.fl
     return np.nan_to_num(rows if rows.ndim == 3 else rows[..., None], nan=-origin)
 
 
-_RULES: dict[str, Callable[[MapReader], Mask]] = {"saturated": _saturated, "dark": _dark, "foreground": _plain}
+_RULES: dict[str, Callable[[MapReader, _Range], Mask]] = {
+    "saturated": _saturated,
+    "dark": _dark,
+    "foreground": _plain,
+}
 
 
 def _all_channels(reader: MapReader, test: Callable[[NDArray[Any]], Mask]) -> Mask:

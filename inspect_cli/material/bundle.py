@@ -26,9 +26,8 @@ from inspect_cli.material.manifest import FORMAT, Calibration, Manifest
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Detector
 from inspect_cli.store.atomic import write_bytes, write_text
+from inspect_cli.store.layout import MANIFEST
 from inspect_cli.store.lock import lock_folder
-
-MANIFEST: Final = "manifest.json"
 
 _AGAIN: Final = "restore the file or train again"
 

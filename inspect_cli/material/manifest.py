@@ -63,6 +63,7 @@ class Calibration(_Strict):
     smooth_sigma_px: float
     blend: str
     stride_px: int = Field(ge=1)
+    precision: str = "f32"
     false_alarm_rate: float | None = Field(None, ge=0, le=1)
     created_utc: str
 

@@ -1,4 +1,7 @@
-"""Adversarial autoencoder: IND section 2.3, critic of Table 4, Wasserstein distance with clipped weights."""
+"""Adversarial autoencoder: IND section 2.3, critic of Table 4, Wasserstein distance with clipped weights.
+
+The critic's output is linear, where the table has an activation; see docs/decisions/0013 for this and the pace.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from inspect_cli.methods.base import Batch
+from inspect_cli.methods.base import Batch, paced
 from inspect_cli.methods.cae import CaeSettings, ConvolutionalAutoencoder
 from inspect_cli.methods.networks import LEAKY_SLOPE, initialise
 
@@ -43,13 +46,11 @@ class AdversarialAutoencoder(ConvolutionalAutoencoder):
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return the optimizers of reconstruction, critic and regularised encoder."""
         coder = [*self.encoder.parameters(), *self.bottleneck.parameters(), *self.decoder.parameters()]
-        own = self.pace
-        pace = own * self.adversarial_pace
         generator = [*self.encoder.parameters(), *self.bottleneck.squeeze.parameters()]
         return [
-            torch.optim.Adam([{"params": coder, "pace": own, "lr": own * learning_rate}]),
-            torch.optim.Adam([{"params": list(self.critic.parameters()), "pace": own, "lr": own * learning_rate}]),
-            torch.optim.Adam([{"params": generator, "pace": pace, "lr": pace * learning_rate}]),
+            torch.optim.Adam(paced(coder, self.pace, learning_rate)),
+            torch.optim.Adam(paced(self.critic.parameters(), self.pace, learning_rate)),
+            torch.optim.Adam(paced(generator, self.pace * self.adversarial_pace, learning_rate)),
         ]
 
     def train_step(self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], autocast: Any) -> float:

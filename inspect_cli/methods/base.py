@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -126,7 +126,7 @@ class Detector(nn.Module, abc.ABC):
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return the optimizers that :meth:`train_step` steps.
 
-        The loop sets their step size; a parameter group with a ``pace`` gets that multiple of it.
+        The loop sets their step size; a parameter group made by :func:`paced` gets a multiple of it.
         """
         return [torch.optim.Adam(self.parameters(), lr=learning_rate)]
 
@@ -141,9 +141,24 @@ class Detector(nn.Module, abc.ABC):
         return float(loss.detach())
 
 
+def paced(parameters: Iterable[nn.Parameter], pace: float, learning_rate: float) -> list[dict[str, Any]]:
+    """Return the parameters as an optimizer's group that has ``pace`` times the loop's step size."""
+    return [{"params": list(parameters), "pace": pace, "lr": pace * learning_rate}]
+
+
 def in_float32(values: Tensor) -> AbstractContextManager[None]:
     """Return the context in which products with ``values`` are float32 under mixed precision too."""
     return torch.autocast(values.device.type, enabled=False)
+
+
+def squared_residual(copy: Tensor, tiles: Tensor) -> Tensor:
+    """Return (tiles - copy)^2, averaged over channels, (n, h, w), from (n, c, h, w) (IND eq. 1)."""
+    return (copy.float() - tiles).square().mean(dim=1)
+
+
+def copy_error(copy: Tensor, batch: Batch) -> Tensor:
+    """Return the mean squared difference of a reconstruction and the undamaged tiles inside the ROI (IND eq. 3)."""
+    return masked_mean((copy.float() - batch.tiles).square(), batch.roi)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
+from inspect_cli.methods.base import Batch, Detector, MethodSettings, copy_error, paced, squared_residual
 from inspect_cli.methods.networks import (
     ARCHITECTURES,
     Bottleneck,
@@ -59,8 +59,7 @@ class ConvolutionalAutoencoder(Detector):
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return Adam, at the architecture's pace."""
-        groups = [{"params": list(self.parameters()), "pace": self.pace, "lr": self.pace * learning_rate}]
-        return [torch.optim.Adam(groups)]
+        return [torch.optim.Adam(paced(self.parameters(), self.pace, learning_rate))]
 
     def begin(self, tiles: Tensor) -> None:
         """Start from the mean value of good tiles."""
@@ -80,8 +79,8 @@ class ConvolutionalAutoencoder(Detector):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error inside the ROI (IND eq. 3)."""
-        return masked_mean((self.reconstruct(batch.inputs).float() - batch.tiles) ** 2, batch.roi)
+        return copy_error(self.reconstruct(batch.inputs), batch)
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return the residual map (x - D(E(x)))^2 (IND eq. 1), averaged over channels."""
-        return ((self.reconstruct(tiles).float() - tiles) ** 2).mean(dim=1)
+        return squared_residual(self.reconstruct(tiles), tiles)

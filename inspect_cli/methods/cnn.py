@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspect_cli.errors import RecipeError, UsageError
-from inspect_cli.methods.base import Batch, Detector, MethodSettings
+from inspect_cli.methods.base import Batch, Detector, MethodSettings, paced
 from inspect_cli.methods.networks import initialise
 
 _BLOCKS: Final = 5
@@ -78,5 +78,4 @@ class SupervisedCnn(Detector):
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return RMSprop (MVT section 3.4.6) at half the loop's step size."""
-        groups = [{"params": list(self.parameters()), "pace": _PACE, "lr": _PACE * learning_rate}]
-        return [torch.optim.RMSprop(groups, alpha=_SMOOTHING)]
+        return [torch.optim.RMSprop(paced(self.parameters(), _PACE, learning_rate), alpha=_SMOOTHING)]

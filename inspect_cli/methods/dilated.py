@@ -32,7 +32,7 @@ class DilatedStack(nn.Module):
     The outer taps of a dilated kernel that reach beyond a tile's whole inner map would multiply nothing but padding
     in training: no gradient ever moves them, and on a larger image their random weights would meet pixels. They are
     left out, which changes no value on tiles of the size trained for: with tiles of 128 px (inner map 16x16) the
-    kernels are 5x5, 5x5, 5x5, 3x3, 1x1 and 1x1; from 1032 px on all are 5x5.
+    kernels are 5x5, 5x5, 5x5, 3x3, 1x1 and 1x1; from 520 px on all are 5x5.
     """
 
     def __init__(self, before: int, filters: int, inner_px: int) -> None:

@@ -17,7 +17,7 @@ from inspect_cli.corruptions import Corruption
 from inspect_cli.corruptions.filters import FAMILIES, Family
 from inspect_cli.corruptions.noising_bank import NoisingFilterBank
 from inspect_cli.methods.activations import ACTIVATIONS, Activation
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
+from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean, paced
 from inspect_cli.methods.networks import LEAKY_SLOPE, initialise
 from inspect_cli.methods.perceptual import FeatureDistance, feature_distance
 
@@ -143,8 +143,7 @@ class DirectDetector(Detector):
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return Adam with the paper's decay rates, at half the loop's step size."""
-        groups = [{"params": list(self.parameters()), "pace": _PACE, "lr": _PACE * learning_rate}]
-        return [torch.optim.Adam(groups, betas=_BETAS)]
+        return [torch.optim.Adam(paced(self.parameters(), _PACE, learning_rate), betas=_BETAS)]
 
 
 def _signed(tiles: Tensor) -> Tensor:

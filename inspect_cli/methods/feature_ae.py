@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, in_float32, masked_mean
+from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, masked_mean
 from inspect_cli.methods.efficientnet import (
     BLOCK_COUNT,
     EfficientNetLite0Features,
@@ -19,6 +19,7 @@ from inspect_cli.methods.efficientnet import (
 )
 from inspect_cli.methods.memory import farthest_points, squared_distance
 from inspect_cli.methods.networks import LEAKY_SLOPE
+from inspect_cli.methods.whitening import principal_axes, whitened_square
 
 #: Standard deviations below this are those of features that never fire.
 _LEAST_DEVIATION: Final = 1e-3
@@ -121,9 +122,7 @@ class _Depth(nn.Module):
 
     def rarity(self, values: Tensor) -> Tensor:
         """Return the squared Mahalanobis distance from the mean over the number of features, (n, 1, h, w)."""
-        with in_float32(values):
-            turned = torch.einsum("nchw,cd->ndhw", values, self.whitening)
-        return turned.square().mean(dim=1, keepdim=True)
+        return whitened_square(values, self.whitening)
 
     def distance(self, values: Tensor) -> Tensor:
         """Return the squared distance to the nearest kept feature over the number of features, (n, 1, h, w)."""
@@ -136,9 +135,8 @@ class _Depth(nn.Module):
 
     def learn_usual(self, values: Tensor) -> None:
         """Take directions and usual sizes from standardised features of good patches."""
-        rows = values.movedim(1, 3).flatten(0, 2).cpu().double()  # not every device knows float64
-        spread, directions = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
-        self.whitening.copy_(directions / (spread.clamp(min=0) + _LEAST_VARIANCE).sqrt())
+        variances, axes = principal_axes(values)
+        self.whitening.copy_(axes / (variances + _LEAST_VARIANCE).sqrt())
         for usual, found in ((self.usual_error, self.error(values)), (self.usual_rarity, self.rarity(values))):
             usual.copy_(found.mean().clamp(min=_LEAST_DEVIATION))
 

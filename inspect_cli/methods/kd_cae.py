@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
+from inspect_cli.methods.base import Batch, Detector, MethodSettings, copy_error, squared_residual
 from inspect_cli.methods.density import KernelDensity
 from inspect_cli.methods.networks import Architecture, check_tile, decoder, encoder, initialise, start_at_mean
 
@@ -91,20 +91,24 @@ class KernelDensityAutoencoder(Detector):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error inside the ROI."""
-        return masked_mean((self.reconstruct(batch.inputs).float() - batch.tiles) ** 2, batch.roi)
+        return copy_error(self.reconstruct(batch.inputs), batch)
 
     @torch.no_grad()
     def fit(self, tiles: Tensor) -> None:
         """Learn the density of the codes of good ``tiles``, at most ``points``, and the usual size of both terms.
 
         A code's own kernel would make it look likely, so the usual density of good codes is that without their own.
+        Of a single tile there is no density: the score stays the residual alone.
         """
+        some = tiles[:_RESIDUAL_PATCHES]
+        residual = squared_residual(self.reconstruct(some), some)
+        self.usual_residual.copy_(residual.mean().sqrt().clamp(min=_LEAST_RESIDUAL))
+        if len(tiles) < 2:
+            return
         self.density.fit(
             torch.cat([self.encoder(some).float().flatten(1) for some in torch.split(tiles, _FIT_BATCH)])
         )
         rarity = -self.density.left_out_log_density()
-        some = tiles[:_RESIDUAL_PATCHES]
-        self.usual_residual.copy_(_residual(self.reconstruct(some), some).mean().sqrt().clamp(min=_LEAST_RESIDUAL))
         self.usual_rarity.copy_(rarity.median())
         self.rarity_spread.copy_(rarity.std().clamp(min=_LEAST_SPREAD))
 
@@ -116,10 +120,5 @@ class KernelDensityAutoencoder(Detector):
     def score(self, tiles: Tensor) -> Tensor:
         """Return the residual over its usual size plus the weighted rarity of the tile's code, (n, side, side)."""
         maps = self.encoder(tiles)
-        residual = _residual(self.decoder(maps), tiles) / self.usual_residual.square()
+        residual = squared_residual(self.decoder(maps), tiles) / self.usual_residual.square()
         return residual + self.density_weight * self.rarity(maps)[:, None, None]
-
-
-def _residual(copy: Tensor, tiles: Tensor) -> Tensor:
-    """Return the squared difference averaged over channels, (n, h, w)."""
-    return (copy.float() - tiles).square().mean(dim=1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from inspect_cli.corruptions import Corruption
 from inspect_cli.corruptions.injection import GaussianInjection
 from inspect_cli.errors import RecipeError
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, masked_mean
+from inspect_cli.methods.base import Batch, Detector, MethodSettings, copy_error, squared_residual
 from inspect_cli.methods.networks import LEAKY_SLOPE, initialise, start_at_mean
 
 #: Filters of the first encoder layer over those of each (paper: 128, 64, 16, 8, 4).
@@ -84,11 +84,11 @@ class NoiseInjectedAutoencoder(Detector):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared difference to the patches without noise, inside the ROI."""
-        return masked_mean((self.reconstruct(batch.inputs).float() - batch.tiles) ** 2, batch.roi)
+        return copy_error(self.reconstruct(batch.inputs), batch)
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return the squared residual, averaged over channels, (n, side, side)."""
-        return ((self.reconstruct(tiles).float() - tiles) ** 2).mean(dim=1)
+        return squared_residual(self.reconstruct(tiles), tiles)
 
 
 def _encoder(channels: int, widths: list[int]) -> nn.Sequential:

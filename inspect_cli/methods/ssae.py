@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inspect_cli.corruptions import Corruption
 from inspect_cli.corruptions.patches import Kind, PatchCorruption
-from inspect_cli.methods.base import Batch, Detector, MethodSettings
+from inspect_cli.methods.base import Batch, Detector, MethodSettings, squared_residual
 from inspect_cli.methods.dilated import REDUCTION, DilatedAutoencoder
 from inspect_cli.methods.networks import start_at_mean
 
@@ -172,7 +172,7 @@ class SelfSupervisedAutoencoder(Detector):
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return (F(x) - x)^2, averaged over channels (SSAE section 3.1)."""
-        return _residual(self.network(tiles), tiles)
+        return squared_residual(self.network(tiles), tiles)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return objective (1)."""
@@ -242,12 +242,7 @@ class SelfSupervisedEnsemble(SelfSupervisedAutoencoder):
         self.good_residuals.copy_(means.sqrt().clamp(min=_LEAST_RESIDUAL))
 
     def _residuals(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        return _residual(self.network(tiles), tiles), _residual(self.contrast_network(tiles), tiles)
-
-
-def _residual(copy: Tensor, tiles: Tensor) -> Tensor:
-    """Return the squared difference averaged over channels, (n, h, w)."""
-    return (copy - tiles).square().mean(dim=1)
+        return squared_residual(self.network(tiles), tiles), squared_residual(self.contrast_network(tiles), tiles)
 
 
 def _changed(batch: Batch) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspect_cli.methods.base import in_float32
+from inspect_cli.methods.whitening import principal_axes, whitened_square
 
 CELL_PX: Final = 16
 #: Standard deviations of the two Gaussians, in cells.
@@ -56,7 +57,8 @@ class Tone(nn.Module):
         cells = functional.avg_pool2d(functional.pad(tiles, pads, mode="replicate").float(), CELL_PX)
         for axis in (2, 3):
             cells = cells - _slope(cells, axis)
-        return _blurred(cells, self.fine) - _blurred(cells, self.coarse)
+        with in_float32(cells):  # what is left of two values that are nearly the same is lost in half precision
+            return _blurred(cells, self.fine) - _blurred(cells, self.coarse)
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Return the squared distance of each cell from what is usual, 1 on average on good tiles, (n, 1, h, w).
@@ -67,18 +69,15 @@ class Tone(nn.Module):
         return score / self.place if score.shape[2:] == self.place.shape[2:] else score
 
     def _distance(self, differences: Tensor) -> Tensor:
-        with in_float32(differences):
-            turned = torch.einsum("nchw,cd->ndhw", differences - self.mean[:, None, None], self.whitening)
-        return turned.square().mean(dim=1, keepdim=True)
+        return whitened_square(differences - self.mean[:, None, None], self.whitening)
 
     @torch.no_grad()
     def learn(self, differences: Tensor) -> Tensor:
         """Learn from the differences of good tiles; return their scores, 1 on average at most."""
         self.mean.copy_(differences.mean(dim=(0, 2, 3)))
-        rows = differences.movedim(1, 3).flatten(0, 2).cpu().double()  # not every device knows float64
-        variance, directions = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
-        variance = variance.clamp(min=0) + _LEAST_SHARE * variance.mean() + _LEAST_DEVIATION**2
-        self.whitening.copy_(directions / variance.sqrt())
+        variances, axes = principal_axes(differences)
+        variances += _LEAST_SHARE * variances.mean() + _LEAST_DEVIATION**2
+        self.whitening.copy_(axes / variances.sqrt())
         return self._distance(differences)
 
 

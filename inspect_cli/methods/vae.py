@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from inspect_cli.methods.base import Batch, masked_mean
+from inspect_cli.methods.base import Batch, copy_error
 from inspect_cli.methods.cae import CaeSettings, ConvolutionalAutoencoder
 from inspect_cli.methods.networks import LEAKY_SLOPE, initialise
 
@@ -17,7 +17,7 @@ class VaeSettings(CaeSettings):
     kl_weight: float = Field(
         0.01,
         ge=0,
-        description="Weight of the KL term, divided by the number of pixels: 1 is the evidence lower bound with unit "
+        description="Weight of the KL term, divided by the number of pixels: 2 is the evidence lower bound with unit "
         "noise. Large weights drive the code to the prior and the reconstruction to the mean grey value.",
     )
 
@@ -52,8 +52,7 @@ class VariationalAutoencoder(ConvolutionalAutoencoder):
         mean, log_variance = self.posterior(batch.inputs)
         noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
         copy = self.decode(mean + (0.5 * log_variance).exp() * noise)  # IND eq. 6
-        error = masked_mean((copy.float() - batch.tiles) ** 2, batch.roi)
-        return error + self.kl_weight * kl_divergence(mean, log_variance) / batch.tiles[0].numel()
+        return copy_error(copy, batch) + self.kl_weight * kl_divergence(mean, log_variance) / batch.tiles[0].numel()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

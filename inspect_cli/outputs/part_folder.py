@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from inspect_cli.ahead import ahead
+from inspect_cli.arrays import Mask, Rows
 from inspect_cli.errors import InputError
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.images.reduced import BlockReducer, preview_scale
@@ -29,12 +29,11 @@ from inspect_cli.recipe.schema import ScoringSpec
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
-from inspect_cli.store.atomic import write_bytes, write_json, write_with
+from inspect_cli.store.atomic import write_bytes, write_json
 from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD
+from inspect_cli.store.parquet import write_parquet
 from inspect_cli.store.part_record import PartRecord
 
-Rows = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 Pictures = dict[str, NDArray[np.uint8]]
 _REPLAY_ROWS: Final = 256
 #: Pictures that are drawn at once.
@@ -154,7 +153,7 @@ def write_part(
     with clock.phase("write"):
         if preview is not None:
             _write_pictures(folder, patches, pictures, preview, said.part, scale)
-        write_with(folder / "patches.parquet", lambda path: pq.write_table(patches, path))
+        write_parquet(folder / "patches.parquet", patches)
     record = PartRecord.model_validate(
         {
             **head,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError
@@ -26,6 +25,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.layout import OUTPUTS, PART_RECORD, PARTS_FOLDER
+from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartKey, PartRecord
 
 
@@ -74,7 +74,7 @@ def _has_patches(folder: Path) -> bool:
 def _read_patches(folder: Path) -> pa.Table:
     path = folder / "patches.parquet"
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if missing := sorted(set(PATCH_COLUMNS) - set(table.column_names)):

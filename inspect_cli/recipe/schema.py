@@ -82,8 +82,10 @@ class RoiSpec(Section):
     rule: Literal["none", "file", "saturated", "dark", "foreground"] = Field(
         "none",
         description="`none`: the whole image. `file`: a mask image, nonzero inside. `saturated`: areas at "
-        "the type's maximum that touch the image border are outside. `dark`: areas at zero that touch the image "
-        "border are outside. For both, NaN and infinite pixels count as such areas. "
+        "the upper end of the map's range that touch the image border are outside. `dark`: areas at zero that touch "
+        "the image border are outside, by 2 % of the range. The range is that of the map if numbers are given there, "
+        "else that of the bits in use; in a map with negative values `dark` is 0 alone. For both, NaN and infinite "
+        "pixels count as such areas. "
         "`foreground`: areas that look like the top and bottom rows and touch the border: the ground beside a part.",
     )
     file: str | None = Field(

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from inspect_cli.errors import EXIT_CODES, EXIT_DEFECTS, EXIT_DONE
+from inspect_cli.evaluation.headings import HEADINGS
 from inspect_cli.pictures.colour import SCALE_MAX
 from inspect_cli.report import embed, numerals
 from inspect_cli.report.run_data import VERDICT_ORDER, PartRow, RunData, mapping, number
@@ -44,20 +45,8 @@ _MEANINGS: Final = {
     "pass": "no region above the limit",
 }
 
-#: Metrics that are rates, in the order of the evaluation table: key -> heading.
-_METRICS: Final = {
-    "pixel_auroc": "pixel AUROC",
-    "pixel_aupr": "pixel AUPR",
-    "au_pro": "AU-PRO",
-    "image_auroc": "image AUROC",
-    "patch_auroc": "patch AUROC",
-    "image_f1": "image F1",
-    "f1_max": "F1 max",
-    "iou": "IoU",
-    "recall": "recall",
-    "precision": "precision",
-    "iou_max": "IoU max",
-}
+#: Metrics that are rates, in the order of the evaluation table.
+_RATES: Final = tuple(key for key in HEADINGS if key != "iou_max_score")
 
 
 @dataclass(frozen=True)
@@ -147,6 +136,7 @@ def write_report(run: Path, out: Path | None = None, top: int = 50) -> Path:
         meanings=_MEANINGS,
         ending=_ending(data.run),
         warnings=_texts(data.run.get("warnings")),
+        batch_warnings=_texts(data.run.get("batch_warnings")),
         failures=[row for row in data.parts if row.verdict == "error"],
         most_failures=_MOST_FAILURES,
         evaluation=_evaluation_table(data.evaluation),
@@ -256,9 +246,9 @@ def _evaluation_table(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | 
     groups = [("all maps together", "", evaluation)]
     groups += [(name, "map", mapping(value)) for name, value in mapping(evaluation.get("by_map")).items()]
     groups += [(name, "defect kind", mapping(value)) for name, value in mapping(evaluation.get("by_kind")).items()]
-    keys = [key for key in _METRICS if any(key in values for _, _, values in groups)]
+    keys = [key for key in _RATES if any(key in values for _, _, values in groups)]
     return {
-        "headings": [_METRICS[key] for key in keys],
+        "headings": [HEADINGS[key] for key in keys],
         "rows": [(name, sort, [values.get(key) for key in keys]) for name, sort, values in groups],
         "counts": [
             (name, evaluation[name])

@@ -1,4 +1,7 @@
-"""IND Table 1: one method on generated images, four normal ones to learn from, anomalous ones to measure on."""
+"""IND Table 1: one method on generated images, four normal ones to learn from, anomalous ones to measure on.
+
+One of the four is held out to stop the training by.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from inspect_cli.sample.part import Box, Mask, PartKey, bounding_box
+from inspect_cli.arrays import Mask
+from inspect_cli.sample.part import Box, PartKey, bounding_box
 from inspect_cli.sample.surface import PIXEL_PITCH_UM, RIB_PERIOD_PX, Layers, smooth_field
 
 Floats = npt.NDArray[np.floating[Any]]

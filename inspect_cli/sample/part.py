@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from inspect_cli.arrays import Mask
+
 FloatMap = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 Image = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.int16]
 
 

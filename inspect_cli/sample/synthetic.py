@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from inspect_cli.sample.part import FloatMap, Mask, PartData, PartKey, bounding_box
+from inspect_cli.arrays import Mask
+from inspect_cli.sample.part import FloatMap, PartData, PartKey, bounding_box
 
 Gray = npt.NDArray[np.uint8]
 

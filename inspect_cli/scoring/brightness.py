@@ -13,14 +13,12 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.arrays import Cells, Mask
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import ValueRange
 from inspect_cli.scoring.registration import AT_REST, Motion, motion_of, onto_usual
 from inspect_cli.scoring.smooth import smoothed
-
-Mask = NDArray[np.bool_]
-Cells = NDArray[np.float32]
 
 #: Rounds of the fit of the light, in each of which what fits badly counts less, and rounds in which the spread of
 #: good parts is found.

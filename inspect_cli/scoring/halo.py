@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.float32]
+from inspect_cli.arrays import Rows
 
 
 class Trimmed(NamedTuple):

@@ -13,14 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask, Rows
 from inspect_cli.scoring.halo import HaloTrimmer, Trimmed
 from inspect_cli.scoring.precision import round_scores
 from inspect_cli.scoring.regions import Region, RegionFinder
 
-Rows = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 _LARGEST = float(np.finfo(np.float32).max)
 _LEAST_DIVISOR = float(np.finfo(np.float32).tiny)
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspect_cli.ahead import ahead, behind
+from inspect_cli.arrays import Mask
 from inspect_cli.engines import Engine
 from inspect_cli.engines.base import Wait
 from inspect_cli.engines.resident import Band, Finished, ResidentRows
@@ -28,7 +29,6 @@ from inspect_cli.tiles.grid import Grid, pad_to_tile
 from inspect_cli.tiles.stitch import RowStitcher, move_up
 from inspect_cli.tiles.tiling import Tiling, check_size
 
-Mask = NDArray[np.bool_]
 #: Pixels of a block of rows on its way before the tiles and behind them; never fewer rows than 16.
 _BLOCK_PX: Final = 2**19
 _LEAST_ROWS: Final = 16

@@ -52,7 +52,23 @@ class ScoringModel:
         told = (
             [f"map(s) {', '.join(unseen)} of the recipe are not in the model and are not looked at"] if unseen else []
         )
+        if self._set_at:
+            told.append(
+                f"the limits were set at {self._set_at}, not {self._at}: scores differ, and no rate of false alarms "
+                "is promised"
+            )
         return told + self.bundle.manifest.cautions
+
+    @property
+    def _at(self) -> str:
+        return f"stride {self.tiles.stride_px} px, precision {self.engine.precision}"
+
+    @property
+    def _set_at(self) -> str | None:
+        """At which stride and precision the limits were set, None if at those in force."""
+        limits = self.bundle.manifest.calibration
+        found = None if limits is None else f"stride {limits.stride_px} px, precision {limits.precision}"
+        return None if found == self._at else found
 
     @property
     def engine(self) -> Engine:
@@ -87,6 +103,8 @@ class ScoringModel:
     def calibration(self) -> Calibration:
         """Return the limits, after checking that they fit the maps and the smoothing in force.
 
+        Those that were set at another stride or precision promise no rate.
+
         Raises
         ------
         ModelError
@@ -102,7 +120,7 @@ class ScoringModel:
                 f"blend {calibration.blend}, the recipe says {self.tiles.smooth_sigma_px} px and "
                 f"{self.tiles.joining}; {again}"
             )
-        return calibration
+        return calibration if self._set_at is None else calibration.model_copy(update={"false_alarm_rate": None})
 
 
 def _check_map(bundle: Bundle, name: str, spec: MapSpec) -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from inspect_cli.arrays import Mask
 
 
 @dataclass

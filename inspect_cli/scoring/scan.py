@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from inspect_cli.arrays import Rows
 from inspect_cli.images import ImageHeader, MapReader, Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.material.manifest import Acquisition
@@ -18,9 +18,6 @@ from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.moments import PixelMoments
 from inspect_cli.scoring.usual import UsualMap
-
-Rows = NDArray[np.float32]
-
 
 #: Share of the least width and of the least height in training below which an image may not be all of a part.
 _LEAST_SIDE: Final = 0.75

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.arrays import Rows
+
 #: The kernel ends where the Gaussian falls below 0.04 % of its peak.
 TRUNCATE_SIGMAS = 4.0
-
-Rows = NDArray[np.float32]
 
 
 def smoothed(cells: NDArray[np.floating], sigma_cells: float) -> NDArray[np.float32]:

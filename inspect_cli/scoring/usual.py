@@ -12,13 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask, Rows
 from inspect_cli.images.reader import MapReader
 from inspect_cli.images.values import ValueRange
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means
 from inspect_cli.scoring.registration import of_shape, onto_part
-
-Mask = NDArray[np.bool_]
-Rows = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ EVALUATION_PICTURE: Final = "evaluation.png"
 REPORT: Final = "report.html"
 #: The recipe of a material, in its folder of a model store; the folders of its models lie beside it.
 RECIPE: Final = "recipe.yaml"
+#: What a trained model says of itself, in its folder.
+MANIFEST: Final = "manifest.json"
 #: Picture of the regions of interest that lies beside a recipe, before there is a model too.
 ROI_PREVIEW: Final = "roi_preview.png"
 #: The index of a folder of patches.

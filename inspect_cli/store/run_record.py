@@ -20,7 +20,10 @@ class LeftPart(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """What a run says of itself; ``exit_code`` is None until it came to its end."""
+    """What a run says of itself; ``exit_code`` is None until it came to its end.
+
+    ``scoring_sha256`` and ``limits_sha256`` are what the keys of its parts hold once they are done.
+    """
 
     material: str
     input: Path
@@ -31,6 +34,9 @@ class RunRecord(BaseModel):
     exit_code: int | None
     started_utc: str
     tile_px: int = Field(ge=1)
+    scoring_sha256: str
+    limits_sha256: str
+    batch_warnings: list[str] = []
 
 
 def is_run(folder: Path) -> bool:

@@ -23,7 +23,7 @@ from inspect_cli.material.manifest import Trial
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings, method_class
 from inspect_cli.recipe import Budget
 from inspect_cli.store.atomic import write_text
-from inspect_cli.training.budget import left_of
+from inspect_cli.training.budget import TRIALS_SHARE, left_of
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
 from inspect_cli.training.sources import Sources
@@ -36,8 +36,6 @@ CANDIDATES: Final[dict[str, dict[str, object]]] = {
     "cae": {},
     "direct": {"width": 32},
 }
-#: Share of a budget that all trials together train for.
-TRIAL_SHARE: Final = 0.3
 #: Areas that differ by less than this are as good as equal.
 CLOSE: Final = 0.02
 
@@ -73,7 +71,7 @@ def choose_method(
     if order.resume:
         choice = _read_choice(note)
     else:
-        part = order.budget.share(TRIAL_SHARE / len(CANDIDATES))
+        part = order.budget.share(TRIALS_SHARE / len(CANDIDATES))
         trials: list[Trial] = []
         for name in CANDIDATES:
             if _is_settled(trials):
@@ -152,7 +150,7 @@ def _left(budget: Budget, choice: Choice) -> Budget:
     if budget.steps is None:
         return left_of(budget, choice.seconds)
     tried = sum(trial.pixel_auroc is not None for trial in choice.trials)
-    return budget.share(1 - TRIAL_SHARE * tried / len(CANDIDATES))
+    return budget.share(1 - TRIALS_SHARE * tried / len(CANDIDATES))
 
 
 def _read_choice(path: Path) -> Choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -93,9 +94,28 @@ def good_tiles(job: MapTraining, first_step: int, count: int) -> Tensor:
 
 
 def fit_tiles(job: MapTraining) -> Tensor:
-    """Return the good training patches that :meth:`Detector.fit` looks at: of little material fewer."""
-    different = max(FEWEST_FIT_PATCHES, round(FIT_OVERLAP * job.train.side_by_side))
-    return good_tiles(job, FIT_STEP, min(job.patches(job.detector.fit_patches, FEWEST_FIT_PATCHES), different))
+    """Return the good patches that :meth:`Detector.fit` looks at, turned as in training, no two the same.
+
+    Of little material there are fewer. Images with room for one patch yield the same one again and again: a memory or
+    a density of some would know the others by heart, and take them for the usual ones.
+    """
+    most_drawn = max(FEWEST_FIT_PATCHES, round(FIT_OVERLAP * job.train.side_by_side))
+    count = min(job.patches(job.detector.fit_patches, FEWEST_FIT_PATCHES), most_drawn)
+    side = job.detector.tile_px
+    shape = (count, job.preprocess.channels, side, side)
+    kept = torch.empty(shape, device=job.device, memory_format=torch.channels_last)
+    known: set[bytes] = set()
+    for step in range(-(-most_drawn // job.batch)):
+        rng = np.random.default_rng([job.seed, FIT_STEP + step, 1])
+        tiles, _ = _prepared(job, job.train, FIT_STEP + step, job.batch, rng, job.spec.augment)
+        digests = [hashlib.blake2b(tile.tobytes()).digest() for tile in tiles]
+        first = [n for n, digest in enumerate(digests) if digest not in known and digest not in digests[:n]]
+        some = _to_device(job, tiles[first[: count - len(known)]], None).tiles
+        kept[len(known) : len(known) + len(some)] = some
+        known.update(digests[n] for n in first[: len(some)])
+        if len(known) == count:
+            break
+    return kept[: len(known)]
 
 
 def make_batch(

@@ -1,4 +1,10 @@
-"""How long to train: a number of steps, or seconds; and the step size that follows from it."""
+"""How long to train: a number of steps, or seconds; what a budget in time is spent on; and the step size.
+
+A budget in time is for the whole command. First come the look for parts that stand out and, with ``auto``, the
+trials; each has shares of the whole. The training takes what is left but for ``_CLOSING_SHARE``. What comes after it
+has shares of the training's time: what good parts score at each place, the check by artificial defects, and first
+limits.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +17,27 @@ from inspect_cli.recipe.budget import Budget
 
 #: Share of the budget in which the step size rises from zero to its peak.
 WARM_UP: Final = 0.05
-#: Share of a budget in time that is left for what comes next, whatever came before.
+
+#: The look for parts that stand out, on each map: a detector is trained for this share of the map's part, and of what
+#: lies beyond ``LOOK_PLENTY_S`` for another (the detector that is kept hardly gains from more, and the look grows
+#: sharper); then parts are looked at.
+LOOK_TRAINING_SHARE: Final = 0.15
+LOOK_PLENTY_S: Final = 180.0
+LOOK_PLENTY_SHARE: Final = 0.3
+LOOK_SHARE: Final = 0.15
+#: All trials of ``auto`` together.
+TRIALS_SHARE: Final = 0.3
+#: What is left for the training whatever came before.
 _LEAST_LEFT: Final = 0.4
-#: Share of the time left for the training itself that is kept for what comes after it: to measure what good parts
-#: score, to check the networks, and to set first limits.
+#: What is kept of that for what comes after the training.
 _CLOSING_SHARE: Final = 0.2
+#: Of the training's time: to score parts for what is usual at each place, and for the fewest parts at most.
+USUAL_SHARE: Final = 0.1
+USUAL_MOST_SHARE: Final = 0.25
+#: Of the training's time, or of a trial's: to show a network artificial defects, at most.
+CHECK_SHARE: Final = 0.5
+#: Of the training's time: to score windows for the first limits.
+LIMITS_SHARE: Final = 0.1
 
 
 @dataclass

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from inspect_cli.errors import ModelError
 from inspect_cli.methods.base import Detector
-from inspect_cli.store.atomic import write_json, write_with
+from inspect_cli.store.atomic import write_bytes, write_json
 
 Optimizers = Sequence[torch.optim.Optimizer]
 _STATE = "state.json"
@@ -47,7 +47,7 @@ def save_checkpoint(
             tensors |= {f"optimizer{number}.{index}.{key}": v for key, v in values.items()}
     name = f"step{state.step}.safetensors"
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    write_with(folder / name, lambda path: save_file(plain, path))
+    write_bytes(folder / name, save(plain))  # save_file tells of a full disk by an error of its own
     content = asdict(state) | {"tensors": name}
     content["best_loss"] = state.best_loss if math.isfinite(state.best_loss) else None
     write_json(folder / _STATE, content)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from inspect_cli.errors import ModelError
-from inspect_cli.material.bundle import MANIFEST, read_bundle
+from inspect_cli.material.bundle import read_bundle
 from inspect_cli.material.manifest import Calibration, Manifest
 from inspect_cli.recipe.schema import RoiSpec
+from inspect_cli.store.layout import MANIFEST
 from inspect_cli.tiles.tiling import Tiling
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images import Part, ValueRange, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
@@ -43,8 +44,6 @@ _PROBE_STEP = 2**30
 _READ_ROWS = 512
 #: Longer side of the reduced images by which parts that lie elsewhere are found, at most.
 _SMALL_PX = 128
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

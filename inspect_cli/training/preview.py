@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from inspect_cli.arrays import Mask
 from inspect_cli.errors import UsageError
 from inspect_cli.images import Part, open_map
 from inspect_cli.methods.registry import AUTO
@@ -19,7 +20,6 @@ from inspect_cli.pictures.previews import UNCOVERED_RGB, save_png
 from inspect_cli.store.layout import ROI_PREVIEW
 from inspect_cli.training.batches import MapTraining, training_batch
 from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job, open_order
-from inspect_cli.training.prepare import Mask
 
 #: Beside the recipe, where `roi.png` may be a mask.
 #: Patches in the picture.

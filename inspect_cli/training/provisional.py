@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask
 from inspect_cli.engines import TorchEngine
 from inspect_cli.images import Part, WindowReader, open_map
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
@@ -18,13 +18,13 @@ from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.tiles.tiling import Tiling
+from inspect_cli.training.budget import LIMITS_SHARE
 
 #: Windows that are scored where there is room for them, in turn over the parts: so many at least; with a budget in
-#: time one for so many seconds, up to a number, as long as all of them take no more than a share of it.
+#: time one for so many seconds, up to a number, as long as all of them take no more than their share of it.
 WINDOWS: Final = 12
 _SECONDS_A_WINDOW: Final = 5.0
 _MOST_WINDOWS: Final = 200
-_SHARE_OF_BUDGET: Final = 0.1
 #: Windows that are scored in any case, and how many times that share their scoring may take.
 _FEWEST: Final = 2
 _FAR_OVER: Final = 2.0
@@ -34,7 +34,6 @@ WINDOW_PX: Final = 512
 #: Room above the largest peak: the windows are a small part of what a good part shows.
 MARGIN: Final = 1.5
 
-Mask = NDArray[np.bool_]
 #: (y, x, height, width)
 Window = tuple[int, int, int, int]
 
@@ -53,7 +52,7 @@ class Extent(NamedTuple):
         """Return what a training with ``budget`` for all maps has time for."""
         each_s = budget.seconds_a_map(maps) or 0.0
         count = min(max(WINDOWS, round(each_s / _SECONDS_A_WINDOW)), _MOST_WINDOWS)
-        return cls(count, _SHARE_OF_BUDGET * each_s)
+        return cls(count, LIMITS_SHARE * each_s)
 
     def is_used_up(self, spent_s: float, looked: int, parts: int) -> bool:
         """Whether no more windows are scored: ``looked`` are, of so many parts.

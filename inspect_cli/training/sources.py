@@ -10,8 +10,8 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask
 from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth, has_marks
 from inspect_cli.images import Part, open_map
@@ -22,8 +22,6 @@ from inspect_cli.recipe.schema import NOT_A_MAP, MapSpec, Recipe, RoiSpec
 from inspect_cli.store.digest import file_sha256
 from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
 from inspect_cli.training.prepare import Split, Survey, split_parts, survey_parts
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,9 @@ def open_sources(given: Parts, recipe: Recipe, maps: dict[str, MapSpec], recipe_
     InputError
         If a mask of the truth does not fit its part.
     """
-    labelled = marked_beside(given.good)
-    good = [part for part in given.good if part.id not in labelled]
-    if labelled and not good:
-        raise NoInputError(f"no good part: {next(iter(labelled.values()))}")
+    good, labelled = good_parts(given.good)
     survey = survey_parts(good, recipe, maps, recipe_folder)
-    survey.faults.extend(labelled.values())
+    survey.faults.extend(labelled)
     split = split_parts(survey.parts, recipe.training.validation_share, seed)
     extra = defects = Survey()
     if given.extra:
@@ -120,6 +115,21 @@ def open_sources(given: Parts, recipe: Recipe, maps: dict[str, MapSpec], recipe_
     return Sources(
         survey, split, extra, defects, split_parts(marked, recipe.training.validation_share, seed), targets
     )
+
+
+def good_parts(parts: Sequence[Part]) -> tuple[list[Part], list[str]]:
+    """Return the parts beside which no mask with defects lies, and what to say of the others.
+
+    Raises
+    ------
+    NoInputError
+        If none is left.
+    """
+    labelled = marked_beside(parts)
+    good = [part for part in parts if part.id not in labelled]
+    if labelled and not good:
+        raise NoInputError(f"no good part: {next(iter(labelled.values()))}")
+    return good, list(labelled.values())
 
 
 def marked_beside(parts: Iterable[Part]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
+from inspect_cli.arrays import Mask
 from inspect_cli.engines import TorchEngine
 from inspect_cli.errors import ModelError, NoInputError, UsageError
 from inspect_cli.images import Part, WindowReader, open_map
@@ -34,9 +35,10 @@ from inspect_cli.store.atomic import write_text
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.tiling import Tiling, count_of_area, tiling_of
 from inspect_cli.training.batches import MapTraining, fit_tiles
+from inspect_cli.training.budget import LOOK_PLENTY_S, LOOK_PLENTY_SHARE, LOOK_SHARE, LOOK_TRAINING_SHARE
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
-from inspect_cli.training.prepare import Mask, Split, Survey
+from inspect_cli.training.prepare import Split, Survey
 from inspect_cli.training.sources import Sources
 
 PICTURE: Final = "suspects.png"
@@ -48,13 +50,6 @@ METHOD: Final = "feature-direct"
 _STEPS: Final = (1, 400)
 _STEPS_A_SECOND: Final = 0.8
 _SHARE_OF_STEPS: Final = 0.1
-#: Seconds that it is trained for at most, as a share of one map's part of a budget in time, and of what lies beyond
-#: ``_PLENTY_S``: the detector that is kept hardly gains from more, and the look grows sharper.
-_SHARE_OF_TRAINING: Final = 0.15
-_PLENTY_S: Final = 180.0
-_SHARE_OF_PLENTY: Final = 0.3
-#: Seconds that the parts are then looked at for, as a share.
-_SHARE_OF_LOOKING: Final = 0.15
 #: Tiles by which the time of one is found out.
 _TRIED: Final = 2
 #: Patches of 128 px that are looked at: ten for each second of the budget, within these bounds.
@@ -85,6 +80,13 @@ class _Place(NamedTuple):
     patch: NDArray[Any]
     at: tuple[int, int]
     share: float = 1.0
+
+
+class _Looked(NamedTuple):
+    """The worst places of the parts that were looked at on one map, and how many there was time for."""
+
+    places: list[_Place]
+    parts: int
 
 
 class Unusual(NamedTuple):
@@ -165,7 +167,11 @@ def _found(
     except (ModelError, NoInputError) as error:
         tell(f"the parts were not looked at for unusual ones: {error}")
         return []
-    unusual = sorted((u for name in order.maps for u in ranked(found[name])), key=lambda u: -u.times)
+    for name, looked in found.items():
+        if looked.parts < count:
+            few = f"{looked.parts} of {count} parts were looked at for unusual ones"
+            tell(f"map {name}: {few}; there is time for more with a longer --budget")
+    unusual = sorted((u for looked in found.values() for u in ranked(looked.places)), key=lambda u: -u.times)
     if not unusual:
         tell("the parts were not looked at for unusual ones: no tile lies inside the ROI for half of it")
         return []
@@ -198,15 +204,18 @@ def ranked(places: Sequence[_Place]) -> list[Unusual]:
 
 def _worst_places(
     order: TrainingOrder, name: str, sources: Sources, teller: Teller, stop: Callable[[], bool]
-) -> list[_Place]:
-    """Return the worst place of each part on one map, scored against the other half of the parts."""
+) -> _Looked:
+    """Return the worst place of each part on one map, scored against the other half of the parts.
+
+    Of more parts than there is time for, some at random.
+    """
     maps = len(order.maps)
     sources = replace(sources, extra=Survey())  # they are not looked at, and may ask for smaller tiles
     look = replace(order, method=METHOD, defaults={}, budget=Budget(steps=steps_of_budget(order.budget, maps)))
     parts = sources.survey.parts
     mixed = [parts[i] for i in np.random.default_rng([order.seed, 13]).permutation(len(parts))]
     halves = mixed[::2], mixed[1::2]
-    found = []
+    found, count, looked = [], len(parts), 0
     with tempfile.TemporaryDirectory(prefix="inspect-look-") as scratch:
 
         def opened(learnt_from: Sources) -> MapTraining:
@@ -223,17 +232,20 @@ def _worst_places(
                 job.detector.fit(fit_tiles(job))
                 rois = sources.survey.rois
                 if tiles is None:  # as many of each part: the worst of more tiles is worse
-                    most = max(1, count_of_area(patches_of_budget(order.budget), job.detector.tile_px) // len(parts))
                     started = time.monotonic()
                     _worst_of(job, engine, others[0], rois[others[0].id], name, order, _TRIED)
                     one_s = (time.monotonic() - started) / _TRIED
-                    tiles = tiles_in_time(most, len(parts), one_s, looking_seconds(order.budget, maps))
-                for part in others:
+                    seconds = looking_seconds(order.budget, maps)
+                    count = parts_in_time(len(parts), one_s, seconds)
+                    most = max(1, count_of_area(patches_of_budget(order.budget), job.detector.tile_px) // count)
+                    tiles = tiles_in_time(most, count, one_s, seconds)
+                for part in others[: -(-count // 2)]:
                     if stop():
                         raise Interrupted(job.checkpoint)
                     place = _worst_of(job, engine, part, rois[part.id], name, order, tiles)
+                    looked += 1
                     found += [] if place is None else [place]
-    return found
+    return _Looked(found, looked)
 
 
 def _trained(
@@ -287,6 +299,12 @@ def steps_of_budget(budget: Budget, maps: int) -> int:
     return int(np.clip(wanted, *_STEPS))
 
 
+def parts_in_time(parts: int, one_s: float, seconds: float | None) -> int:
+    """Return how many parts are looked at, where a tile of one takes ``one_s``: all, or as many as time allows."""
+    least = min(parts, LEAST_PARTS)
+    return parts if seconds is None else int(np.clip(seconds / max(one_s, 1e-9), least, parts))
+
+
 def tiles_in_time(most: int, parts: int, one_s: float, seconds: float | None) -> int:
     """Return how many tiles of each part are looked at, where one takes ``one_s``: ``most``, or as time allows."""
     return most if seconds is None else int(np.clip(seconds / parts / max(one_s, 1e-9), 1, most))
@@ -303,14 +321,14 @@ def training_seconds(budget: Budget, maps: int) -> float | None:
     seconds = budget.seconds_a_map(maps)
     if seconds is None:
         return None
-    plenty = max(0.0, seconds - _PLENTY_S)
-    return _SHARE_OF_TRAINING * (seconds - plenty) + _SHARE_OF_PLENTY * plenty
+    plenty = max(0.0, seconds - LOOK_PLENTY_S)
+    return LOOK_TRAINING_SHARE * (seconds - plenty) + LOOK_PLENTY_SHARE * plenty
 
 
 def looking_seconds(budget: Budget, maps: int) -> float | None:
     """Return how long it then looks at the parts on one of ``maps`` maps; None by a budget in steps."""
     seconds = budget.seconds_a_map(maps)
-    return None if seconds is None else _SHARE_OF_LOOKING * seconds
+    return None if seconds is None else LOOK_SHARE * seconds
 
 
 def patches_of_budget(budget: Budget) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.arrays import Mask
 from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
 from inspect_cli.engines import Engine, TorchEngine
 from inspect_cli.errors import NoInputError
@@ -26,6 +27,7 @@ from inspect_cli.material.manifest import Trial
 from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.tiles.tiling import TILE_PX, Tiling
 from inspect_cli.training.batches import MapTraining
+from inspect_cli.training.budget import CHECK_SHARE
 from inspect_cli.training.order import TrainingOrder, tiling_for
 from inspect_cli.training.sources import Sources, good_sampler
 
@@ -37,12 +39,8 @@ _FEWEST: Final = 2
 #: Shares of ``MOST_PX`` for each second or step of a budget: a trial must not take longer than what it judges.
 _SHARE_OF_SECOND: Final = 1 / 120
 _SHARE_OF_STEP: Final = 1 / 1200
-#: Share of a budget in time that looking at the windows may take: of slow networks there are fewer.
-_SHARE_OF_BUDGET: Final = 0.5
 #: Step of the patch source that the windows come from: apart from all others.
 _STEP: Final = 2**34
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def measure_trial(job: MapTraining, order: TrainingOrder, name: str, sources: So
     windows = trial_windows(job, order, name, sources)
     engine, tiling = TorchEngine(job.detector, job.device), tiling_for(order, sources)
     if job.budget.seconds is not None:
-        windows = _affordable(windows, engine, tiling, _SHARE_OF_BUDGET * job.budget.seconds)
+        windows = _affordable(windows, engine, tiling, CHECK_SHARE * job.budget.seconds)
     return kinds_told(windows, engine, tiling, job.seed)
 
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from inspect_cli.arrays import Cells, Mask
 from inspect_cli.engines import Engine, TorchEngine
 from inspect_cli.images import MapReader, Part, WindowReader, open_map
 from inspect_cli.images.reduced import BlockReducer
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.bundle import write_usual
-from inspect_cli.material.manifest import LEAST_LIMIT, Suspect, Usual
+from inspect_cli.material.manifest import LEAST_LIMIT, Usual
 from inspect_cli.pictures.previews import save_usual
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike
 from inspect_cli.scoring.mapstream import MapStream
@@ -27,6 +27,7 @@ from inspect_cli.scoring.smooth import smoothed
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.batches import MapTraining
+from inspect_cli.training.budget import USUAL_MOST_SHARE, USUAL_SHARE
 from inspect_cli.training.order import Teller, TrainingOrder, tiling_for
 from inspect_cli.training.prepare import Survey
 from inspect_cli.training.sources import Sources
@@ -39,10 +40,7 @@ LEAST_PARTS: Final = 6
 #: So few places tell nothing of a correlation.
 _LEAST_PLACES: Final = 6
 LEAST_SCORED: Final = 3
-#: Seconds that this takes at most, as a share of a map's part of a budget in time, or for the fewest parts; pixels by
-#: a budget in steps.
-_SHARE_OF_BUDGET: Final = 0.1
-_MOST_OF_BUDGET: Final = 0.25
+#: Pixels that are scored by a budget in steps.
 _MOST_PX: Final = 16_000_000
 #: Side of the window by which the time of a pixel is found out.
 _TRIED_PX: Final = 512
@@ -69,8 +67,14 @@ LEAST_ALIKE: Final = 0.5
 #: Parts lie at any angle if that makes them more alike by so much.
 _TURNED_GAINS: Final = 0.1
 
-Mask = NDArray[np.bool_]
-Cells = NDArray[np.float32]
+
+class Odd(NamedTuple):
+    """A part of unusual brightness: where most, and how many times what is usual for a part's most unusual place."""
+
+    part: str
+    x_px: int
+    y_px: int
+    times_usual: float
 
 
 class Found(NamedTuple):
@@ -82,7 +86,7 @@ class Found(NamedTuple):
     usual: UsualMap | None
     alike: float
     parts: int
-    odd: Sequence[Suspect] = ()
+    odd: Sequence[Odd] = ()
 
 
 class Learnt(NamedTuple):
@@ -168,7 +172,7 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     slack_px = int(np.ptp(sizes, axis=0).max())
     if len(parts) < LEAST_PARTS or slack_px > _MOST_SLACK * max(height, width):
         return None
-    until = math.inf if budget_s is None else time.monotonic() + _SHARE_OF_BUDGET * budget_s
+    until = math.inf if budget_s is None else time.monotonic() + USUAL_SHARE * budget_s
     count = _affordable(scorer, parts[0], survey, name, budget_s)
     if count < LEAST_SCORED:
         return None
@@ -197,9 +201,7 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     odd = []
     for i, times, (row, column) in unlike:
         at = (cell_px * (best.motions[i] @ (column, row, 1) + 0.5)).clip(0, (width - 1, height - 1))
-        odd.append(
-            Suspect(part=chosen[i].id, map=name, x_px=int(at[0]), y_px=int(at[1]), times_usual=times, left_out=False)
-        )
+        odd.append(Odd(chosen[i].id, int(at[0]), int(at[1]), times))
     return Found(usual, best.alike, len(scores), odd)
 
 
@@ -287,5 +289,5 @@ def _affordable(scorer: Scorer, part: Part, survey: Survey, name: str, budget_s:
         for _ in scorer.stream(WindowReader(reader, y, x, tall, wide), inside).rows():
             pass
     one_s = (time.monotonic() - started) * (height * width) / (tall * wide)
-    least = LEAST_SCORED if LEAST_SCORED * one_s <= _MOST_OF_BUDGET * budget_s else 0
-    return max(least, int(_SHARE_OF_BUDGET * budget_s / max(one_s, 1e-6)))
+    least = LEAST_SCORED if LEAST_SCORED * one_s <= USUAL_MOST_SHARE * budget_s else 0
+    return max(least, int(USUAL_SHARE * budget_s / max(one_s, 1e-6)))
