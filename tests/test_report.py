@@ -380,7 +380,7 @@ def test_numerals_examples():
 # ---------------------------------------------------------------- the page
 
 COLUMNS = [
-    *("part", "verdict", "score", "map", "reasons", "regions"),
+    *("part", "verdict", "score", "map", "reasons", "region_count"),
     *("defect_area_px", "defect_area_mm2", "roi_px", "seconds", "error"),
 ]
 PITCH_UM = 5.0
@@ -442,7 +442,7 @@ def make_run(run: Path) -> Path:
             row |= {"error": "b014_normal.tif: truncated TIFF; copy it again"}
         else:
             make_part(run / "parts" / folder, part, verdict, score)
-            row |= {"score": str(score), "map": "albedo", "regions": "1", "defect_area_px": "1234"}
+            row |= {"score": str(score), "map": "albedo", "region_count": "1", "defect_area_px": "1234"}
             row |= {"reasons": "1 region above the limit" if verdict == "fail" else ""}
         rows.append(row)
     with (run / "parts.csv").open("w", newline="") as lines:

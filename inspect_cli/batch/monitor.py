@@ -87,7 +87,7 @@ class Monitor:
             verdict=outcome.verdict,
             score=record.score,
             map=record.peak_map,
-            regions=record.region_count,
+            region_count=record.region_count,
             seconds=record.seconds,
             unchanged=outcome.unchanged,
         )

@@ -22,7 +22,7 @@ from inspect_cli.store.part_record import PartRecord, read_part_record
 from inspect_cli.store.run_record import read_run_record
 
 PART_COLUMNS: Final = (
-    "part", "verdict", "score", "map", "reasons", "regions", "defect_area_px", "defect_area_mm2",
+    "part", "verdict", "score", "map", "reasons", "region_count", "defect_area_px", "defect_area_mm2",
     "roi_px", "seconds", "error",
 )  # fmt: skip
 REGION_COLUMNS: Final = (
@@ -59,7 +59,7 @@ def _part_row(outcome: Outcome) -> dict[str, Any]:
         "score": record.score,
         "map": record.peak_map,
         "reasons": "; ".join(record.reasons),
-        "regions": record.region_count,
+        "region_count": record.region_count,
         "defect_area_px": record.defect_area_px,
         "defect_area_mm2": record.defect_area_mm2,
         "roi_px": record.roi_px,

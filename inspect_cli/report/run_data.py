@@ -28,7 +28,7 @@ class PartRow:
     score: float | None
     map: str
     reasons: str
-    regions: float | None
+    region_count: float | None
     defect_area_px: float | None
     defect_area_mm2: float | None
     seconds: float | None
@@ -134,7 +134,7 @@ def _part_row(line: dict[str, str]) -> PartRow:
         score=number(line.get("score")),
         map=line.get("map", ""),
         reasons=line.get("reasons", ""),
-        regions=number(line.get("regions")),
+        region_count=number(line.get("region_count")),
         defect_area_px=number(line.get("defect_area_px")),
         defect_area_mm2=number(line.get("defect_area_mm2")),
         seconds=number(line.get("seconds")),
