@@ -107,3 +107,9 @@ def test_format_must_be_known(text, models, tmp_path, capsys):
 
 def test_report_names_every_format():
     assert set(networks.FORMATS) == set(networks._SUFFIX)
+
+
+def test_what_a_killed_export_left_is_swept(models, tmp_path):
+    (tmp_path / "out" / ".export-left").mkdir(parents=True)
+    assert exported(models, tmp_path / "out") == 0
+    assert not list((tmp_path / "out").glob(".export-*"))

@@ -19,7 +19,8 @@ import tifffile
 from helpers import COARSE, TRAINED
 
 from inspect_cli.cli import run
-from inspect_cli.errors import EXIT_DOUBT, ModelError
+from inspect_cli.errors import EXIT_DOUBT, InputError, ModelError
+from inspect_cli.export import tiles
 from inspect_cli.training import auto
 
 PART_FILES = {
@@ -900,3 +901,21 @@ def test_limits_remember_the_stride_they_were_measured_at(batch, models, capsys)
         "the limits were set at stride 32 px, precision f32, not stride 16 px, precision f32"
         in capsys.readouterr().err
     )
+
+
+def test_a_part_whose_picture_cannot_be_drawn_is_named_and_the_rest_is_cut(batch, models, tmp_path, monkeypatch):
+    """Damaged where no tile was drawn: the picture is of the whole map."""
+    draw = tiles.write_grid_picture
+
+    def damaged(path, part, *arguments):
+        if part.id.endswith("g001"):
+            raise InputError("torn")
+        draw(path, part, *arguments)
+
+    monkeypatch.setattr(tiles, "write_grid_picture", damaged)
+    words = ["tile", str(batch / "train"), "-m", "foil", "--models", str(models), "--out", str(tmp_path / "cut")]
+    assert run([*words, "--size", "32", "--random", "2", "--preview"]) == InputError.exit_code
+    listed = csv.DictReader((tmp_path / "cut/index.csv").read_text().splitlines())
+    assert {row["part"] for row in listed} == {"good/g000", "good/g002"}
+    assert not list((tmp_path / "cut/good/g001").rglob("*.tif"))
+    assert not (tmp_path / "cut/.cut.json").exists()
