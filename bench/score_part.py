@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from inspect_cli.engines import TorchEngine, choose_device
+from inspect_cli.engines import Hardware, make_engine
 from inspect_cli.errors import EXIT_DONE, EXIT_DOUBT
 from inspect_cli.methods import build_detector
 from inspect_cli.tiles import Grid
@@ -29,7 +29,7 @@ SAMPLE_TILES = 512
 
 
 def network_seconds(channels: int, tiles: int) -> float:
-    engine = TorchEngine(build_detector("cae", channels, 128, {}), choose_device("cpu"))
+    engine = make_engine(build_detector("cae", channels, 128, {}), Hardware("cpu"))  # that which `score` takes
     batch = np.random.default_rng(0).random((SAMPLE_TILES, channels, 128, 128), dtype=np.float32)
     engine.score(batch[:64])
     start = time.perf_counter()

@@ -23,7 +23,7 @@ from inspect_cli.commands.score import score
 from inspect_cli.commands.threshold import threshold
 from inspect_cli.commands.tile import tile
 from inspect_cli.commands.train import train
-from inspect_cli.console import replace_closed_streams, say
+from inspect_cli.console import escape_what_streams_cannot_write, replace_closed_streams, say
 from inspect_cli.errors import (
     EXIT_DONE,
     InspectError,
@@ -75,6 +75,9 @@ def root(
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit: the boundary where an error becomes a line and an exit code."""
     replace_closed_streams()
+    escape_what_streams_cannot_write()
+    if os.name == "nt":
+        sys.exit(_told("error: runs on Linux and macOS; on Windows use WSL", UsageError.exit_code))
     sys.exit(run(arguments))
 
 

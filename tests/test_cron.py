@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -387,6 +389,29 @@ def test_space_is_estimated_before_the_first_part(batch, models, monkeypatch, ca
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
     assert score(batch, models, *everything) == 0, "all is done already"
     assert score(batch, models, *everything, "--force") == 6
+
+
+@pytest.mark.parametrize(("ahead_s", "verdict"), [(120, "pending"), (10**7, "error"), (-(10**7), "error")])
+def test_a_cut_file_is_waited_for_unless_its_time_is_far_away(batch, models, ahead_s, verdict):
+    path = maps(batch)[0]
+    replaced(path, path.read_bytes()[:-50])
+    now = time.time() + ahead_s
+    for file in maps(batch):
+        os.utime(file, (now, now))
+    score(batch, models, "--settle-s", "0.1")
+    told = record(batch)
+    assert len(told["pending"]) == (verdict == "pending")
+    assert len(told["errors"]) == (verdict == "error")
+
+
+def test_a_name_that_the_terminal_has_no_letters_for_ends_nothing(batch, models):
+    for name in ("albedo", "normal"):
+        (batch / f"test/good/g003_{name}.tif").rename(batch / f"test/good/g\u03b1_{name}.tif")
+    words = ["score", str(batch / "test"), "-m", "foil", "--models", str(models), "--outputs", "none"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-m", "inspect_cli", *words], env=environment, capture_output=True)
+    assert done.returncode == 0
+    assert b"good/g\\u03b1" in done.stdout
 
 
 def test_pixel_limit_is_checked_from_the_header(batch, models, capsys):

@@ -882,6 +882,33 @@ def test_limits_from_good_parts_say_with_the_exit_code_that_one_was_left_out(bat
     assert "1 part(s) could not be used" in told.err
 
 
+def test_parts_that_are_no_good_ones_or_copies_promise_nothing(batch, models, capsys):
+    rule = ["--rule", "quantile", "--quantile", "0.5", "--json"]
+    assert threshold(models, "--good", str(batch / "test"), *rule) == 0
+    told = capsys.readouterr()
+    assert "dent, scratch, stain do not seem to hold good parts" in told.err
+    assert json.loads(told.out)["false_alarm_rate"] is None
+    (batch / "lot").mkdir()
+    for number in range(4):
+        for name in ("albedo", "normal"):
+            shutil.copy(batch / f"test/good/g003_{name}.tif", batch / f"lot/c{number}_{name}.tif")
+    assert threshold(models, "--good", str(batch / "lot"), *rule) == 0
+    told = capsys.readouterr()
+    assert "3 of 4 parts are copies of others" in told.err
+    assert json.loads(told.out)["false_alarm_rate"] is None
+
+
+def test_parts_that_were_given_as_extra_promise_nothing(batch, models, capsys):
+    """They are learnt from like the others."""
+    manifest = models / "foil" / "cae" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for entry in content["training_set"]:
+        entry["use"] = "extra"
+    manifest.write_text(json.dumps(content))
+    assert threshold(models, "--good", str(batch / "train"), "--rule", "sigma") == 0
+    assert "good parts were trained on" in capsys.readouterr().err
+
+
 def test_limits_remember_the_stride_they_were_measured_at(batch, models, capsys):
     assert threshold(models, "--good", str(batch / "train"), "--stride", "32", "--json") == 0
     assert json.loads(capsys.readouterr().out)["stride_px"] == 32

@@ -17,7 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspect_cli.errors import InputError, NoInputError, UsageError
-from inspect_cli.images.infer import check_told_apart, infer_maps, named_defective, training_root, unmatched
+from inspect_cli.images.infer import (
+    beside_good,
+    check_told_apart,
+    infer_maps,
+    named_defective,
+    training_root,
+    unmatched,
+)
 from inspect_cli.images.parts import Part, discover_parts, unused_images
 from inspect_cli.recipe.schema import MapSpec
 
@@ -477,3 +484,10 @@ def test_folders_that_are_named_like_those_of_defective_parts_are_told(tmp_path)
         (tmp_path / name).touch()
     parts = discover_parts(tmp_path, {"image": MapSpec(files="{part}.*")})
     assert named_defective(parts) == {"def_front": 2, "lot2/NOK": 1}
+
+
+def test_what_lies_beside_a_folder_of_good_parts_is_told(tmp_path):
+    for name in ("lot/Good/1.png", "lot/dent/1.png", "lot/2.png", "other/3.png", "good.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    assert beside_good(discover_parts(tmp_path, {"image": MapSpec(files="{part}.*")})) == {"lot/dent"}

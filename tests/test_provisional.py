@@ -52,6 +52,13 @@ def test_the_largest_peak_of_any_window_sets_the_limit(monkeypatch, tmp_path):
     assert warnings == []
 
 
+def test_parts_that_there_was_no_time_for_are_not_counted(monkeypatch, tmp_path):
+    monkeypatch.setattr(Extent, "is_used_up", lambda self, spent_s, looked, parts: looked == 3)
+    found, _ = calibrated(monkeypatch, tmp_path, [1.0, 1.2, 0.9, 1.1, 1.0])
+    assert found.parts == 3
+    assert "in 3 windows" in found.origin
+
+
 def test_a_part_far_above_the_others_sets_no_limit_and_is_told(monkeypatch, tmp_path):
     found, warnings = calibrated(monkeypatch, tmp_path, [1.0, 1.2, 0.9, 9.0, 1.0, 1.3, 1.0, 1.1])
     assert found.limits["image"].pixel == pytest.approx(1.3 * MARGIN)

@@ -10,8 +10,11 @@ from helpers import TRAINED, material_of
 
 from inspect_cli.cli import run
 from inspect_cli.errors import NoInputError
+from inspect_cli.images import discover_parts
+from inspect_cli.recipe.schema import MapSpec
 from inspect_cli.tiles import PatchSampler, SamplerImage
 from inspect_cli.tiles.turn import turned
+from inspect_cli.training.sources import marked_beside
 
 
 def _write(path: Path, value: int, size: tuple[int, int] = (64, 80), dtype=np.uint8) -> Path:
@@ -66,6 +69,20 @@ def test_parts_beside_a_mask_with_defects_are_not_learnt_as_good(tmp_path, capsy
             path.unlink()
     assert run([*command, "--budget", "1steps"]) == NoInputError.exit_code
     assert "no good part: Part2" in capsys.readouterr().err
+
+
+def test_a_mask_named_after_a_part_or_after_one_of_its_maps_marks_the_part(tmp_path):
+    label = np.zeros((64, 80), np.uint8)
+    label[5:9, 5:9] = 255
+    for number in range(4):
+        for name in ("albedo", "normal"):
+            _write(tmp_path / f"k/P{number}_{name}.tif", 100)
+    tifffile.imwrite(tmp_path / "k/P1_label.tif", label)
+    tifffile.imwrite(tmp_path / "k/P2_normal_gt.tif", label)
+    tifffile.imwrite(tmp_path / "k/P3_label.tif", 0 * label)
+    parts = discover_parts(tmp_path, {name: MapSpec(files=f"{{part}}_{name}.tif") for name in ("albedo", "normal")})
+    assert [part.id for part in parts] == [f"k/P{number}" for number in range(4)]
+    assert sorted(marked_beside(parts)) == ["k/P1", "k/P2"]
 
 
 @pytest.mark.parametrize(("how", "ways"), [("none", 1), ("flip", 4), ("turn", 8)])

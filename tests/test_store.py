@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from inspect_cli.errors import ModelError, OutputError, RecipeError, UsageError
-from inspect_cli.material.bundle import find_bundle, read_bundle, write_weights
+from inspect_cli.material.bundle import find_bundle, other_bundles, read_bundle, write_manifest, write_weights
 from inspect_cli.material.materials import adopt, choose_material, find_material, known_materials
 from inspect_cli.methods import build_detector
 from inspect_cli.store import atomic
+from inspect_cli.store.lock import lock_folder
+from inspect_cli.store.timestamps import utc_after
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -177,6 +179,40 @@ def test_new_limits_change_the_limits_and_not_the_models_identity(models):
     changed = bundle.with_calibration(calibration)
     assert read_bundle(bundle.folder).manifest.calibration == calibration
     assert changed.manifest.digest() == bundle.manifest.digest()
+
+
+def test_the_model_that_comes_with_the_program_says_so_and_is_never_guessed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    material = find_material("riblet")
+    manifest = find_bundle(material.folder).manifest
+    assert any("comes with the program, to try things out" in caution for caution in manifest.cautions)
+    with pytest.raises(UsageError, match=r"which material\?.*trained: none"):
+        choose_material(None, tmp_path)
+
+
+def test_the_folder_of_a_material_given_as_a_store_is_told(models):
+    with pytest.raises(UsageError, match="is the folder of a material; give the folder that it is in"):
+        find_material("foil", models / "foil")
+
+
+def test_a_model_that_is_trained_after_the_clock_was_set_back_is_the_last(models):
+    manifest = read_bundle(models / "foil" / "cae").manifest
+    ahead = manifest.model_copy(update={"created_utc": "2099-01-01T00:00:00+00:00"})
+    write_manifest(models / "foil" / "cae", ahead)
+    other = models / "foil" / "vae"
+    known = [bundle.manifest.created_utc for bundle in other_bundles(other)]
+    assert utc_after(known) == "2099-01-01T00:00:01+00:00"
+    assert utc_after([]) <= utc_after(["2001-01-01T00:00:00+00:00"])
+    assert other_bundles(models / "foil" / "cae") == []
+
+
+def test_a_group_that_may_write_may_lock(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with lock_folder(tmp_path, "held"):
+            assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
 
 
 def test_materials_are_found_by_name_and_hide_later_stores(models, monkeypatch, tmp_path):

@@ -35,7 +35,7 @@ from tests.helpers import TRAINED, material_of
 
 
 def place(name: str, score: float) -> _Place:
-    return _Place(name, "image", score, 0, 0, np.zeros((4, 4)), (0, 0))
+    return _Place(Part(name, {}, Path()), "image", score, (0, 0, 4, 4), (0, 0))
 
 
 def test_what_lies_far_above_the_others_stands_out():
@@ -44,7 +44,7 @@ def test_what_lies_far_above_the_others_stands_out():
     assert ranked([]) == []
     bad, worse = place("bad", 3.0), place("worse", 6.0)
     found = [u for u in ranked([bad, *usual, worse]) if u.stands_out]
-    assert [(u.place.part, u.times) for u in found] == [
+    assert [(u.place.part.id, u.times) for u in found] == [
         ("worse", pytest.approx(6.0)),
         ("bad", pytest.approx(3.0)),
     ]

@@ -18,8 +18,8 @@ import torch
 from inspect_cli.errors import ModelError, NoInputError, OutputError
 from inspect_cli.images import Part, ValueRange
 from inspect_cli.images.values import Preprocess
-from inspect_cli.material.bundle import read_bundle
-from inspect_cli.material.manifest import RoiShare
+from inspect_cli.material.bundle import read_bundle, write_manifest
+from inspect_cli.material.manifest import RoiShare, Trial
 from inspect_cli.material.materials import Material
 from inspect_cli.methods import build_detector
 from inspect_cli.recipe import Budget, load_recipe, parse_recipe
@@ -32,7 +32,7 @@ from inspect_cli.training import loop
 from inspect_cli.training.batches import MapTraining, fit_tiles, training_batch
 from inspect_cli.training.budget import MapBudget, left_of, step_size, without_closing
 from inspect_cli.training.health import training_warnings
-from inspect_cli.training.joining import kept_maps
+from inspect_cli.training.joining import joined, kept_maps
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import TrainingOrder, with_room
 from inspect_cli.training.prepare import (
@@ -460,6 +460,19 @@ def test_limits_that_were_set_at_another_stride_do_not_stand_beside_new_ones(mod
     assert found[1] == ["normal"]
     with pytest.raises(ModelError, match=r"limits of normal were set at stride 16 px, not 20"):
         kept_maps(folder, ["albedo"], ["albedo", "normal"], tiling=replace(tiling, stride_px=20), **wanted)
+    calibration = manifest.calibration.model_copy(update={"precision": "bf16"})
+    write_manifest(folder, manifest.model_copy(update={"calibration": calibration}))
+    with pytest.raises(ModelError, match=r"limits of normal were set with --precision bf16"):
+        kept_maps(folder, ["albedo"], ["albedo", "normal"], tiling=tiling, **wanted)
+
+
+def test_the_trials_that_chose_a_method_are_kept_where_one_map_is_trained_again(models):
+    old = read_bundle(models / "foil" / "cae").manifest
+    old = old.model_copy(update={"trials": [Trial(method="cae", pixel_auroc=0.9)]})
+    new = old.model_copy(update={"maps": {"albedo": old.maps["albedo"]}, "trials": []})
+    assert joined(old, ["normal"], new, old.calibration).trials == old.trials
+    again = new.model_copy(update={"trials": [Trial(method="direct", pixel_auroc=0.8)]})
+    assert joined(old, ["normal"], again, old.calibration).trials == again.trials
 
 
 def test_a_damaged_model_is_replaced_where_none_of_its_maps_stays(tmp_path):

@@ -17,6 +17,7 @@ from inspect_cli.errors import NoInputError
 from inspect_cli.evaluation.evaluate import fused_histogram
 from inspect_cli.evaluation.truth import Truth, doubts
 from inspect_cli.images import Part, discover_parts
+from inspect_cli.images.infer import beside_good, named_defective
 from inspect_cli.material.manifest import Calibration, MapLimit
 from inspect_cli.outputs.stored import part_folder
 from inspect_cli.pictures.plots import save_limit_histogram
@@ -85,6 +86,7 @@ def limits_from_good_folder(
     tables = [part_folder(summary.run, r.part) / "patches.parquet" for r in sound]
     peaks = peaks_of(sound, tables, maps)
     calibration = calibrate_good(peaks, model.tiles, rule, spec, len(sound), str(folder))
+    calibration = _without_promise_if_not_all_good(calibration, parts, sound, folder, teller)
     calibration = _without_promise_if_one_stands_out(calibration, sound, maps, folder, teller)
     calibration = _without_promise_if_far_above_held_out_parts(calibration, sound, model, folder, teller)
     _draw(model, calibration, sound, None, teller)
@@ -95,6 +97,30 @@ def _check_enough(parts: int, model: ScoringModel, rule: str, spec: ThresholdSpe
     """Raise UsageError if ``rule`` asks for more parts than there are, before any is scored."""
     peaks = np.ones(parts)
     limits_from_good(dict.fromkeys(model.maps, GoodPeaks(peaks, peaks)), rule, spec)
+
+
+def _without_promise_if_not_all_good(
+    calibration: Calibration, parts: Sequence[Part], records: Sequence[PartRecord], folder: Path, teller: Teller
+) -> Calibration:
+    """Warn of folders that say of themselves that their parts are defective, and of parts that are copies."""
+    doubts = []
+    if others := sorted(beside_good(parts) | named_defective(parts).keys()):
+        teller.warn(
+            f"{folder}: {', '.join(others)} do not seem to hold good parts, and set the limits like the others; "
+            "give --good the folder of good ones alone"
+        )
+        doubts.append(f"some of {', '.join(others)}")
+    different = {tuple(entry.sha256 for entry in record.maps.values()) for record in records}
+    if len(different) < len(records):
+        copies = len(records) - len(different)
+        teller.warn(
+            f"{folder}: {copies} of {len(records)} parts are copies of others, and tell nothing more than these"
+        )
+        doubts.append(f"{copies} of them copies")
+    if not doubts:
+        return calibration
+    origin = f"{calibration.origin}, {', '.join(doubts)}"
+    return calibration.model_copy(update={"false_alarm_rate": None, "origin": origin})
 
 
 def _without_promise_if_one_stands_out(
@@ -148,7 +174,7 @@ def _without_promise_if_far_above_held_out_parts(
 def _without_promise_if_trained_on(
     model: ScoringModel, calibration: Calibration, records: Sequence[PartRecord], teller: Teller
 ) -> Calibration:
-    seen = {file.sha256 for file in model.bundle.manifest.training_set if file.use == "train"}
+    seen = {file.sha256 for file in model.bundle.manifest.training_set if file.use in ("train", "extra")}
     known = [r.part for r in records if any(entry.sha256 in seen for entry in r.maps.values())]
     if not known:
         return calibration

@@ -75,6 +75,7 @@ def write_run_record(
         "tool": TOOL,
         "material": recipe.material,
         "method": manifest.method,
+        "model": str(model.bundle.folder.resolve()),
         "model_sha256": manifest.digest(),
         "recipe_sha256": recipe.digest(),
         "scoring_sha256": model.scoring_digest(),

@@ -194,6 +194,15 @@ def named_defective(parts: Iterable[Part]) -> dict[str, int]:
     return {name: count for name, count in sorted(folders.items()) if _says_defective(name)}
 
 
+def beside_good(parts: Iterable[Part]) -> set[str]:
+    """Return the folders that lie beside one named ``good``: of a data set, with parts that are not."""
+    folders = {part.id.rpartition("/")[0] for part in parts}
+    above = {name.rpartition("/")[0] for name in folders if name.rpartition("/")[2].lower() == "good"}
+    return {
+        name for name in folders if name.rpartition("/")[0] in above and name.rpartition("/")[2].lower() != "good"
+    }
+
+
 def _says_defective(folder: str) -> bool:
     return any(
         words & _DEFECTIVE and not words & _DENIALS

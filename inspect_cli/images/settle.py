@@ -95,7 +95,7 @@ class Settling:
     def may_grow(self, part: Part) -> bool:
         """Whether a part that is not whole may become so: one of its files changed a short while ago."""
         age = self._age_s(self._files(part))
-        return self.settle_s > 0 and age is not None and age < SLOW_WRITER_S
+        return self.settle_s > 0 and age is not None and abs(age) < SLOW_WRITER_S  # clocks of cameras go ahead, too
 
     def _files(self, part: Part) -> list[Path]:
         return [*part.files.values(), *self.also(part)]

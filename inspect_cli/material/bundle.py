@@ -6,6 +6,7 @@ is whole, afterwards the new one is. No pickle is ever read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -188,6 +189,16 @@ def read_bundle(folder: Path) -> Bundle:
     except ValidationError as error:
         key, fault = first_fault(error)
         raise ModelError(f"{path}: no valid manifest ({key or 'file'}: {fault}); train again") from error
+
+
+def other_bundles(folder: Path) -> list[Bundle]:
+    """Return the material's other bundles beside ``folder``, but for those that cannot be read."""
+    found = []
+    for path in sorted(folder.parent.glob(f"*/{MANIFEST}")):
+        if path.parent != folder:
+            with contextlib.suppress(ModelError):
+                found.append(read_bundle(path.parent))
+    return found
 
 
 def find_bundle(material_folder: Path, method: str | None = None) -> Bundle:

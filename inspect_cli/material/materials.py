@@ -76,6 +76,8 @@ def find_material(name: str, option: Path | None = None, may_be_new: bool = Fals
         _check_named_store(option)
     known = known_materials(option)
     if name not in known:
+        if option is not None and (option / RECIPE).is_file():
+            raise UsageError(f"--models {option}: is the folder of a material; give the folder that it is in")
         raise UsageError(f"material {name!r} is unknown: {nearest(name, list(known))}")
     named = None if may_be_new else _named_store(option)
     if named is not None and known[name].parent != named.folder:
@@ -134,8 +136,8 @@ def choose_material(name: str | None, folder: Path, option: Path | None = None) 
 
 
 def _trained_nearest(option: Path | None) -> list[str]:
-    """Return the trained materials of the first store that has any."""
-    for store in model_stores(option):
+    """Return the trained materials of the first store that has any, but for the one that comes with the program."""
+    for store in model_stores(option)[:-1]:
         trained = sorted({manifest.parent.parent.name for manifest in store.glob("*/*/manifest.json")})
         if trained:
             return trained

@@ -35,7 +35,8 @@ def lock_folder(folder: Path, message: str, wait_s: float = 0.0) -> Iterator[Non
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / LOCK).acquire(timeout=max(wait_s, 0.0), poll_interval=0.2)
+        # a group that may write here may lock
+        held = FileLock(folder / LOCK, mode=0o666 & ~_umask()).acquire(timeout=max(wait_s, 0.0), poll_interval=0.2)
     except Timeout as error:
         raise LockedError(f"{message}{_holder(folder)}") from error
     except OSError as error:
@@ -50,6 +51,12 @@ def lock_folder(folder: Path, message: str, wait_s: float = 0.0) -> Iterator[Non
         finally:
             with contextlib.suppress(OSError):
                 note.unlink()
+
+
+def _umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
 
 
 def _holder(folder: Path) -> str:

@@ -63,4 +63,9 @@ def read_run_record(run: Path) -> RunRecord:
         raise NoInputError(f"{run}: no run of this program ({RUN_RECORD}: {error.strerror})") from error
     except ValidationError as error:
         key, fault = first_fault(error)
+        if is_run(run):
+            raise NoInputError(
+                f"{run}: results of another version, or damaged ({RUN_RECORD}: {key or 'file'}: {fault}); run "
+                "`inspect score` again"
+            ) from error
         raise NoInputError(f"{run}: no run of this program ({RUN_RECORD}: {key or 'file'}: {fault})") from error

@@ -86,7 +86,7 @@ class PatchSampler:
         for image in images:  # one after the other: masks of all images at once would take a byte a pixel
             self._paths.append(image.path)
             self._roi_bits.append(_packed(image.roi))
-            self._aim_bits.append(_packed(image.aim))
+            self._aim_bits.append(self._roi_bits[-1] if image.target is None else _packed(image.aim))
             self._rows_inside.append(self._usable_rows(image.aim))
         if not self._paths:
             raise NoInputError("no image to sample patches from")

@@ -52,6 +52,11 @@ def kept_maps(
             f"the limits of {', '.join(others)} were set with another smoothing or blend than the recipe has now; "
             "train all maps together"
         )
+    if old.calibration.precision != "f32":
+        raise ModelError(
+            f"the limits of {', '.join(others)} were set with --precision {old.calibration.precision}; run `inspect "
+            "threshold` without it before, or train all maps together"
+        )
     if old.calibration.stride_px != tiling.stride_px:
         raise ModelError(
             f"the limits of {', '.join(others)} were set at stride {old.calibration.stride_px} px, not "
@@ -78,6 +83,7 @@ def joined(old: Manifest, kept: list[str], new: Manifest, calibration: Calibrati
             "warnings": [w for w in old.warnings if w.startswith(tuple(f"map {n}:" for n in others))] + new.warnings,
             "calibration": calibration.model_copy(update={"limits": both, "origin": origin}),
             "checks": {name: check for name, check in old.checks.items() if name in others} | new.checks,
+            "trials": new.trials or old.trials,
             "suspects": [s for s in old.suspects if s.map in others] + new.suspects,
         }
     )

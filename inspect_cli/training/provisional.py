@@ -90,7 +90,7 @@ def provisional_calibration(held: HeldOut, networks: Sequence[TrainedNetwork]) -
     A part whose peak lies far above those of the others is no good one, or one of its kind alone: it sets no limit,
     and is told.
     """
-    limits, warnings, left_out, seen = {}, [], set(), 0
+    limits, warnings, left_out, seen, parts = {}, [], set(), 0, len(held.parts)
     for network in networks:
         peaks, looked = _peaks_of_parts(held, network)
         seen = max(seen, looked)
@@ -103,10 +103,10 @@ def provisional_calibration(held: HeldOut, networks: Sequence[TrainedNetwork]) -
             )
         pixel, patch = (max(getattr(peak, kind) for peak in peaks.values()) for kind in ("pixel", "patch"))
         limits[network.map] = MapLimit(pixel=pixel * MARGIN, patch=patch * MARGIN)
+        parts = min(parts, len(peaks))
     origin = f"the largest peak in {seen} windows of held-out good parts, times {MARGIN}"
     if left_out:
         origin += f", without {', '.join(sorted(left_out))}"
-    parts = len(held.parts) - len(left_out)
     return Calibration.of_scores(held.tiling, limits, "max", origin, parts, provisional=True), warnings
 
 

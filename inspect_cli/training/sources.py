@@ -21,7 +21,7 @@ from inspect_cli.material.manifest import TrainingFile
 from inspect_cli.recipe.schema import NOT_A_MAP, MapSpec, Recipe, RoiSpec
 from inspect_cli.store.digest import file_sha256
 from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
-from inspect_cli.training.prepare import Split, Survey, split_parts, survey_parts
+from inspect_cli.training.prepare import PackedMasks, Split, Survey, split_parts, survey_parts
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Sources:
     extra: Survey = field(default_factory=Survey)
     defects: Survey = field(default_factory=Survey)
     defect_split: Split = field(default_factory=lambda: Split([], []))
-    targets: dict[str, Mask | None] = field(default_factory=dict)
+    targets: PackedMasks = field(default_factory=PackedMasks)
 
     @property
     def faults(self) -> list[str]:
@@ -104,8 +104,12 @@ def open_sources(given: Parts, recipe: Recipe, maps: dict[str, MapSpec], recipe_
     if not given.defects:
         return Sources(survey, split, extra)
     defects = survey_parts(given.defects, recipe, maps, recipe_folder, survey.dtypes)
-    targets = {part.id: _target(part, next(iter(maps)), given.truth) for part in defects.parts}
-    marked = [part for part in defects.parts if targets[part.id] is None or np.any(targets[part.id])]
+    targets, marked = PackedMasks(), []
+    for part in defects.parts:
+        target = _target(part, next(iter(maps)), given.truth)
+        targets[part.id] = target
+        if target is None or target.any():
+            marked.append(part)
     if not marked:
         raise NoInputError("--defects: no part has a pixel that --truth marks; check that the names fit")
     if len(marked) < len(defects.parts):
@@ -133,7 +137,9 @@ def good_parts(parts: Sequence[Part]) -> tuple[list[Part], list[str]]:
 
 
 def marked_beside(parts: Iterable[Part]) -> dict[str, str]:
-    """Return the parts beside which a mask with defects lies, named like ``P1_label`` or ``P1_gt``, and what to say.
+    """Return the parts beside which a mask with defects lies, and what to say.
+
+    Such a mask is named like ``P1_label`` or ``P1_gt``, or after a map: ``P1_albedo_label``.
 
     A file ``P1_mask`` may be an ROI, and tells nothing.
     """
@@ -143,7 +149,8 @@ def marked_beside(parts: Iterable[Part]) -> dict[str, str]:
         for path in part.files.values():
             if path.parent not in masks:
                 masks[path.parent] = _masks_in(path.parent)
-            mask = masks[path.parent].get(path.stem)
+            named = masks[path.parent]
+            mask = named.get(path.stem) or named.get(part.id.rpartition("/")[2])
             with suppress(InputError):  # then it tells nothing either
                 if mask is not None and has_marks(mask):
                     found[part.id] = f"{part.id}: its mask {mask} marks defects"

@@ -67,19 +67,32 @@ class Look(BaseModel):
 
 
 class _Place(NamedTuple):
-    """The worst place of a part: its score in units of what is usual, the patch around it, and where (x, y) in it.
+    """The worst place of a part: its score in units of what is usual, the window around it, and where (x, y) in it.
 
-    ``share`` is how much of the part was looked at.
+    ``window`` is y, x, height and width; ``share`` is how much of the part was looked at.
     """
 
-    part: str
+    part: Part
     map: str
     score: float
-    x_px: int
-    y_px: int
-    patch: NDArray[Any]
+    window: tuple[int, int, int, int]
     at: tuple[int, int]
     share: float = 1.0
+
+    @property
+    def x_px(self) -> int:
+        """Where it is in the map."""
+        return self.window[1] + self.at[0]
+
+    @property
+    def y_px(self) -> int:
+        """Where it is in the map."""
+        return self.window[0] + self.at[1]
+
+    def patch(self) -> NDArray[Any]:
+        """Read the window's pixels."""
+        with open_map(self.part.files[self.map]) as reader:
+            return WindowReader(reader, *self.window).read()
 
 
 class _Looked(NamedTuple):
@@ -176,7 +189,7 @@ def _found(
         tell("the parts were not looked at for unusual ones: no tile lies inside the ROI for half of it")
         return []
     picture = order.material.folder / PICTURE
-    save_patches(picture, [(u.place.patch, _caption(u.place, u.times), u.place.at) for u in unusual[:_SHOWN]])
+    save_patches(picture, [(u.place.patch(), _caption(u.place, u.times), u.place.at) for u in unusual[:_SHOWN]])
     places = [(u.place, u.times) for u in unusual if u.stands_out]
     if not places:
         share = min(u.place.share for u in unusual)
@@ -185,11 +198,11 @@ def _found(
         return []
     for place, times in places:
         teller.warn(
-            f"{place.part}, map {place.map}: does not look like the other parts at x {place.x_px}, y {place.y_px} "
+            f"{place.part.id}, map {place.map}: does not look like the other parts at x {place.x_px}, y {place.y_px} "
             f"({times:.1f} times what is usual for a part's worst place)"
         )
     return [
-        Suspect(part=p.part, map=p.map, x_px=p.x_px, y_px=p.y_px, times_usual=round(times, 2), left_out=leave_out)
+        Suspect(part=p.part.id, map=p.map, x_px=p.x_px, y_px=p.y_px, times_usual=round(times, 2), left_out=leave_out)
         for p, times in places
     ]
 
@@ -232,9 +245,12 @@ def _worst_places(
                 job.detector.fit(fit_tiles(job))
                 rois = sources.survey.rois
                 if tiles is None:  # as many of each part: the worst of more tiles is worse
-                    started = time.monotonic()
-                    _worst_of(job, engine, others[0], rois[others[0].id], name, order, _TRIED)
-                    one_s = (time.monotonic() - started) / _TRIED
+                    started, tried = time.monotonic(), 0
+                    for part in others:  # the first may have no tile inside its ROI
+                        tried = _worst_of(job, engine, part, rois[part.id], name, order, _TRIED)[1]
+                        if tried:
+                            break
+                    one_s = (time.monotonic() - started) / max(1, tried)
                     seconds = looking_seconds(order.budget, maps)
                     count = parts_in_time(len(parts), one_s, seconds)
                     most = max(1, count_of_area(patches_of_budget(order.budget), job.detector.tile_px) // count)
@@ -242,7 +258,7 @@ def _worst_places(
                 for part in others[: -(-count // 2)]:
                     if stop():
                         raise Interrupted(job.checkpoint)
-                    place = _worst_of(job, engine, part, rois[part.id], name, order, tiles)
+                    place, _ = _worst_of(job, engine, part, rois[part.id], name, order, tiles)
                     looked += 1
                     found += [] if place is None else [place]
     return _Looked(found, looked)
@@ -261,10 +277,10 @@ def _trained(
 
 def _worst_of(
     job: MapTraining, engine: TorchEngine, part: Part, roi: Mask | None, name: str, order: TrainingOrder, tiles: int
-) -> _Place | None:
-    """Return the worst place of a part, of ``tiles`` tiles spread over it.
+) -> tuple[_Place | None, int]:
+    """Return the worst place of a part, of at most ``tiles`` tiles spread over it, and how many there are.
 
-    None if no tile lies inside the ROI by half.
+    None and 0 if no tile lies inside the ROI by half.
     """
     side = job.detector.tile_px
     sigma_px = tiling_of(order.material.recipe, side).smooth_sigma_px
@@ -276,9 +292,8 @@ def _worst_of(
         looked_at = spread(corners, tiles)
         share = len(looked_at) / max(1, len(corners))
         for y, x in looked_at:
-            window = WindowReader(reader, y, x, height, width)
             stream = MapStream(
-                reader=window,
+                reader=WindowReader(reader, y, x, height, width),
                 preprocess=job.preprocess,
                 engine=engine,
                 tiles=Tiling(side, side, smooth_sigma_px=sigma_px),
@@ -288,8 +303,8 @@ def _worst_of(
             top = np.unravel_index(int(np.nanargmax(scores)), scores.shape)
             if worst is None or scores[top] > worst.score:
                 at = int(top[1]), int(top[0])
-                worst = _Place(part.id, name, float(scores[top]), x + at[0], y + at[1], window.read(), at, share)
-    return worst
+                worst = _Place(part, name, float(scores[top]), (y, x, height, width), at, share)
+    return worst, len(looked_at)
 
 
 def steps_of_budget(budget: Budget, maps: int) -> int:
@@ -342,4 +357,4 @@ def _inside(roi: Mask | None, y: int, x: int, side: int) -> bool:
 
 
 def _caption(place: _Place, times: float) -> str:
-    return f"{place.part}, {place.map}\nx {place.x_px}, y {place.y_px}: {times:.1f} times"
+    return f"{place.part.id}, {place.map}\nx {place.x_px}, y {place.y_px}: {times:.1f} times"

@@ -15,7 +15,7 @@ from inspect_cli import TOOL
 from inspect_cli.engines import TorchEngine, choose_device
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.images import Part
-from inspect_cli.material.bundle import Bundle, prune_weights, write_manifest, write_weights
+from inspect_cli.material.bundle import Bundle, other_bundles, prune_weights, write_manifest, write_weights
 from inspect_cli.material.manifest import Manifest, Suspect, TrainedMap, TrainingFile, Trial
 from inspect_cli.methods.base import Detector
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings
@@ -25,7 +25,7 @@ from inspect_cli.recipe.schema import Recipe
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.store.atomic import sweep_leftovers_of
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.store.timestamps import utc_now
+from inspect_cli.store.timestamps import utc_after
 from inspect_cli.tiles.tiling import check_size
 from inspect_cli.training.auto import CHOICE, beside_others, check_auto_settings, check_choice, choose_method
 from inspect_cli.training.batches import MapTraining, validation_batches
@@ -179,7 +179,7 @@ def _train_locked(
     )
     manifest = Manifest(
         tool=TOOL,
-        created_utc=utc_now(),
+        created_utc=utc_after(b.manifest.created_utc for b in other_bundles(folder)),
         material=recipe.material,
         method=order.method,
         settings=settings_of(order),
