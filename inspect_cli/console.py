@@ -8,8 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, Protocol, TextIO
 
 import typer
 
@@ -18,6 +19,24 @@ from inspect_cli.errors import OutputError
 #: Without a terminal, progress is told this often at most.
 LINE_EVERY_S: Final = 30.0
 _LINE_BREAKS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+#: Takes the share that is done, 0 to 1, and a text.
+Update = Callable[[float, str], None]
+
+
+class Teller(Protocol):
+    """How long work talks; this module does so on stderr."""
+
+    def say(self, text: str) -> None:
+        """Tell a line."""
+
+    def warn(self, text: str) -> None:
+        """Tell a warning."""
+
+    def progress(self, label: str) -> AbstractContextManager[Update]:
+        """Show progress while the context is open."""
+        ...
 
 
 def say(text: str) -> None:

@@ -23,7 +23,7 @@ from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training import suspects
 from inspect_cli.training import usual as learning
-from inspect_cli.training.usual import LEAST_ALIKE, LEAST_PARTS, alike_of, usual_cells
+from inspect_cli.training.usual import LEAST_ALIKE, LEAST_LEARNT, alike_of, usual_cells
 from tests.helpers import TRAINED, material_of
 
 RNG = np.random.default_rng(3)
@@ -328,7 +328,7 @@ def test_changed_cells_are_refused(trained, capsys):
     assert "is not the file that was trained" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("left", [LEAST_PARTS, 8])
+@pytest.mark.parametrize("left", [LEAST_LEARNT, 8])
 def test_of_few_parts_or_of_several_sizes_nothing_is_learnt(alike, capsys, left):
     files = sorted((alike / "good").iterdir())
     for path in files[left:]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
-from inspect_cli.batch.run import score_batch
+from inspect_cli.batch.run import run_of, score_batch
 from inspect_cli.batch.summary import Outcome, RunSummary
 from inspect_cli.calibration.rules import GoodPeaks, limits_from_good
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, peaks_of, raw_peaks
+from inspect_cli.console import Teller
 from inspect_cli.errors import NoInputError
 from inspect_cli.evaluation.evaluate import fused_histogram
 from inspect_cli.evaluation.truth import Truth, doubts
@@ -25,21 +26,10 @@ from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.stopping import Stopped
-from inspect_cli.store.layout import RUN_FOLDER
 from inspect_cli.store.part_record import PartRecord
 
 #: Times the first limits, themselves above all held-out parts, from which on a part may be no good one.
 _FAR_ABOVE: Final = 2.0
-
-
-class Teller(Protocol):
-    """How calibration talks."""
-
-    def say(self, text: str) -> None:
-        """Tell a line."""
-
-    def warn(self, text: str) -> None:
-        """Tell a warning."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +38,6 @@ class NewLimits:
 
     calibration: Calibration
     failed: list[str]
-
-
-def run_of(folder: Path, material: str, out: Path | None) -> Path:
-    """Return the run folder that the parts of a folder are scored into: ``out``, or the one below the folder."""
-    return out or folder / RUN_FOLDER / material
 
 
 def limits_from_good_folder(
@@ -119,8 +104,7 @@ def _without_promise_if_not_all_good(
         doubts.append(f"{copies} of them copies")
     if not doubts:
         return calibration
-    origin = f"{calibration.origin}, {', '.join(doubts)}"
-    return calibration.model_copy(update={"false_alarm_rate": None, "origin": origin})
+    return calibration.without_promise(", ".join(doubts))
 
 
 def _without_promise_if_one_stands_out(
@@ -142,8 +126,7 @@ def _without_promise_if_one_stands_out(
             )
     if not odd:
         return calibration
-    origin = f"{calibration.origin}, of which {', '.join(sorted(odd))} stand(s) out"
-    return calibration.model_copy(update={"false_alarm_rate": None, "origin": origin})
+    return calibration.without_promise(f"of which {', '.join(sorted(odd))} stand(s) out")
 
 
 def _without_promise_if_far_above_held_out_parts(
@@ -167,8 +150,7 @@ def _without_promise_if_far_above_held_out_parts(
         f"{len(above)} of {len(records)} parts peak above {_FAR_ABOVE:g} times the limit from good parts that were "
         f"held back: {', '.join(above[:5])}; if defective, take them out of {folder} and set the limits again"
     )
-    origin = f"{calibration.origin}, {len(above)} of them far above the good parts that were held back"
-    return calibration.model_copy(update={"false_alarm_rate": None, "origin": origin})
+    return calibration.without_promise(f"{len(above)} of them far above the good parts that were held back")
 
 
 def _without_promise_if_trained_on(
@@ -182,8 +164,7 @@ def _without_promise_if_trained_on(
         f"{len(known)} of {len(records)} good parts were trained on; their scores are lower than those of new "
         "parts, so the limits may be too tight: use other good parts"
     )
-    origin = f"{calibration.origin}, {len(known)} of them trained on"
-    return calibration.model_copy(update={"false_alarm_rate": None, "origin": origin})
+    return calibration.without_promise(f"{len(known)} of them trained on")
 
 
 def limits_from_labelled_folder(

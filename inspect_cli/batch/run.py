@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from inspect_cli.batch.parts import note_not_reached, score_parts, set_changed_aside
 from inspect_cli.batch.space import check_space
 from inspect_cli.batch.summary import NOT_REACHED, Outcome, RunSummary, write_run_record
 from inspect_cli.batch.tables import finished_parts, remove_tables, write_tables
+from inspect_cli.console import Teller
 from inspect_cli.errors import (
     EXIT_DEFECTS,
     EXIT_DONE,
@@ -31,16 +32,20 @@ from inspect_cli.outputs.stored import has_maps, part_folder, rejudge
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import Stopped, graceful_stop
 from inspect_cli.store.atomic import output_error
-from inspect_cli.store.layout import ALL_OUTPUTS, EVALUATION, EVALUATION_PICTURE, PARTS_FOLDER, REPORT, RUN_RECORD
+from inspect_cli.store.layout import (
+    ALL_OUTPUTS,
+    EVALUATION,
+    EVALUATION_PICTURE,
+    PARTS_FOLDER,
+    REPORT,
+    RUN_FOLDER,
+    RUN_RECORD,
+)
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.part_record import PartKey, PartRecord
 from inspect_cli.store.paths import check_is_text, without_links
 from inspect_cli.store.run_record import RunRecord, read_run_record
 from inspect_cli.store.timestamps import utc_now
-
-if TYPE_CHECKING:
-    from inspect_cli.training.order import Teller
-
 
 #: What is made of a run's results, and what it is called while it is unknown whether these hold.
 _MADE_OF_IT: Final = {name: f".{name}.aside" for name in (EVALUATION, EVALUATION_PICTURE, REPORT)}
@@ -49,6 +54,11 @@ _MADE_OF_IT: Final = {name: f".{name}.aside" for name in (EVALUATION, EVALUATION
 def lock_run(run: Path, wait_s: float = 0.0) -> AbstractContextManager[object]:
     """Take the lock of a run folder; see :func:`lock_folder`."""
     return lock_folder(run, f"{run}: another run is writing here; wait for it or choose another --out", wait_s)
+
+
+def run_of(folder: Path, material: str, out: Path | None) -> Path:
+    """Return the run folder that the parts of a folder are scored into: ``out``, or the one below the folder."""
+    return out or folder / RUN_FOLDER / material
 
 
 def score_batch(

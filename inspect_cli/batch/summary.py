@@ -63,6 +63,10 @@ class RunSummary:
         """Return the number of parts of each verdict."""
         return {name: sum(o.verdict == name for o in self.outcomes) for name in VERDICTS}
 
+    def told(self) -> str:
+        """Return the verdicts that there are, in words."""
+        return ", ".join(f"{number} {verdict}" for verdict, number in self.counts().items() if number)
+
 
 def write_run_record(
     summary: RunSummary, model: ScoringModel, folder: Path, started_utc: str, exit_code: int | None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inspect_cli.batch.run import score_all
+from inspect_cli.console import Teller
 from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.evaluation.run_parts import find_parts
@@ -27,7 +28,7 @@ from inspect_cli.store.cells import csv_text, plain_cell
 from inspect_cli.store.layout import RECIPE
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.part_record import read_part_record
-from inspect_cli.training.order import Teller, TrainingOrder
+from inspect_cli.training.order import TrainingOrder
 from inspect_cli.training.train import train_material
 
 METRICS: Final = ("image_auroc", "pixel_auroc", "pixel_ap", "au_pro", "f1_max")

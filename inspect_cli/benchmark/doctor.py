@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -46,8 +46,9 @@ class Finding:
 def examine(models: Path | None, on_finding: Callable[[Finding], None]) -> list[Finding]:
     """Look at everything and return the findings; ``on_finding`` gets each when it is known."""
     findings = []
-    bundles = {name: found for name, found in _bundles(models) if isinstance(found, Bundle)}
-    for finding in chain(_installation(), _materials(models), _speed(bundles, models)):
+    known = dict(_bundles(models))
+    bundles = {name: found for name, found in known.items() if isinstance(found, Bundle)}
+    for finding in chain(_installation(), _materials(known), _speed(bundles, models)):
         findings.append(finding)
         on_finding(finding)
     return findings
@@ -124,8 +125,8 @@ def _bundles(models: Path | None) -> Iterator[tuple[str, Bundle | InspectError]]
             yield name, error
 
 
-def _materials(models: Path | None) -> Iterator[Finding]:
-    for name, found in _bundles(models):
+def _materials(known: Mapping[str, Bundle | InspectError]) -> Iterator[Finding]:
+    for name, found in known.items():
         if isinstance(found, InspectError):
             yield Finding("material", f"{name}: cannot be used", str(found))
             continue

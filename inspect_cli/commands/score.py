@@ -22,7 +22,7 @@ from inspect_cli.commands.options import (
     parse_batch,
     parse_names,
 )
-from inspect_cli.errors import EXIT_DEFECTS, EXIT_DONE, EXIT_UNDECIDED, InputError, NoInputError, UsageError, nearest
+from inspect_cli.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from inspect_cli.batch.summary import Outcome, RunSummary
@@ -120,14 +120,13 @@ def score(
 
     share_freed_memory()
     from inspect_cli.batch.monitor import Monitor
-    from inspect_cli.batch.run import score_batch
+    from inspect_cli.batch.run import run_of, score_batch
     from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
     from inspect_cli.images.parts import unused_images
     from inspect_cli.material.bundle import find_bundle
     from inspect_cli.material.materials import choose_material
     from inspect_cli.scoring.model import load_model
-    from inspect_cli.store.layout import RUN_FOLDER
     from inspect_cli.store.paths import check_is_folder
 
     with Monitor(metrics, log, folder) as monitor:
@@ -139,7 +138,7 @@ def score(
             chosen, bundle, Hardware(device, parse_batch(batch), engine, precision), stride, max_mpixels
         )
         parts = discover_parts(folder, model.maps, chosen.recipe.maps)
-        run = out or folder / RUN_FOLDER / chosen.name
+        run = run_of(folder, chosen.name, out)
         _announce(len(parts), run, model)
         without_verdict = unused_images(folder, parts).told(chosen.recipe.maps)
         for text in without_verdict:
@@ -229,10 +228,8 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
 
 
 def _finish(summary: RunSummary, exit_code: int) -> None:
-
     quoted = shlex.quote(str(summary.run))
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in summary.counts().items() if number)
-    console.say(f"{counts or 'nothing scored'} in {summary.seconds:.0f} s; next: inspect report {quoted}")
-    if exit_code not in (EXIT_DONE, EXIT_DEFECTS, EXIT_UNDECIDED, InputError.exit_code, NoInputError.exit_code):
+    console.say(f"{summary.told() or 'nothing scored'} in {summary.seconds:.0f} s; next: inspect report {quoted}")
+    if summary.interrupted:
         console.say("interrupted: run again to go on with the rest")
     raise typer.Exit(exit_code)

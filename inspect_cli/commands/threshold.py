@@ -128,7 +128,7 @@ def threshold(
     from inspect_cli.allocation import share_freed_memory
 
     share_freed_memory()
-    from inspect_cli.batch.calibrate import run_of
+    from inspect_cli.batch.run import run_of
     from inspect_cli.engines import Hardware
     from inspect_cli.material.bundle import find_bundle
     from inspect_cli.material.materials import find_material
@@ -265,8 +265,7 @@ def _apply(model: ScoringModel, run: Path) -> int:
         console.say(f"{outcome.verdict:<10} {outcome.part}" + (f"  {outcome.error}" if outcome.error else ""))
 
     summary, code = apply_limits(run, model, tell)
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in summary.counts().items() if number)
-    console.say(f"{run}: judged again from stored maps: {counts}")
+    console.say(f"{run}: judged again from stored maps: {summary.told()}")
     return code
 
 

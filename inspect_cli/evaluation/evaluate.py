@@ -22,7 +22,7 @@ from inspect_cli.store.part_record import PartRecord, read_part_record
 
 BAND_ROWS: Final = 256
 LIMIT: Final = 1.0
-VERDICTS: Final = ("pass", "fail", "undecided")
+JUDGED: Final = ("pass", "fail", "undecided")
 GOOD, DEFECTIVE = "good", "defective"
 FUSED: Final = ""
 #: Lifts scores above the limit, so that whatever is below it then is halo; a power of two, which rounds nothing.
@@ -108,7 +108,7 @@ class Tally:
     def metrics_of_verdicts(self) -> dict[str, Any]:
         """Compute how the run's verdicts did; a part is found if it failed, and a rate of nothing is ``None``."""
         counts = {
-            truth: {verdict: self.verdicts[truth, verdict] for verdict in VERDICTS} for truth in (GOOD, DEFECTIVE)
+            truth: {verdict: self.verdicts[truth, verdict] for verdict in JUDGED} for truth in (GOOD, DEFECTIVE)
         }
         found, missed = counts[DEFECTIVE]["fail"], self.defective - counts[DEFECTIVE]["fail"]
         false_alarms = counts[GOOD]["fail"]

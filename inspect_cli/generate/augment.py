@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from inspect_cli import TOOL
+from inspect_cli.console import Teller
 from inspect_cli.engines import choose_device
 from inspect_cli.generate.adversarial import Game
 from inspect_cli.generate.dcgan import LATENT, check_tile
@@ -35,7 +36,6 @@ from inspect_cli.store.listed import remove_listed
 from inspect_cli.store.timestamps import utc_now
 from inspect_cli.tiles.tiling import TILE_PX
 from inspect_cli.training.budget import MapBudget
-from inspect_cli.training.order import Teller
 from inspect_cli.training.prepare import Split, split_parts, survey_parts
 from inspect_cli.training.sources import good_parts
 

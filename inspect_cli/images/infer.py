@@ -14,10 +14,11 @@ from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.images.parts import Part, discover_parts, unused_images, walk_files
 from inspect_cli.images.reader import SUFFIXES, ImageHeader, open_map
 from inspect_cli.recipe.schema import MAX_CHANNELS, MapSpec
+from inspect_cli.recipe.template import KNOWN_MAPS
 from inspect_cli.store.paths import check_is_folder
 
 #: Endings of file names that tell what a map is.
-KNOWN_NAMES = ("albedo", "normal", "gradient", "curvature")
+KNOWN_NAMES = tuple(KNOWN_MAPS)
 #: Endings that one pattern of either takes.
 _FORMATS: Final = {".tiff": ".tif", ".jpeg": ".jpg"}
 _JPEG: Final = (".jpg", ".jpeg")
@@ -76,9 +77,9 @@ def check_told_apart(folder: Path, maps: Mapping[str, MapSpec]) -> None:
 
     They would be taken for as many parts of the one map of ``maps``, and one network would learn all of them.
     """
-    images = [path for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES)]
     if len(maps) > 1 or next(iter(maps)) in KNOWN_NAMES:
         return
+    images = [path for path in walk_files(folder, {}) if path.name.lower().endswith(SUFFIXES)]
     kinds = [_kind(path.stem) or _kind(path.parent.name) for path in images]
     found = Counter(kind for kind in kinds if kind is not None)
     if len(found) > 1 and found.total() > len(kinds) / 2:

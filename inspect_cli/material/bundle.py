@@ -83,7 +83,8 @@ class Bundle:
         path = self.folder / usual.cells
         content = _read(path, usual.sha256)
         try:
-            arrays = {name: np.asarray(load(content)[name].numpy(), np.float32) for name in shapes}
+            tensors = load(content)
+            arrays = {name: np.asarray(tensors[name].numpy(), np.float32) for name in shapes}
         except (SafetensorError, KeyError) as error:
             raise ModelError(f"{path}: does not hold what is usual at a place; {_AGAIN}") from error
         for name, shape in shapes.items():

@@ -98,6 +98,10 @@ class Calibration(_Strict):
         """Whether the limits hold for scores that are put together as ``tiling`` says, whatever its stride."""
         return (self.smooth_sigma_px, self.blend) == (tiling.smooth_sigma_px, tiling.joining)
 
+    def without_promise(self, why: str) -> Self:
+        """Return the limits without a promised rate, and with the reason in their origin."""
+        return self.model_copy(update={"false_alarm_rate": None, "origin": f"{self.origin}, {why}"})
+
     @property
     def promise(self) -> str:
         """What the limits promise, in words."""

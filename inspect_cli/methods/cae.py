@@ -47,7 +47,7 @@ class ConvolutionalAutoencoder(Detector):
     def __init__(self, channels: int, tile_px: int, settings: CaeSettings) -> None:
         super().__init__(channels, tile_px, settings)
         architecture = ARCHITECTURES[settings.architecture]
-        check_tile(tile_px, architecture)
+        check_tile(tile_px, architecture.reduction)
         side = tile_px // architecture.reduction
         self.encoder = encoder(channels, architecture)
         self.hidden = settings.hidden or architecture.hidden

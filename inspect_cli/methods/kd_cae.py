@@ -64,7 +64,7 @@ class KernelDensityAutoencoder(Detector):
 
     def __init__(self, channels: int, tile_px: int, settings: KdCaeSettings) -> None:
         super().__init__(channels, tile_px, settings)
-        check_tile(tile_px, ARCHITECTURE)
+        check_tile(tile_px, ARCHITECTURE.reduction)
         self.encoder = encoder(channels, ARCHITECTURE)
         self.decoder = decoder(channels, ARCHITECTURE)
         initialise(self)

@@ -41,10 +41,7 @@ class Architecture(NamedTuple):
     @property
     def reduction(self) -> int:
         """Image side over code side."""
-        total = 1
-        for stride in self.strides:
-            total *= stride
-        return total
+        return math.prod(self.strides)
 
 
 #: IND Table 2, industrial column.
@@ -74,9 +71,8 @@ CIFAR10: Final = Architecture(
 ARCHITECTURES: Final = {"industrial": INDUSTRIAL, "synthetic": SYNTHETIC, "mnist": MNIST, "cifar10": CIFAR10}
 
 
-def check_tile(tile_px: int, architecture: Architecture) -> None:
-    """Raise RecipeError unless the tile divides exactly down to the code."""
-    step = architecture.reduction
+def check_tile(tile_px: int, step: int) -> None:
+    """Raise RecipeError unless the tile divides exactly down to the code, a pixel of which stands for ``step``."""
     if tile_px % step or tile_px < 2 * step:
         fits = ", ".join(str(step * n) for n in (2, 4, 8, 16))
         raise RecipeError(f"tiles.size_px {tile_px} does not fit this network: sizes that fit are {fits}, ...")

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from inspect_cli.corruptions import Corruption
 from inspect_cli.corruptions.injection import GaussianInjection
-from inspect_cli.errors import RecipeError
 from inspect_cli.methods.base import Batch, Detector, MethodSettings, copy_error, squared_residual
-from inspect_cli.methods.networks import LEAKY_SLOPE, initialise, start_at_mean
+from inspect_cli.methods.networks import LEAKY_SLOPE, check_tile, initialise, start_at_mean
 
 #: Filters of the first encoder layer over those of each (paper: 128, 64, 16, 8, 4).
 _DIVISORS: Final = (1, 2, 8, 16, 32)
@@ -51,9 +50,7 @@ class NoiseInjectedAutoencoder(Detector):
 
     def __init__(self, channels: int, tile_px: int, settings: NiCaeSettings) -> None:
         super().__init__(channels, tile_px, settings)
-        if tile_px % _REDUCTION or tile_px < 2 * _REDUCTION:
-            fits = ", ".join(str(_REDUCTION * n) for n in (2, 4, 8, 16))
-            raise RecipeError(f"tiles.size_px {tile_px} does not fit this network: sizes that fit are {fits}, ...")
+        check_tile(tile_px, _REDUCTION)
         widths = [max(_LEAST_FILTERS, settings.width // divisor) for divisor in _DIVISORS]
         code_shape = (widths[-1], tile_px // _REDUCTION, tile_px // _REDUCTION)
         size = widths[-1] * (tile_px // _REDUCTION) ** 2

@@ -60,7 +60,7 @@ class RunData:
         self.parts = sorted(_read_parts(folder / "parts.csv"), key=_worst_first)
         self.evaluation_file = folder / EVALUATION
 
-    @property
+    @cached_property
     def evaluation(self) -> dict[str, Any] | None:
         """Content of ``evaluation.json``; None if it is absent or broken."""
         return read_json(self.evaluation_file)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from inspect_cli.console import Teller
 from inspect_cli.reproduce import papers
 from inspect_cli.reproduce.experiment import Case, Row
 from inspect_cli.reproduce.localisation import DIRECT_PLAN, measure_maps
 from inspect_cli.reproduce.mvtec import Preparation, find_categories
 from inspect_cli.reproduce.pipeline import Plan
 from inspect_cli.reproduce.registry import FAMILIES
-from inspect_cli.training.order import Teller
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from inspect_cli.console import Teller
 from inspect_cli.recipe import Budget
-from inspect_cli.training.order import Teller
 
 #: Ending of the column that holds the paper's value of a metric.
 PAPER: Final = "_paper"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from inspect_cli.console import Teller
 from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.recipe.schema import ScoringSpec, TilesSpec, TrainingSpec
 from inspect_cli.reproduce import papers
@@ -12,7 +13,6 @@ from inspect_cli.reproduce.experiment import Case, Row, make_row
 from inspect_cli.reproduce.mvtec import MASKS, Preparation, find_categories
 from inspect_cli.reproduce.papers import Numbers
 from inspect_cli.reproduce.pipeline import Plan, train_and_score
-from inspect_cli.training.order import Teller
 
 #: No early stop: training lasts the whole budget.
 NEVER: Final = 10**6

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from inspect_cli.console import Teller
 from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import open_map
 from inspect_cli.reproduce import papers
@@ -18,7 +19,6 @@ from inspect_cli.reproduce.experiment import Case, Row, make_row
 from inspect_cli.reproduce.mvtec import GOOD, find_categories
 from inspect_cli.reproduce.pipeline import train_and_score
 from inspect_cli.store.atomic import write_text
-from inspect_cli.training.order import Teller
 
 #: Below this lie almost all scores of good pixels in the paper.
 QUIET: Final = 0.03

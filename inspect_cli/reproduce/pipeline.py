@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inspect_cli.batch.run import score_all
+from inspect_cli.console import Teller
 from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import discover_parts
 from inspect_cli.images.infer import infer_maps
@@ -21,7 +22,7 @@ from inspect_cli.scoring.model import load_model
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.layout import RECIPE
 from inspect_cli.store.part_record import read_part_record
-from inspect_cli.training.order import Teller, TrainingOrder
+from inspect_cli.training.order import TrainingOrder
 from inspect_cli.training.train import train_material
 
 

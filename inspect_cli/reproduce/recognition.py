@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from inspect_cli.console import Teller
 from inspect_cli.evaluation.metrics import rank_auroc
 from inspect_cli.recipe.schema import TilesSpec, TrainingSpec
 from inspect_cli.reproduce import papers
@@ -12,7 +13,6 @@ from inspect_cli.reproduce.experiment import Case, Row, make_row
 from inspect_cli.reproduce.mvtec import Preparation, find_categories
 from inspect_cli.reproduce.pipeline import Plan, image_scores, train_and_score
 from inspect_cli.reproduce.ranking import best_f1
-from inspect_cli.training.order import Teller
 
 #: Side of the images, which are one tile each (MVT sections 3.1, 3.4.2 and 3.5).
 SIDE_PX: Final = 128

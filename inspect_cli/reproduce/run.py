@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from inspect_cli.console import Teller
 from inspect_cli.errors import UsageError, nearest
 from inspect_cli.recipe import Budget
 from inspect_cli.reproduce.experiment import Case, Experiment, Row
@@ -14,7 +15,6 @@ from inspect_cli.reproduce.layout import as_line
 from inspect_cli.reproduce.ledger import Ledger, data_sha256
 from inspect_cli.reproduce.registry import TABLES, Table
 from inspect_cli.store.lock import lock_folder
-from inspect_cli.training.order import Teller
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from inspect_cli.console import Teller
 from inspect_cli.engines import TorchEngine, choose_device
 from inspect_cli.errors import InputError
 from inspect_cli.evaluation.metrics import rank_auroc
@@ -34,7 +35,6 @@ from inspect_cli.reproduce.small_data import (
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import MapBudget
 from inspect_cli.training.loop import StepReport, train_map
-from inspect_cli.training.order import Teller
 
 #: Side of the networks' input; smaller images get a black border.
 SIDE_PX: Final = 32

@@ -13,6 +13,7 @@ from typing import Final
 from inspect_cli.batch.calibrate import limits_from_labelled_folder
 from inspect_cli.batch.run import apply_limits
 from inspect_cli.batch.summary import Outcome
+from inspect_cli.console import Teller
 from inspect_cli.evaluation.evaluate import LIMIT, fused_histogram
 from inspect_cli.images import discover_parts
 from inspect_cli.material.materials import adopt, find_material
@@ -23,7 +24,7 @@ from inspect_cli.sample.plan import plan_batch
 from inspect_cli.scoring.model import load_model
 from inspect_cli.stopping import Stopped
 from inspect_cli.store.layout import RUN_FOLDER
-from inspect_cli.training.order import Teller, TrainingOrder
+from inspect_cli.training.order import TrainingOrder
 from inspect_cli.training.train import train_material
 
 

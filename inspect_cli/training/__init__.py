@@ -1,1 +1,4 @@
-"""The training loop, its checkpoints, and the checks on what was learnt. Knows no method by name."""
+"""The training loop, its checkpoints, and the checks on what was learnt.
+
+``auto`` and ``suspects`` alone know methods by name.
+"""

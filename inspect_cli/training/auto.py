@@ -16,6 +16,7 @@ from typing import Final
 
 from pydantic import BaseModel, Field, ValidationError
 
+from inspect_cli.console import Teller
 from inspect_cli.corruptions.trial import KINDS
 from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError, nearest
 from inspect_cli.material.bundle import find_bundle
@@ -25,7 +26,7 @@ from inspect_cli.recipe import Budget
 from inspect_cli.store.atomic import write_text
 from inspect_cli.training.budget import TRIALS_SHARE, left_of
 from inspect_cli.training.loop import train_map
-from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
+from inspect_cli.training.order import Shown, TrainingOrder, closing, open_job
 from inspect_cli.training.sources import Sources
 from inspect_cli.training.trial import measure_trial, trial_of
 

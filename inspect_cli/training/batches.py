@@ -82,13 +82,13 @@ def validation_batches(job: MapTraining) -> list[Batch]:
     ]
 
 
-def good_tiles(job: MapTraining, first_step: int, count: int) -> Tensor:
-    """Return ``count`` good training patches (count, channels, side, side) as they are."""
-    side = job.detector.tile_px
+def begin_tiles(job: MapTraining) -> Tensor:
+    """Return the good training patches (n, channels, side, side) that :meth:`Detector.begin` looks at."""
+    count, side = job.patches(BEGIN_PATCHES, FEWEST_BEGIN_PATCHES), job.detector.tile_px
     shape = (count, job.preprocess.channels, side, side)
     tiles = torch.empty(shape, device=job.device, memory_format=torch.channels_last)
     for at in range(0, count, job.batch):  # each batch goes to its place: many large ones are not held twice
-        some = _to_device(job, *_prepared(job, job.train, first_step + at // job.batch, job.batch)).tiles
+        some = _to_device(job, *_prepared(job, job.train, BEGIN_STEP + at // job.batch, job.batch)).tiles
         tiles[at : at + len(some)] = some[: count - at]
     return tiles
 

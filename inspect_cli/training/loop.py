@@ -26,12 +26,9 @@ from inspect_cli.methods.base import Batch, Detector
 from inspect_cli.processors import usable_processors
 from inspect_cli.stopping import Interrupted
 from inspect_cli.training.batches import (
-    BEGIN_PATCHES,
-    BEGIN_STEP,
-    FEWEST_BEGIN_PATCHES,
     MapTraining,
+    begin_tiles,
     fit_tiles,
-    good_tiles,
     training_batch,
     validation_batches,
 )
@@ -71,7 +68,7 @@ def train_map(
     optimizers = detector.optimizers(job.spec.learning_rate)
     restored = load_checkpoint(job.checkpoint, job.fingerprint, detector, optimizers) if resume else None
     if restored is None:
-        detector.begin(good_tiles(job, BEGIN_STEP, job.patches(BEGIN_PATCHES, FEWEST_BEGIN_PATCHES)))
+        detector.begin(begin_tiles(job))
     state, best = restored or (TrainingState(job.fingerprint), _copy(detector))
     if job.device.type != "cpu" and detector.trains and not state.finished:
         _warm_up(job)

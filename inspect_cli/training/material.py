@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from inspect_cli.console import Teller
 from inspect_cli.errors import InputError, UsageError, nearest
 from inspect_cli.images.infer import check_told_apart, infer_maps, named_defective, training_root, unmatched
 from inspect_cli.images.parts import Part, any_file, discover_parts
@@ -23,9 +23,6 @@ from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.layout import MANIFEST, RECIPE
 from inspect_cli.store.paths import check_is_folder
-
-if TYPE_CHECKING:  # it brings torch
-    from inspect_cli.training.order import Teller
 
 
 def material_to_train(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
 
 import torch
 
+from inspect_cli.console import Teller, Update
 from inspect_cli.engines import choose_device
 from inspect_cli.engines.frozen import frozen_run
 from inspect_cli.errors import NoInputError, UsageError
@@ -28,27 +29,11 @@ from inspect_cli.training.sources import Parts, Sources, defect_sampler, good_sa
 
 CHECKPOINTS = ".checkpoint"
 
-Progress = Callable[[float, str], None]
-
-
-class Teller(Protocol):
-    """How training talks: lines, warnings, and a progress bar for each map."""
-
-    def say(self, text: str) -> None:
-        """Tell a line."""
-
-    def warn(self, text: str) -> None:
-        """Tell a warning."""
-
-    def progress(self, label: str) -> AbstractContextManager[Progress]:
-        """Show progress while the context is open."""
-        ...
-
 
 class Shown:
     """Shows each step on a progress bar, with the last validation loss."""
 
-    def __init__(self, update: Progress) -> None:
+    def __init__(self, update: Update) -> None:
         self._update = update
         self._validation = "-"
 
@@ -80,6 +65,11 @@ class TrainingOrder:
     #: Parts with defects, where ``truth`` marks them or anywhere, for supervised methods.
     defects: Sequence[Part] = ()
     truth: Truth | None = None
+
+    @property
+    def bundle_folder(self) -> Path:
+        """Where the model comes to lie."""
+        return self.material.folder / self.method
 
 
 def settings_of(order: TrainingOrder) -> dict[str, object]:
@@ -179,7 +169,7 @@ def open_job(order: TrainingOrder, name: str, sources: Sources, files: list[Trai
         budget=MapBudget.of(order.budget, len(order.maps), detector.most_steps),
         seed=order.seed,
         device=device,
-        checkpoint=order.material.folder / order.method / CHECKPOINTS / name,
+        checkpoint=order.bundle_folder / CHECKPOINTS / name,
         fingerprint=_fingerprint(order, name, tile_px, files, sources),
     )
 

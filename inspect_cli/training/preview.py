@@ -11,17 +11,18 @@ import numpy as np
 import torch
 
 from inspect_cli.arrays import Mask
+from inspect_cli.console import Teller
 from inspect_cli.errors import UsageError
 from inspect_cli.images import Part, open_map
+from inspect_cli.images.reduced import reduction
 from inspect_cli.methods.registry import AUTO
 from inspect_cli.pictures.draw import caption_strip, enlarged, stacked, tint, to_rgb
 from inspect_cli.pictures.gallery import save_corruptions
 from inspect_cli.pictures.previews import UNCOVERED_RGB, save_png
 from inspect_cli.store.layout import ROI_PREVIEW
 from inspect_cli.training.batches import MapTraining, training_batch
-from inspect_cli.training.order import Teller, TrainingOrder, closing, open_job, open_order
+from inspect_cli.training.order import TrainingOrder, closing, open_job, open_order
 
-#: Beside the recipe, where `roi.png` may be a mask.
 #: Patches in the picture.
 SHOWN: Final = 8
 #: Longer side of a part in the picture of its ROI, at most.
@@ -36,7 +37,7 @@ def preview_roi(parts: Sequence[Part], rois: Mapping[str, Mask | None], name: st
         with open_map(part.files[name]) as reader:
             pixels = reader.read()
         grey = pixels.astype(np.float32) if pixels.ndim == 2 else pixels.mean(axis=2, dtype=np.float32)
-        factor = max(1, -(-max(grey.shape) // _ROI_PX))
+        factor = reduction(grey.shape[0], grey.shape[1], _ROI_PX)
         small = grey[::factor, ::factor]
         low, high = np.nanquantile(small, [0.01, 0.99])
         shown = to_rgb((np.clip((small - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8))
@@ -88,7 +89,7 @@ def preview_corruptions(order: TrainingOrder, teller: Teller) -> list[Path]:
     for name in order.maps:
         job = open_job(order, name, sources, [])
         with closing(job):
-            pictures.append(order.material.folder / order.method / f"corruptions_{name}.png")
+            pictures.append(order.bundle_folder / f"corruptions_{name}.png")
             preview_corruption(job, pictures[-1])
     return pictures
 

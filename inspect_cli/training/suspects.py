@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from inspect_cli.arrays import Mask
+from inspect_cli.console import Teller
 from inspect_cli.engines import TorchEngine
 from inspect_cli.errors import ModelError, NoInputError, UsageError
 from inspect_cli.images import Part, WindowReader, open_map
@@ -37,7 +38,7 @@ from inspect_cli.tiles.tiling import Tiling, count_of_area, tiling_of
 from inspect_cli.training.batches import MapTraining, fit_tiles
 from inspect_cli.training.budget import LOOK_PLENTY_S, LOOK_PLENTY_SHARE, LOOK_SHARE, LOOK_TRAINING_SHARE
 from inspect_cli.training.loop import train_map
-from inspect_cli.training.order import Shown, Teller, TrainingOrder, closing, open_job
+from inspect_cli.training.order import Shown, TrainingOrder, closing, open_job
 from inspect_cli.training.prepare import Split, Survey
 from inspect_cli.training.sources import Sources
 

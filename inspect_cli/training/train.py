@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from inspect_cli import TOOL
+from inspect_cli.console import Teller
 from inspect_cli.engines import TorchEngine, choose_device
 from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.images import Part
@@ -48,7 +49,6 @@ from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import (
     CHECKPOINTS,
     Shown,
-    Teller,
     TrainingOrder,
     closing,
     open_job,
@@ -121,13 +121,13 @@ def train_material(
 
 
 def _locked(order: TrainingOrder) -> AbstractContextManager[None]:
-    folder = order.material.folder / order.method
+    folder = order.bundle_folder
     return lock_folder(folder, f"{folder}: is being trained or calibrated by another process; wait for it")
 
 
 def _kept(order: TrainingOrder, sources: Sources) -> tuple[Manifest, list[str]] | None:
     """Return the model that is there and its maps that stay; see :func:`kept_maps`."""
-    recipe, folder = order.material.recipe, order.material.folder / order.method
+    recipe, folder = order.material.recipe, order.bundle_folder
     tiling, roi = tiling_for(order, sources), recipe.resolved_roi()
     return kept_maps(folder, order.maps, recipe.maps, settings_of(order), tiling, roi)
 
@@ -142,7 +142,7 @@ def _check(order: TrainingOrder) -> None:
             check_choice(order)
         return
     checked_settings(order.method, settings_of(order))
-    folder = order.material.folder / order.method
+    folder = order.bundle_folder
     if order.resume and not (folder / CHECKPOINTS).is_dir():
         raise UsageError(f"--resume: {folder} holds no checkpoint; train without it")
     if order.material.recipe.tiles.whole:
@@ -158,7 +158,7 @@ def _train_locked(
     stop: Callable[[], bool],
 ) -> Bundle:
     recipe, device = order.material.recipe, choose_device(order.device)
-    folder = order.material.folder / order.method
+    folder = order.bundle_folder
     tiling = tiling_for(order, sources)
     kept = _kept(order, sources)
     if not order.resume:  # what another training left is not for this one, nor for one that resumes it
@@ -287,7 +287,7 @@ def _described(
     """Write a trained map's weights and pictures and describe it for the manifest."""
     batches, survey = validation_batches(job), sources.survey
     explained = explained_variance(job.detector, batches)
-    folder = order.material.folder / order.method
+    folder = order.bundle_folder
     write_pictures(folder, name, job.detector, batches[0].tiles, state.history)
     weights, digest = write_weights(folder, name, job.detector.state_dict(), order.half)
     shown_low, shown_high = preview_range(job.train, job.preprocess)

@@ -12,9 +12,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from inspect_cli.arrays import Cells, Mask
+from inspect_cli.console import Teller
 from inspect_cli.engines import Engine, TorchEngine
 from inspect_cli.images import MapReader, Part, WindowReader, open_map
-from inspect_cli.images.reduced import BlockReducer
+from inspect_cli.images.reduced import BlockReducer, reduction
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.bundle import write_usual
 from inspect_cli.material.manifest import LEAST_LIMIT, Usual
@@ -28,7 +29,7 @@ from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import USUAL_MOST_SHARE, USUAL_SHARE
-from inspect_cli.training.order import Teller, TrainingOrder, tiling_for
+from inspect_cli.training.order import TrainingOrder, tiling_for
 from inspect_cli.training.prepare import Survey
 from inspect_cli.training.sources import Sources
 
@@ -36,7 +37,7 @@ from inspect_cli.training.sources import Sources
 PICTURE: Final = "usual_{map}.png"
 #: Parts that are looked at: more change little, fewer say too little. Of some only the brightness is taken.
 MOST_PARTS: Final = 32
-LEAST_PARTS: Final = 6
+LEAST_LEARNT: Final = 6
 #: So few places tell nothing of a correlation.
 _LEAST_PLACES: Final = 6
 LEAST_SCORED: Final = 3
@@ -126,7 +127,7 @@ def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources
 
     None where parts do not lie alike, that cannot be told, or the recipe does not ask for it.
     """
-    recipe, folder = order.material.recipe, order.material.folder / order.method
+    recipe, folder = order.material.recipe, order.bundle_folder
     picture = folder / PICTURE.format(map=name)
     picture.unlink(missing_ok=True)  # of the model before
     if not recipe.training.usual_map or job.detector.supervised:
@@ -170,13 +171,13 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     sizes = np.array([survey.sizes[part.id] for part in survey.parts])
     height, width = (int(length) for length in sizes.max(axis=0))
     slack_px = int(np.ptp(sizes, axis=0).max())
-    if len(parts) < LEAST_PARTS or slack_px > _MOST_SLACK * max(height, width):
+    if len(parts) < LEAST_LEARNT or slack_px > _MOST_SLACK * max(height, width):
         return None
     until = math.inf if budget_s is None else time.monotonic() + USUAL_SHARE * budget_s
     count = _affordable(scorer, parts[0], survey, name, budget_s)
     if count < LEAST_SCORED:
         return None
-    cell_px = max(_CELL_PX, -(-max(height, width) // _MOST_CELLS))
+    cell_px = max(_CELL_PX, reduction(height, width, _MOST_CELLS))
     shape = -(-height // cell_px), -(-width // cell_px)
     chosen = [parts[i] for i in _evenly(len(parts), MOST_PARTS)]
     bright: list[Cells] = []
