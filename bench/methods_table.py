@@ -30,6 +30,8 @@ import yaml
 from inspect_cli.errors import EXIT_DONE, EXIT_DOUBT
 from inspect_cli.methods import method_names
 from inspect_cli.methods.registry import method_class
+from inspect_cli.store.atomic import write_text
+from inspect_cli.store.cells import csv_text
 from inspect_cli.store.part_record import read_part_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,26 +132,29 @@ def measure(name: str, method: str, options: argparse.Namespace) -> dict[str, An
     }
 
 
+def _conditions(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["budget"], str(row["threads"]), str(row["seed"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train and measure every method on every data set.")
-    parser.add_argument("--budget", default="90s")
+    parser.add_argument("--budget", default="60s")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", default=",".join(method_names()))
     options = parser.parse_args()
     rows: list[dict[str, Any]] = list(csv.DictReader(TABLE.open())) if TABLE.is_file() else []
-    done = {(row["data"], row["method"]) for row in rows}
+    conditions = options.budget, str(options.threads), str(options.seed)
+    done = {(row["data"], row["method"]) for row in rows if _conditions(row) == conditions}
+    rows = [row for row in rows if _conditions(row) == conditions]  # the table has one budget, the docs say which
     for name in SETS:
         for method in options.only.split(","):
             if (name, method) in done:
                 continue
             rows.append(measure(name, method, options))
             print("  ".join(f"{key} {rows[-1][key]}" for key in COLUMNS), flush=True)
-            with TABLE.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_text(TABLE, csv_text(COLUMNS, rows))
 
 
 if __name__ == "__main__":

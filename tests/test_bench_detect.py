@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from inspect_cli import console
 from inspect_cli.benchmark import detect
 from inspect_cli.benchmark.detect import means
 from inspect_cli.cli import run
-from inspect_cli.errors import NoInputError, UsageError
+from inspect_cli.errors import ModelError, NoInputError, UsageError
 from inspect_cli.recipe import Budget
 
 
@@ -47,9 +48,12 @@ def test_rows_are_measured_kept_and_averaged(stripes, tmp_path, capsys, monkeypa
     assert rows[0]["pixel_auroc"] > 0.9
     assert rows[0]["image_auroc"] == 1.0
     assert "mean of 1: patchcore" in told.err
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["stripes-cae-0", "stripes-patchcore-0"]
-    assert (tmp_path / "kept/stripes-cae-0/model/cae/manifest.json").is_file()
-    assert (tmp_path / "kept/stripes-cae-0/run/parts.csv").is_file()
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        "stripes-none-cae-0-3steps",
+        "stripes-none-patchcore-0-3steps",
+    ]
+    assert (tmp_path / "kept/stripes-none-cae-0-3steps/model/cae/manifest.json").is_file()
+    assert (tmp_path / "kept/stripes-none-cae-0-3steps/run/parts.csv").is_file()
     table = list(csv.DictReader((tmp_path / "out" / "detect.csv").read_text().splitlines()))
     assert [float(row["pixel_auroc"]) for row in table] == [row["pixel_auroc"] for row in rows]
 
@@ -57,10 +61,36 @@ def test_rows_are_measured_kept_and_averaged(stripes, tmp_path, capsys, monkeypa
     assert run(command) == 0
     again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert again == rows, "numbers stay numbers"
+    shutil.rmtree(tmp_path / "kept/stripes-none-cae-0-3steps")
+    with pytest.raises(TypeError):  # measured, but not kept any more
+        detect.measure_detection(
+            detect.DetectOrder([stripes], ["cae"], [0], Budget(steps=3), "none", tmp_path / "out", tmp_path / "kept"),
+            console,
+            print,
+        )
     with pytest.raises(TypeError):  # what was measured with another ROI is not taken for it
         detect.measure_detection(
             detect.DetectOrder([stripes], ["cae"], [0], Budget(steps=3), "dark", tmp_path / "out"), console, print
         )
+
+
+def test_of_the_training_images_the_good_ones_alone_are_learnt_from(stripes, tmp_path, monkeypatch):
+    bad = stripes / "train" / "bad"
+    bad.mkdir()
+    shutil.copy(next((stripes / "train" / "good").iterdir()), bad / "b.png")
+    learnt = []
+
+    def train(order, _teller):
+        learnt.extend(part.id for part in order.parts)
+        raise ModelError("enough")
+
+    monkeypatch.setattr(detect, "train_material", train)
+    with pytest.raises(ModelError, match="enough"):
+        detect.measure_detection(
+            detect.DetectOrder([stripes], ["cae"], [0], Budget(steps=1), "none", tmp_path), console, print
+        )
+    assert learnt
+    assert not any(part.startswith("bad") or "/" in part for part in learnt)
 
 
 def test_rows_that_two_runs_write_at_once_are_all_kept(stripes, tmp_path, monkeypatch):

@@ -57,6 +57,7 @@ def test_every_finding_is_told_as_json_and_as_lines(models, tmp_path, capsys, mo
     materials = {entry["found"].split(":")[0]: entry["advice"] for entry in found if entry["name"] == "material"}
     assert "inspect threshold --material foil" in materials["foil"]  # its limits are provisional
     assert "maps" in materials["broken"]
+    assert set(materials) == {"foil", "broken"}, "what comes with the program does not stand in for a store's"
     assert any("openvino" in entry["advice"] for entry in found if entry["name"] == "engine")
     assert any("a megapixel and map with --engine torch" in entry["found"] for entry in found)
 

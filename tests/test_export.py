@@ -109,6 +109,26 @@ def test_report_names_every_format():
     assert set(networks.FORMATS) == set(networks._SUFFIX)
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [("smooth_sigma_px: 6", "set with smoothing 1.5 px"), ("tiles: {size_px: 64", "trained on tiles of 32 px")],
+)
+def test_limits_that_score_would_refuse_are_not_exported(models, tmp_path, capsys, changed, told):
+    recipe = models / "foil" / "recipe.yaml"
+    old = {"smooth_sigma_px: 6": "smooth_sigma_px: 1.5", "tiles: {size_px: 64": "tiles: {size_px: 32"}[changed]
+    recipe.write_text(recipe.read_text().replace(old, changed))
+    assert exported(models, tmp_path) == ModelError.exit_code
+    assert told in capsys.readouterr().err
+
+
+def test_limits_of_another_stride_are_told(models, tmp_path):
+    recipe = models / "foil" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("stride_px: 16", "stride_px: 32"))
+    assert exported(models, tmp_path) == 0
+    warnings = json.loads((tmp_path / "export.json").read_text())["warnings"]
+    assert any("the limits were set at stride 16 px" in warning for warning in warnings)
+
+
 def test_what_a_killed_export_left_is_swept(models, tmp_path):
     (tmp_path / "out" / ".export-left").mkdir(parents=True)
     assert exported(models, tmp_path / "out") == 0

@@ -476,6 +476,28 @@ def test_tile_of_one_map_leaves_the_files_of_the_others(tmp_path, models):
     assert [row["part"] for row in _rows(tmp_path / "out" / "index.csv")] == ["P1"]
 
 
+def test_random_places_are_found_in_a_narrow_roi(tmp_path):
+    """A blind draw would find one in hundreds."""
+    material = tmp_path / "models" / "strip"
+    material.mkdir(parents=True)
+    (material / "recipe.yaml").write_text(
+        "material: strip\nmaps: {image: {files: '{part}.png'}}\n"
+        "roi: {rule: file, file: '{part}_roi.png', margin_px: 0}\n"
+    )
+    roi = np.zeros((900, 1200), np.uint8)
+    roi[300:334, 100:1100] = 255
+    (tmp_path / "parts").mkdir()
+    cv2.imwrite(str(tmp_path / "parts/a.png"), np.full_like(roi, 9))
+    cv2.imwrite(str(tmp_path / "parts/a_roi.png"), roi)
+    words = ["tile", str(tmp_path / "parts"), "-m", "strip", "--models", str(tmp_path / "models"), "--size", "32"]
+    out = tmp_path / "cut"
+    assert run([*words, "--random", "40", "--min-roi-share", "1", "--out", str(out)]) == 0
+    rows = _rows(out / "index.csv")
+    assert len(rows) == 40
+    assert len({(row["x_px"], row["y_px"]) for row in rows}) == 40
+    assert all(300 <= int(row["y_px"]) <= 302 and 100 <= int(row["x_px"]) <= 1068 for row in rows)
+
+
 def test_tile_writes_patches_of_the_maps_own_type(batch, tmp_path, capsys):
     out = tmp_path / "patches"
     arguments = ["tile", str(batch / "test" / "good"), "--out", str(out), "--size", "64", "--stride", "64"]

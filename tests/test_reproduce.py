@@ -118,6 +118,15 @@ def test_a_run_that_was_ended_goes_on_where_it_stopped(toy, tmp_path):
     assert [(data, method) for data, method, *_ in toy] == [("a", "m"), ("a", "n"), ("b", "m"), ("b", "n")]
 
 
+def test_a_table_that_a_killed_run_did_not_write_is_made_of_what_was_measured(toy, tmp_path):
+    reproduce(request(tmp_path), Quiet())
+    before = read_csv(tmp_path / "out" / "toy.csv")
+    (tmp_path / "out" / "toy.csv").unlink()
+    reproduce(request(tmp_path), Quiet())
+    assert len(toy) == 4
+    assert read_csv(tmp_path / "out" / "toy.csv") == before
+
+
 @pytest.mark.parametrize("content", ["[", "{}", '[{"rows": 1}]'])
 def test_a_damaged_record_of_rows_is_named(toy, tmp_path, content):
     (tmp_path / "out").mkdir()
@@ -269,6 +278,9 @@ def test_chess_stands_beside_the_papers(tmp_path, monkeypatch):
     monkeypatch.setattr("inspect_cli.training.batches.VALIDATION_PATCHES", 16)
     assert synthetic.CHESS_NOISE.inputs(None) == {"chess": None, "noise": None}
     case = Case("chess-noise", "chess", None, "cae", Budget(steps=2), 1, tmp_path)
+    other = tmp_path / "models" / "chess" / "recipe.yaml"  # of an earlier run or edited: the paper's is taken
+    other.parent.mkdir(parents=True)
+    other.write_text("material: chess\nmaps: {image: {files: '{part}.bmp'}}\n")
     [row] = synthetic.CHESS_NOISE.measure(case, Quiet())
     assert 0 < row["iou"] <= row["recall"] <= 1
     assert row["recall_at_paper_iou"] is None or row["recall_at_paper_iou"] >= row["recall"]

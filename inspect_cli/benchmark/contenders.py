@@ -24,11 +24,11 @@ from torch import Tensor
 from inspect_cli.ahead import behind
 from inspect_cli.batch.run import score_batch
 from inspect_cli.engines import Hardware
-from inspect_cli.engines.torch_engine import choose_device
+from inspect_cli.engines.torch_engine import PRECISIONS, autocast, choose_device, round_inputs
+from inspect_cli.errors import UsageError
 from inspect_cli.images import Part
 from inspect_cli.material.bundle import Bundle
 from inspect_cli.material.materials import Material
-from inspect_cli.methods.base import Detector
 from inspect_cli.scoring.model import ScoringModel, load_model
 from inspect_cli.tiles.grid import Grid
 
@@ -51,9 +51,25 @@ class Job:
         """Return the loaded model; its bundle knows the one map only."""
         return load_model(self.material, self.bundle, self.hardware, self.stride_px)
 
-    def detector(self) -> Detector:
-        """Return the network on the device."""
-        return self.bundle.detector(self.map_name).to(self.device())
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """Return the network on the device as torch runs it, at the precision that `inspect score` has.
+
+        Raises
+        ------
+        UsageError
+            If torch has no such precision there.
+        """
+        device, precision = self.device(), self.hardware.precision
+        if precision not in PRECISIONS[device.type]:
+            raise UsageError(f"--precision {precision}: peers run in torch, which has no such one; leave them out")
+        round_inputs(device, tf32=precision == "tf32")
+        detector = self.bundle.detector(self.map_name).to(device)
+
+        def score(tiles: Tensor) -> Tensor:
+            with autocast(device, precision):
+                return detector.score(tiles).float()
+
+        return score
 
     def device(self) -> torch.device:
         """Return what the network runs on."""
@@ -106,7 +122,7 @@ def _network(job: Job) -> Work:
 def _plain_loop(job: Job) -> Work:
     """What a user would write: all in memory, torch in eager mode, batches of tiles, sums and counts in numpy."""
     device = job.device()
-    detector, grid = job.detector(), job.grid()
+    scored, grid = job.scorer(), job.grid()
     side = grid.tile_px
     corners = [(y, x) for y in grid.rows for x in grid.columns]
 
@@ -118,7 +134,7 @@ def _plain_loop(job: Job) -> Work:
         for start in range(0, len(corners), _BATCH):
             some = corners[start : start + _BATCH]
             tiles = np.stack([image[:, y : y + side, x : x + side] for y, x in some])
-            scores = detector.score(torch.from_numpy(tiles).to(device)).cpu().numpy()
+            scores = scored(torch.from_numpy(tiles).to(device)).cpu().numpy()
             for (y, x), score in zip(some, scores, strict=True):
                 total[y : y + side, x : x + side] += score
                 count[y : y + side, x : x + side] += 1
@@ -132,13 +148,13 @@ def _monai(job: Job) -> Work:
     from monai.inferers import sliding_window_inference  # noqa: PLC0415  (an optional peer)
 
     device = job.device()
-    detector, side = job.detector(), job.bundle.manifest.tile_px
+    scored, side = job.scorer(), job.bundle.manifest.tile_px
 
     @torch.inference_mode()
     def work() -> NDArray[np.float32]:
         image = torch.from_numpy(job.to_network(job.pixels()[None])).to(device)
         found: Tensor = sliding_window_inference(
-            image, side, _BATCH, lambda tiles: detector.score(tiles)[:, None], overlap=1 - job.stride_px / side
+            image, side, _BATCH, lambda tiles: scored(tiles)[:, None], overlap=1 - job.stride_px / side
         )
         return np.asarray(found[0, 0].cpu().numpy())
 
@@ -150,14 +166,14 @@ def _anomalib(job: Job) -> Work:
     from anomalib.data.utils.tiler import Tiler  # noqa: PLC0415  (an optional peer)
 
     device = job.device()
-    detector = job.detector()
+    scored = job.scorer()
     tiler = Tiler(tile_size=job.bundle.manifest.tile_px, stride=job.stride_px)
 
     @torch.inference_mode()
     def work() -> NDArray[np.float32]:
         image = torch.from_numpy(job.to_network(job.pixels()[None])).to(device)
         tiles = tiler.tile(image)
-        scores = torch.cat([detector.score(some)[:, None] for some in torch.split(tiles, _BATCH)])
+        scores = torch.cat([scored(some)[:, None] for some in torch.split(tiles, _BATCH)])
         return np.asarray(tiler.untile(scores)[0, 0].cpu().numpy())
 
     return work

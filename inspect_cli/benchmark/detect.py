@@ -16,7 +16,7 @@ from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.evaluate import evaluate_run
 from inspect_cli.evaluation.run_parts import find_parts
 from inspect_cli.images import discover_parts
-from inspect_cli.images.infer import infer_maps
+from inspect_cli.images.infer import infer_maps, training_root
 from inspect_cli.material.materials import Material
 from inspect_cli.methods.registry import AUTO, method_class, method_names
 from inspect_cli.recipe import Budget, Recipe
@@ -25,7 +25,7 @@ from inspect_cli.recipe.template import commented_yaml, new_recipe
 from inspect_cli.scoring.model import load_model
 from inspect_cli.store.atomic import write_text
 from inspect_cli.store.cells import csv_text, plain_cell
-from inspect_cli.store.layout import RECIPE
+from inspect_cli.store.layout import RECIPE, RUN_RECORD
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.part_record import read_part_record
 from inspect_cli.training.order import TrainingOrder
@@ -103,13 +103,14 @@ def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row]
                     "seed": str(seed),
                     "budget": str(order.budget),
                 }
+                kept = None if order.keep is None else order.keep / "-".join(key.values())
                 row = next((old for old in _read(path) if _is_same(old, key)), None)
+                if kept is not None and not (kept / "run" / RUN_RECORD).is_file():
+                    row = None  # measured before, and not kept
                 if row is None:
                     teller.say(f"{key['data']}, {method}, seed {seed}")
                     with (
-                        tempfile.TemporaryDirectory(prefix="inspect-detect-")
-                        if order.keep is None
-                        else nullcontext(order.keep / f"{key['data']}-{method}-{seed}")
+                        tempfile.TemporaryDirectory(prefix="inspect-detect-") if kept is None else nullcontext(kept)
                     ) as work:
                         row = {**key, **_measure(Path(work), folder, method, seed, order, teller)}
                     _add(path, row)
@@ -149,7 +150,7 @@ def _measure(work: Path, folder: Path, method: str, seed: int, order: DetectOrde
     maps = dict(recipe.maps)
     training = TrainingOrder(
         material=material,
-        parts=discover_parts(folder / "train", maps),
+        parts=discover_parts(training_root(folder), maps),
         method=method,
         maps=maps,
         budget=order.budget,
@@ -173,7 +174,7 @@ def _measure(work: Path, folder: Path, method: str, seed: int, order: DetectOrde
 
 def _recipe(folder: Path, roi: str, method: str) -> Recipe:
     """Return the recipe of a new material; the baseline goes without ``usual_map``, which is ours."""
-    recipe = new_recipe("bench", infer_maps(folder / "train"))
+    recipe = new_recipe("bench", infer_maps(training_root(folder)))
     training = recipe.training.model_copy(update={"usual_map": method != BASELINE})
     return recipe.model_copy(update={"roi": RoiSpec.model_validate({"rule": roi}), "training": training})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +22,10 @@ from inspect_cli.engines.choice import openvino_installed
 from inspect_cli.engines.torch_engine import PRECISIONS
 from inspect_cli.errors import InspectError
 from inspect_cli.material.bundle import Bundle, find_bundle
-from inspect_cli.material.materials import find_material, known_materials
+from inspect_cli.material.materials import STORE_VARIABLE, find_material, known_materials, model_stores
 from inspect_cli.methods.base import Detector
 from inspect_cli.processors import usable_processors
+from inspect_cli.store.layout import MANIFEST
 from inspect_cli.tiles.tiling import count_of_area, tiling_of
 
 _TIMED_TILES: Final = 64
@@ -115,9 +117,10 @@ def _gpu() -> Finding:
 
 
 def _bundles(models: Path | None) -> Iterator[tuple[str, Bundle | InspectError]]:
+    named = models is not None or STORE_VARIABLE in os.environ
     for name, folder in known_materials(models).items():
-        if not any(folder.glob("*/manifest.json")):
-            continue
+        if not any(folder.glob(f"*/{MANIFEST}")) or (named and folder.parent != model_stores(models)[0]):
+            continue  # no store stands in for one that was named
         try:
             find_material(name, models)
             yield name, find_bundle(folder)

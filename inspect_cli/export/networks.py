@@ -24,9 +24,10 @@ from inspect_cli.material.manifest import TrainedMap
 from inspect_cli.material.materials import Material
 from inspect_cli.methods.base import Detector
 from inspect_cli.recipe.schema import MapSpec
+from inspect_cli.scoring.model import check_limits, tiling_of_bundle
 from inspect_cli.store.atomic import output_error, whole_file, write_json
 from inspect_cli.tiles import PatchSampler, SamplerImage
-from inspect_cli.tiles.tiling import count_of_area, tiling_of
+from inspect_cli.tiles.tiling import count_of_area
 
 FORMATS: Final = ("onnx", "openvino")
 REPORT: Final = "export.json"
@@ -66,12 +67,20 @@ def export_model(
     Raises
     ------
     ModelError
-        If a network cannot be written in a format, or the file's scores are not the network's.
+        If the recipe does not fit the model or its limits, a network cannot be written in a format, or the file's
+        scores are not the network's.
     OutputError
         If a file cannot be written.
     """
     calibration, recipe = bundle.manifest.calibration, material.recipe
-    tiling = tiling_of(recipe, bundle.manifest.tile_px)
+    tiling, warnings = tiling_of_bundle(material, bundle), list(bundle.manifest.cautions)
+    if calibration is not None:
+        check_limits(bundle, calibration, tiling)
+        if (calibration.stride_px, calibration.precision) != (tiling.stride_px, "f32"):
+            warnings.append(
+                f"the limits were set at stride {calibration.stride_px} px, precision {calibration.precision}, not "
+                f"at stride {tiling.stride_px} px, precision f32"
+            )
     report: dict[str, Any] = {
         "material": bundle.manifest.material,
         "method": bundle.manifest.method,
@@ -81,7 +90,7 @@ def export_model(
         "smooth_sigma_px": tiling.smooth_sigma_px,
         "min_area_px": recipe.scoring.min_area_px,
         "provisional": None if calibration is None else calibration.provisional,
-        "warnings": bundle.manifest.cautions,
+        "warnings": warnings,
         "maps": {},
     }
     try:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import tifffile
@@ -111,8 +112,22 @@ def _positions(part: Part, order: TileOrder, height: int, width: int, roi: Mask 
         drawn = drawn[np.sort(np.unique(drawn, axis=0, return_index=True)[1])]
         if len(drawn) >= order.random:
             break
+    if roi is not None and len(drawn) < order.random:  # few places, or few that a blind draw finds
+        drawn = np.concatenate([drawn, _other_places(roi, tile, order, drawn, rng)])
     drawn = drawn[: order.random]
     return drawn[np.lexsort((drawn[:, 1], drawn[:, 0]))]
+
+
+def _other_places(
+    roi: Mask, tile_px: int, order: TileOrder, drawn: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return all places (n, 2) that lie inside enough and were not drawn yet, in random order."""
+    down, across = (min(side, tile_px) for side in roi.shape)
+    shares = cv2.boxFilter(roi.view(np.uint8), cv2.CV_32F, (across, down), anchor=(0, 0), normalize=True)
+    fits = shares[: roi.shape[0] - down + 1, : roi.shape[1] - across + 1] >= order.min_roi_share - 1e-6
+    fits[drawn[:, 0], drawn[:, 1]] = False
+    places = np.argwhere(fits)
+    return places[rng.permutation(len(places))[: order.random]]
 
 
 def _roi_share(roi: Mask | None, positions: NDArray[np.int64], tile_px: int) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from inspect_cli.images import Part, open_map
 from inspect_cli.images.values import Preprocess
 from inspect_cli.recipe.schema import MapSpec
 from inspect_cli.tiles.sampler import PatchSampler, PatchSource, SamplerImage
+from inspect_cli.tiles.tiling import count_of_area
 from inspect_cli.training.prepare import TRAIN_QUANTILES, learn_preprocess
 
 #: Where the outer quantiles of the training pixels lie in [-1, 1], whose ends tanh reaches only in the limit.
@@ -26,6 +27,7 @@ CACHE_MB: Final = 768
 #: Step whose patches the span of a channel is learnt from; no training step has it.
 _SPAN_STEP: Final = 2**33
 _SPAN_PATCHES: Final = 256
+_FEWEST_SPAN_PATCHES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Scale:
     @classmethod
     def learn(cls, source: PatchSource, preprocess: Preprocess) -> Self:
         """Return the scale at which the outer quantiles of ``source``'s pixels lie at +-:data:`REACH`."""
-        unit = preprocess.to_network(*source.batch(_SPAN_STEP, _SPAN_PATCHES))
+        count = count_of_area(_SPAN_PATCHES, source.tile_px, _FEWEST_SPAN_PATCHES)
+        unit = preprocess.to_network(*source.batch(_SPAN_STEP, count))
         low, high = np.quantile(np.moveaxis(unit, 1, -1).reshape(-1, unit.shape[1]), TRAIN_QUANTILES, axis=0)
         half = np.maximum(high - low, 1e-6) / 2 / REACH
         return cls(preprocess, tuple(map(float, (low + high) / 2)), tuple(map(float, half)))

@@ -80,6 +80,10 @@ class Ledger:
         )
         self.entries = [*kept, new]
         write_json(self.folder / f"{self.table}.json", [entry.model_dump() for entry in self.entries])
+        self.write_table()
+
+    def write_table(self) -> None:
+        """Write the rows as CSV."""
         every = [row for entry in self.entries for row in entry.rows]
         columns = list(dict.fromkeys(column for row in every for column in row))
         write_text(self.folder / f"{self.table}.csv", csv_text(columns, every))

@@ -63,6 +63,7 @@ def reproduce(request: Request, teller: Teller) -> list[Row]:
             for row in found:
                 teller.say(as_line(row))
             rows += found
+        ledger.write_table()  # also where an earlier run was killed before it did
     return rows
 
 

@@ -16,14 +16,15 @@ from inspect_cli.batch.summary import Outcome
 from inspect_cli.console import Teller
 from inspect_cli.evaluation.evaluate import LIMIT, fused_histogram
 from inspect_cli.images import discover_parts
-from inspect_cli.material.materials import adopt, find_material
+from inspect_cli.material.materials import find_material, shipped
 from inspect_cli.reproduce import papers
 from inspect_cli.reproduce.experiment import Case, Cost, Row, make_row
 from inspect_cli.sample.batch import PROVENANCE, write_batch
 from inspect_cli.sample.plan import plan_batch
 from inspect_cli.scoring.model import load_model
 from inspect_cli.stopping import Stopped
-from inspect_cli.store.layout import RUN_FOLDER
+from inspect_cli.store.atomic import write_text
+from inspect_cli.store.layout import RECIPE, RUN_FOLDER
 from inspect_cli.training.order import TrainingOrder
 from inspect_cli.training.train import train_material
 
@@ -44,7 +45,9 @@ class SyntheticImages:
         """Train a method on a material of ``case.out / "models"`` and measure it; see :class:`Experiment`."""
         batch = _generated(case.out / case.data, case.data, case.seed)
         models = case.out / "models"
-        material = adopt(find_material(case.data, models, may_be_new=True), models)
+        text = (shipped("models") / case.data / RECIPE).read_text(encoding="utf-8")  # whatever a store has
+        write_text(models / case.data / RECIPE, text)
+        material = find_material(case.data, models)
         maps = dict(material.recipe.maps)
         parts = discover_parts(batch / "train", maps)
         order = TrainingOrder(material, parts, case.method, maps, case.budget, case.seed, device="auto")

@@ -111,15 +111,7 @@ class ScoringModel:
             If there are none, or they were set for other maps or another smoothing.
         """
         calibration = self.bundle.require_calibration()
-        again = "set them again with `inspect threshold`"
-        if set(calibration.limits) != set(self.bundle.manifest.maps):
-            raise ModelError(f"{self.bundle.folder}: limits are for {sorted(calibration.limits)}; {again}")
-        if not calibration.fits(self.tiles):
-            raise ModelError(
-                f"{self.bundle.folder}: limits were set with smoothing {calibration.smooth_sigma_px} px and "
-                f"blend {calibration.blend}, the recipe says {self.tiles.smooth_sigma_px} px and "
-                f"{self.tiles.joining}; {again}"
-            )
+        check_limits(self.bundle, calibration, self.tiles)
         return calibration if self._set_at is None else calibration.model_copy(update={"false_alarm_rate": None})
 
 
@@ -172,6 +164,36 @@ def _usual_maps(bundle: Bundle) -> dict[str, UsualMap]:
     return found
 
 
+def check_limits(bundle: Bundle, calibration: Calibration, tiles: Tiling) -> None:
+    """Raise ModelError if limits are of other maps than the bundle's, or of another smoothing or blend."""
+    again = "set them again with `inspect threshold`"
+    if set(calibration.limits) != set(bundle.manifest.maps):
+        raise ModelError(f"{bundle.folder}: limits are for {sorted(calibration.limits)}; {again}")
+    if not calibration.fits(tiles):
+        raise ModelError(
+            f"{bundle.folder}: limits were set with smoothing {calibration.smooth_sigma_px} px and "
+            f"blend {calibration.blend}, the recipe says {tiles.smooth_sigma_px} px and {tiles.joining}; {again}"
+        )
+
+
+def tiling_of_bundle(material: Material, bundle: Bundle) -> Tiling:
+    """Return how the recipe has images cut for a trained model.
+
+    Raises
+    ------
+    ModelError
+        If the recipe describes its maps, or the side of its tiles, otherwise than they were trained.
+    """
+    trained_maps(material, bundle)
+    recipe, manifest = material.recipe, bundle.manifest
+    if recipe.tiles.size_px not in (None, manifest.tile_px):
+        raise ModelError(
+            f"{bundle.folder}: trained on tiles of {manifest.tile_px} px, the recipe says "
+            f"{recipe.tiles.size_px} px; train again or restore tiles.size_px"
+        )
+    return tiling_of(recipe, manifest.tile_px)
+
+
 def load_model(
     material: Material,
     bundle: Bundle,
@@ -186,14 +208,7 @@ def load_model(
     ModelError, RecipeError, UsageError
         If bundle and recipe do not fit, or the device is not there.
     """
-    recipe, manifest = material.recipe, bundle.manifest
-    trained_maps(material, bundle)
-    if recipe.tiles.size_px not in (None, manifest.tile_px):
-        raise ModelError(
-            f"{bundle.folder}: trained on tiles of {manifest.tile_px} px, the recipe says "
-            f"{recipe.tiles.size_px} px; train again or restore tiles.size_px"
-        )
-    tiles = tiling_of(recipe, manifest.tile_px)
+    manifest, tiles = bundle.manifest, tiling_of_bundle(material, bundle)
     if stride_px is not None:
         if not 1 <= stride_px <= tiles.size_px:
             raise UsageError(f"--stride {stride_px}: must be 1 to the tile's {tiles.size_px} px")
