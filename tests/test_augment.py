@@ -322,7 +322,9 @@ def test_values_are_rounded_and_clipped_to_their_type():
 
 def test_scale_is_learnt_from_the_patches(tmp_path):
     values = np.tile(np.linspace(0, 200, 2001), 200)
-    source = SimpleNamespace(batch=lambda step, size: (values.reshape(2, 300, -1).astype(np.float32), None))
+    source = SimpleNamespace(
+        tile_px=8, batch=lambda step, size: (values.reshape(2, 300, -1).astype(np.float32), None)
+    )
     scale = Scale.learn(source, Preprocess(ValueRange(0.0, 400.0), (0.5,), "float32"))
     assert scale.middle == pytest.approx((0.25,))
     # 99.8 % of 0 to 200 of 400 is 0.499 of the unit range, and lies within +-0.9.
