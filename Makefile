@@ -73,7 +73,7 @@ models: $(VENV)/installed  ## train the shipped riblet model again (20 to 40 min
 	$(BIN)/inspect sample riblet --out build/riblet --parts 8 --defective 0 --size 2048x1536 --maps albedo,normal --seed 2 --force
 	$(BIN)/inspect train --material riblet --data build/riblet/train --models models --budget 4000steps --half
 	$(BIN)/inspect threshold --material riblet --models models --good build/riblet/test/good --rule max --margin 1.2
-	sed -i 's/^  "warnings": \[\],$$/  "warnings": ["$(TO_TRY)"],/' models/riblet/cae/manifest.json
+	sed -i.bak 's/^  "warnings": \[\],$$/  "warnings": ["$(TO_TRY)"],/' models/riblet/cae/manifest.json && rm models/riblet/cae/manifest.json.bak
 
 bench: $(VENV)/installed  ## time and memory of scoring a full-size part
 	$(BIN)/python bench/score_part.py

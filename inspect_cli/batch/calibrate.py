@@ -240,15 +240,14 @@ def _working_limits(model: ScoringModel) -> Calibration:
     old = {} if manifest.calibration is None else manifest.calibration.limits
     limits = {name: old.get(name, MapLimit(pixel=1.0, patch=1.0)) for name in manifest.maps}
     origin = "limits in force before the calibration"
-    found = Calibration.of_scores(model.tiles, limits, "manual", origin, 0, provisional=True)
-    return found.model_copy(update={"precision": model.engine.precision})
+    precision = model.engine.precision
+    return Calibration.of_scores(model.tiles, limits, "manual", origin, 0, provisional=True, precision=precision)
 
 
 def _fits(calibration: Calibration, model: ScoringModel) -> bool:
     """Whether limits were set for the maps, smoothing, blend, stride and precision of today."""
     same_maps = calibration.limits.keys() == model.bundle.manifest.maps.keys()
-    same_scores = (calibration.stride_px, calibration.precision) == (model.tiles.stride_px, model.engine.precision)
-    return same_maps and calibration.fits(model.tiles) and same_scores
+    return same_maps and calibration.fits(model.tiles) and calibration.scored_at == model.scored_at
 
 
 def _draw(

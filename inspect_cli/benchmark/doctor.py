@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from inspect_cli.engines.choice import openvino_installed
 from inspect_cli.engines.torch_engine import PRECISIONS
 from inspect_cli.errors import InspectError
 from inspect_cli.material.bundle import Bundle, find_bundle
-from inspect_cli.material.materials import STORE_VARIABLE, find_material, known_materials, model_stores
+from inspect_cli.material.materials import find_material, known_materials, named_store
 from inspect_cli.methods.base import Detector
 from inspect_cli.processors import usable_processors
 from inspect_cli.store.layout import MANIFEST
@@ -117,9 +116,9 @@ def _gpu() -> Finding:
 
 
 def _bundles(models: Path | None) -> Iterator[tuple[str, Bundle | InspectError]]:
-    named = models is not None or STORE_VARIABLE in os.environ
+    named = named_store(models)
     for name, folder in known_materials(models).items():
-        if not any(folder.glob(f"*/{MANIFEST}")) or (named and folder.parent != model_stores(models)[0]):
+        if not any(folder.glob(f"*/{MANIFEST}")) or (named is not None and folder.parent != named.folder):
             continue  # no store stands in for one that was named
         try:
             find_material(name, models)

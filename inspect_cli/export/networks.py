@@ -20,7 +20,7 @@ from inspect_cli.errors import ModelError
 from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header
 from inspect_cli.material.bundle import Bundle
-from inspect_cli.material.manifest import TrainedMap
+from inspect_cli.material.manifest import TrainedMap, scored_at
 from inspect_cli.material.materials import Material
 from inspect_cli.methods.base import Detector
 from inspect_cli.recipe.schema import MapSpec
@@ -72,27 +72,7 @@ def export_model(
     OutputError
         If a file cannot be written.
     """
-    calibration, recipe = bundle.manifest.calibration, material.recipe
-    tiling, warnings = tiling_of_bundle(material, bundle), list(bundle.manifest.cautions)
-    if calibration is not None:
-        check_limits(bundle, calibration, tiling)
-        if (calibration.stride_px, calibration.precision) != (tiling.stride_px, "f32"):
-            warnings.append(
-                f"the limits were set at stride {calibration.stride_px} px, precision {calibration.precision}, not "
-                f"at stride {tiling.stride_px} px, precision f32"
-            )
-    report: dict[str, Any] = {
-        "material": bundle.manifest.material,
-        "method": bundle.manifest.method,
-        "model_sha256": bundle.manifest.digest(),
-        "tolerance": TOLERANCE["f32"],
-        "tiles": {name: getattr(tiling, name) for name in ("size_px", "stride_px", "even", "blend", "whole")},
-        "smooth_sigma_px": tiling.smooth_sigma_px,
-        "min_area_px": recipe.scoring.min_area_px,
-        "provisional": None if calibration is None else calibration.provisional,
-        "warnings": warnings,
-        "maps": {},
-    }
+    calibration, report = bundle.manifest.calibration, _head(material, bundle)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for left in out.glob(f"{_SCRATCH}*"):  # of an export that was killed
@@ -117,6 +97,28 @@ def export_model(
     except OSError as error:
         raise output_error(out, error) from error
     return report
+
+
+def _head(material: Material, bundle: Bundle) -> dict[str, Any]:
+    """Return what the report says of all maps; raise ModelError if recipe, model and limits do not fit."""
+    calibration, tiling = bundle.manifest.calibration, tiling_of_bundle(material, bundle)
+    warnings, at = list(bundle.manifest.cautions), scored_at(tiling.stride_px, "f32")
+    if calibration is not None:
+        check_limits(bundle, calibration, tiling)
+        if calibration.scored_at != at:
+            warnings.append(f"the limits were set at {calibration.scored_at}, not at {at}")
+    return {
+        "material": bundle.manifest.material,
+        "method": bundle.manifest.method,
+        "model_sha256": bundle.manifest.digest(),
+        "tolerance": TOLERANCE["f32"],
+        "tiles": {name: getattr(tiling, name) for name in ("size_px", "stride_px", "even", "blend", "whole")},
+        "smooth_sigma_px": tiling.smooth_sigma_px,
+        "min_area_px": material.recipe.scoring.min_area_px,
+        "provisional": None if calibration is None else calibration.provisional,
+        "warnings": warnings,
+        "maps": {},
+    }
 
 
 def _described(

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import tifffile
@@ -22,6 +21,7 @@ from inspect_cli.images import Part, find_roi, open_map
 from inspect_cli.images.contract import check_header, check_registered
 from inspect_cli.images.parts import file_within
 from inspect_cli.images.reduced import BlockReducer, preview_scale
+from inspect_cli.images.roi import shares_inside
 from inspect_cli.images.values import ValueRange
 from inspect_cli.pictures.previews import save_tile_grid
 from inspect_cli.recipe import MapSpec, Recipe
@@ -122,9 +122,7 @@ def _other_places(
     roi: Mask, tile_px: int, order: TileOrder, drawn: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Return all places (n, 2) that lie inside enough and were not drawn yet, in random order."""
-    down, across = (min(side, tile_px) for side in roi.shape)
-    shares = cv2.boxFilter(roi.view(np.uint8), cv2.CV_32F, (across, down), anchor=(0, 0), normalize=True)
-    fits = shares[: roi.shape[0] - down + 1, : roi.shape[1] - across + 1] >= order.min_roi_share - 1e-6
+    fits = shares_inside(roi, tile_px) >= order.min_roi_share - 1e-6
     fits[drawn[:, 0], drawn[:, 1]] = False
     places = np.argwhere(fits)
     return places[rng.permutation(len(places))[: order.random]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 import numpy as np
@@ -197,11 +197,10 @@ def named_defective(parts: Iterable[Part]) -> dict[str, int]:
 
 def beside_good(parts: Iterable[Part]) -> set[str]:
     """Return the folders that lie beside one named ``good``: of a data set, with parts that are not."""
-    folders = {part.id.rpartition("/")[0] for part in parts}
-    above = {name.rpartition("/")[0] for name in folders if name.rpartition("/")[2].lower() == "good"}
-    return {
-        name for name in folders if name.rpartition("/")[0] in above and name.rpartition("/")[2].lower() != "good"
-    }
+    folders = {PurePosixPath(part.id).parent for part in parts}
+    good = {folder for folder in folders if folder.name.lower() == "good"}
+    above = {folder.parent for folder in good}
+    return {folder.as_posix() for folder in folders - good if folder.parent in above}
 
 
 def _says_defective(folder: str) -> bool:

@@ -66,8 +66,7 @@ def find_roi(recipe: Recipe, part: Part, recipe_folder: Path, size_px: tuple[int
             path = _mask_path(spec.file or "", part, recipe_folder)
             inside = read_mask(path, reader.header.height, reader.header.width)
         else:
-            named = recipe.maps[recipe.roi.map or next(iter(recipe.maps))].range
-            inside = ~_touching_border(_RULES[spec.rule](reader, named))
+            inside = ~_touching_border(_RULES[spec.rule](reader, recipe.maps[_map_of_rule(recipe)].range))
     if spec.margin_px:
         kernel = np.ones((2 * spec.margin_px + 1,) * 2, np.uint8)
         inside = cv2.erode(inside.astype(np.uint8), kernel, borderValue=1).astype(bool)
@@ -87,9 +86,13 @@ def roi_files(recipe: Recipe, part: Part, recipe_folder: Path) -> list[Path]:
     return [] if source in part.files.values() else [source]
 
 
+def _map_of_rule(recipe: Recipe) -> str:
+    return recipe.roi.map or next(iter(recipe.maps))
+
+
 def _source(recipe: Recipe, part: Part) -> Path:
     """Return the map that the rule looks at; one that is not scored lies beside those that are, or will."""
-    name = recipe.roi.map or next(iter(recipe.maps))
+    name = _map_of_rule(recipe)
     if name in part.files:
         return part.files[name]
     path = beside(part, recipe.maps[name].files)
@@ -198,14 +201,21 @@ def _all_channels(reader: MapReader, test: Callable[[NDArray[Any]], Mask]) -> Ma
     return mask
 
 
-def largest_share(roi: Mask, tile_px: int) -> float:
-    """Return the largest share of a square of ``tile_px`` that lies inside the ROI, wherever the square is.
+def shares_inside(roi: Mask, tile_px: int) -> NDArray[np.float32]:
+    """Return the share of a square of ``tile_px`` that lies inside the ROI, by its upper left corner, 0 to 1.
 
-    Of an image that is smaller than the square, the image counts.
+    Shape (height, width) less the square's side and plus 1. Of an image that is smaller than the square, the image
+    counts.
     """
     down, across = (min(side, tile_px) for side in roi.shape)
     sums = cv2.boxFilter(roi.view(np.uint8), cv2.CV_32F, (across, down), anchor=(0, 0), normalize=False)
-    return float(sums[: roi.shape[0] - down + 1, : roi.shape[1] - across + 1].max() / (down * across))
+    places = sums[: roi.shape[0] - down + 1, : roi.shape[1] - across + 1]
+    return np.asarray(places / np.float32(down * across))
+
+
+def largest_share(roi: Mask, tile_px: int) -> float:
+    """Return the largest of :func:`shares_inside`."""
+    return float(shares_inside(roi, tile_px).max())
 
 
 def _touching_border(mask: Mask) -> Mask:

@@ -52,6 +52,11 @@ class MapLimit(_Strict):
     patch: float = Field(ge=LEAST_LIMIT, allow_inf_nan=False)
 
 
+def scored_at(stride_px: int, precision: str) -> str:
+    """Return in words what else than the model decides scores, a little."""
+    return f"stride {stride_px} px, precision {precision}"
+
+
 class Calibration(_Strict):
     """Where the limits come from and what they promise; how scores were put together when they were set."""
 
@@ -77,6 +82,7 @@ class Calibration(_Strict):
         parts: int,
         false_alarm_rate: float | None = None,
         provisional: bool = False,
+        precision: str = "f32",
     ) -> Self:
         """Return limits of today, for scores that are put together as ``tiling`` says."""
         return cls.model_validate(
@@ -89,6 +95,7 @@ class Calibration(_Strict):
                 "smooth_sigma_px": tiling.smooth_sigma_px,
                 "blend": tiling.joining,
                 "stride_px": tiling.stride_px,
+                "precision": precision,
                 "false_alarm_rate": false_alarm_rate,
                 "created_utc": utc_now(),
             }
@@ -97,6 +104,11 @@ class Calibration(_Strict):
     def fits(self, tiling: Tiling) -> bool:
         """Whether the limits hold for scores that are put together as ``tiling`` says, whatever its stride."""
         return (self.smooth_sigma_px, self.blend) == (tiling.smooth_sigma_px, tiling.joining)
+
+    @property
+    def scored_at(self) -> str:
+        """At which stride and precision the scores were that the limits are for."""
+        return scored_at(self.stride_px, self.precision)
 
     def without_promise(self, why: str) -> Self:
         """Return the limits without a promised rate, and with the reason in their origin."""

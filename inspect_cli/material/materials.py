@@ -79,7 +79,7 @@ def find_material(name: str, option: Path | None = None, may_be_new: bool = Fals
         if option is not None and (option / RECIPE).is_file():
             raise UsageError(f"--models {option}: is the folder of a material; give the folder that it is in")
         raise UsageError(f"material {name!r} is unknown: {nearest(name, list(known))}")
-    named = None if may_be_new else _named_store(option)
+    named = None if may_be_new else named_store(option)
     if named is not None and known[name].parent != named.folder:
         raise UsageError(f"{named}: has no material {name!r}; check the path and that it is mounted")
     recipe = load_recipe(known[name] / RECIPE)
@@ -99,7 +99,8 @@ class _NamedStore:
         return self.text
 
 
-def _named_store(option: Path | None) -> _NamedStore | None:
+def named_store(option: Path | None) -> _NamedStore | None:
+    """Return the store that the option or the environment names, None if neither does."""
     named = os.environ.get(STORE_VARIABLE)
     if option is not None:
         return _NamedStore(option, f"--models {option}")
@@ -108,7 +109,7 @@ def _named_store(option: Path | None) -> _NamedStore | None:
 
 def _check_named_store(option: Path | None) -> None:
     """Raise UsageError if a store is named that is not there."""
-    named = _named_store(option)
+    named = named_store(option)
     if named is not None and not named.folder.is_dir():
         raise UsageError(f"{named}: no such folder; check the path and that it is mounted")
 

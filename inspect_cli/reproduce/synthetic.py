@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from inspect_cli.batch.calibrate import limits_from_labelled_folder
-from inspect_cli.batch.run import apply_limits
+from inspect_cli.batch.run import apply_limits, run_of
 from inspect_cli.batch.summary import Outcome
 from inspect_cli.console import Teller
 from inspect_cli.evaluation.evaluate import LIMIT, fused_histogram
@@ -24,7 +24,7 @@ from inspect_cli.sample.plan import plan_batch
 from inspect_cli.scoring.model import load_model
 from inspect_cli.stopping import Stopped
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.layout import RECIPE, RUN_FOLDER
+from inspect_cli.store.layout import RECIPE
 from inspect_cli.training.order import TrainingOrder
 from inspect_cli.training.train import train_material
 
@@ -54,7 +54,7 @@ class SyntheticImages:
         bundle = train_material(order, teller)
         model = load_model(material, bundle)
         limits = limits_from_labelled_folder(model, batch / "test", batch / "ground_truth", "iou", teller)
-        run = batch / "test" / RUN_FOLDER / case.data
+        run = run_of(batch / "test", case.data, None)
         summary, code = apply_limits(run, replace(model, bundle=bundle.with_calibration(limits.calibration)), _silent)
         if summary.interrupted:
             raise Stopped(code)

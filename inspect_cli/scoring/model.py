@@ -12,7 +12,7 @@ from inspect_cli.engines import Engine, Hardware, make_engine
 from inspect_cli.errors import ModelError, RecipeError, UsageError, nearest
 from inspect_cli.images.values import ValueRange
 from inspect_cli.material.bundle import Bundle
-from inspect_cli.material.manifest import Calibration
+from inspect_cli.material.manifest import Calibration, scored_at
 from inspect_cli.material.materials import Material
 from inspect_cli.methods.registry import check_whole_images
 from inspect_cli.recipe.schema import MapSpec, Recipe
@@ -52,23 +52,18 @@ class ScoringModel:
         told = (
             [f"map(s) {', '.join(unseen)} of the recipe are not in the model and are not looked at"] if unseen else []
         )
-        if self._set_at:
+        limits = self.bundle.manifest.calibration
+        if limits is not None and limits.scored_at != self.scored_at:
             told.append(
-                f"the limits were set at {self._set_at}, not {self._at}: scores differ, and no rate of false alarms "
-                "is promised"
+                f"the limits were set at {limits.scored_at}, not {self.scored_at}: scores differ, and no rate of "
+                "false alarms is promised"
             )
         return told + self.bundle.manifest.cautions
 
     @property
-    def _at(self) -> str:
-        return f"stride {self.tiles.stride_px} px, precision {self.engine.precision}"
-
-    @property
-    def _set_at(self) -> str | None:
-        """At which stride and precision the limits were set, None if at those in force."""
-        limits = self.bundle.manifest.calibration
-        found = None if limits is None else f"stride {limits.stride_px} px, precision {limits.precision}"
-        return None if found == self._at else found
+    def scored_at(self) -> str:
+        """At which stride and precision it scores."""
+        return scored_at(self.tiles.stride_px, self.engine.precision)
 
     @property
     def engine(self) -> Engine:
@@ -112,7 +107,9 @@ class ScoringModel:
         """
         calibration = self.bundle.require_calibration()
         check_limits(self.bundle, calibration, self.tiles)
-        return calibration if self._set_at is None else calibration.model_copy(update={"false_alarm_rate": None})
+        if calibration.scored_at == self.scored_at:
+            return calibration
+        return calibration.model_copy(update={"false_alarm_rate": None})
 
 
 def _check_map(bundle: Bundle, name: str, spec: MapSpec) -> None:
