@@ -343,7 +343,24 @@ def test_pictures_beside_masks_are_no_masks(tmp_path: Path) -> None:
     assert truth.unmatched([]) == ["P1"]
     (tmp_path / "P1_mask.png").unlink()
     assert Truth.open(tmp_path).passed_over(["P2"]) == []
-    assert Truth.open(tmp_path).without([tmp_path / "P1.png"]).files.keys() == {"P2", "hole/3"}
+    assert Truth.open(tmp_path).of_parts({"P1": [tmp_path / "P1.png"]}).files.keys() == {"P2", "hole/3"}
+
+
+def test_masks_in_a_folder_named_like_a_part_count_together(tmp_path: Path) -> None:
+    left, right = np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8)
+    left[0, 0], right[1, 1] = 184, 255
+    for name, mask in (("logical/004/000", left), ("logical/004/001", right), ("logical/005/000", left)):
+        _write_mask(tmp_path / f"{name}.png", mask)
+    truth = Truth.open(tmp_path).of_parts({"logical/004": [], "logical/005": [], "good/004": []})
+    found = truth.mask("logical/004", 2, 2)
+    np.testing.assert_array_equal(found, [[True, False], [False, True]])
+    assert truth.unmatched(["logical/004", "logical/005", "good/004"]) == []
+    assert not truth.has("good/004")
+    assert truth.kind("logical/005") == "logical"
+    # A part of that very name has its mask to itself, and so has one with a mask of its own.
+    assert not Truth.open(tmp_path).of_parts({"logical/005": [], "logical/005/000": []}).has("logical/005")
+    _write_mask(tmp_path / "logical/004_mask.png", left)
+    assert len(Truth.open(tmp_path).of_parts({"logical/004": []}).files["logical/004"]) == 1
 
 
 def test_a_box_names_the_kind_of_its_part_if_the_table_does(tmp_path: Path) -> None:

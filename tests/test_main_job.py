@@ -272,7 +272,7 @@ def test_fail_on_defect(batch, models):
 
 
 def test_images_of_formats_that_are_not_read_are_told(batch, models, capsys):
-    """On the terminal, in the log and the metrics, in the record of the run, also after new limits."""
+    """On the terminal, in the log and the metrics, in the record of the run, also for and after new limits."""
     (batch / "test" / "good" / "g009_albedo.webp").write_bytes(b"RIFF")
     log, metrics = batch / "log", batch / "inspect.prom"
     assert score(batch, models, *COARSE, "--log-file", str(log), "--metrics-file", str(metrics)) == 0
@@ -281,6 +281,10 @@ def test_images_of_formats_that_are_not_read_are_told(batch, models, capsys):
     assert text in log.read_text()
     assert re.search(r"^inspect_last_run_warnings\{.*\} 1\.0$", metrics.read_text(), re.MULTILINE)
     results = batch / "test/inspection/foil"
+    assert json.loads((results / "run.json").read_text())["batch_warnings"] == [text]
+    capsys.readouterr()
+    assert threshold(models, "--good", str(batch / "test"), "--rule", "max", "--stride", "32") == 0
+    assert text in capsys.readouterr().err
     assert json.loads((results / "run.json").read_text())["batch_warnings"] == [text]
     assert score(batch, models, "--outputs", "maps", "--stride", "32") == 0
     assert threshold(models, "--value", "albedo=1", "--stride", "32", "--apply", str(results)) == 0

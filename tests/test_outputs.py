@@ -319,7 +319,7 @@ def test_a_link_to_itself_stops_neither_the_cutting_nor_the_looking_for_masks(tm
     link = tmp_path / "P.png"
     link.symlink_to("P.png")
     check_out(tmp_path / "out", [Part("P", {"image": link}, tmp_path)], force=False)
-    assert not Truth.open(tmp_path).without([link]).files
+    assert not Truth.open(tmp_path).of_parts({"P1": [link]}).files
 
 
 # ---------------------------------------------------------------- limits from a folder

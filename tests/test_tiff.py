@@ -55,6 +55,7 @@ def write(path: Path, pixels: NDArray[Any], planar: bool = False, **options: Any
     if pixels.ndim == 3:
         options["planarconfig"] = "separate" if planar else "contig"
         options["photometric"] = "rgb" if pixels.shape[2] > 2 else "minisblack"
+        options.setdefault("extrasamples", ["unspecified"] if pixels.shape[2] in (2, 4) else None)
         pixels = np.moveaxis(pixels, 2, 0) if planar else pixels
     else:
         options["photometric"] = "minisblack"
@@ -147,6 +148,19 @@ def test_every_layout_reads_equal_to_what_was_written(tmp_path: Path, dtype: str
         assert header.dtype == found.dtype == np.dtype(dtype)
         assert found.dtype.isnative
         np.testing.assert_array_equal(found, written)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("alpha", ["unassalpha", "assocalpha"])
+def test_alpha_is_left_out_as_it_is_no_measurement(tmp_path: Path, layout: str, alpha: str) -> None:
+    for channels, planar, packing in product((2, 4), (False, True), PACKING):
+        written = pixels_of("uint16", (21, 40, channels))
+        write(tmp_path / "map.tif", written, planar, extrasamples=[alpha], **LAYOUTS[layout], **packing)
+        expected = written[..., 0] if channels == 2 else written[..., :3]
+        with open_map(tmp_path / "map.tif") as reader:
+            assert reader.header.shape == expected.shape
+            np.testing.assert_array_equal(reader.read(), expected)
+            np.testing.assert_array_equal(reader.read_rows(5, 18), expected[5:18])
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 33), (16, 32), (17, 31), (33, 1)])

@@ -19,6 +19,7 @@ from inspect_cli.evaluation.evaluate import fused_histogram
 from inspect_cli.evaluation.truth import Truth, doubts
 from inspect_cli.images import Part, discover_parts
 from inspect_cli.images.infer import beside_good, named_defective
+from inspect_cli.images.parts import unused_images
 from inspect_cli.material.manifest import Calibration, MapLimit
 from inspect_cli.outputs.stored import part_folder
 from inspect_cli.pictures.plots import save_limit_histogram
@@ -26,6 +27,7 @@ from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.stopping import Stopped
+from inspect_cli.store.layout import PATCHES
 from inspect_cli.store.part_record import PartRecord
 
 #: Times the first limits, themselves above all held-out parts, from which on a part may be no good one.
@@ -68,7 +70,7 @@ def limits_from_good_folder(
     if not sound:
         raise NoInputError(f"{folder}: no part is sound enough to set limits from")
     maps = list(model.maps)
-    tables = [part_folder(summary.run, r.part) / "patches.parquet" for r in sound]
+    tables = [part_folder(summary.run, r.part) / PATCHES for r in sound]
     peaks = peaks_of(sound, tables, maps)
     calibration = calibrate_good(peaks, model.tiles, rule, spec, len(sound), str(folder))
     calibration = _without_promise_if_not_all_good(calibration, parts, sound, folder, teller)
@@ -177,9 +179,8 @@ def limits_from_labelled_folder(
     scoring = model.recipe.scoring
     pixels = fused_histogram(summary.run, truth, scoring.halo_share, scoring.halo_px)
     calibration = calibrate_labelled(model.tiles, _working_limits(model), pixels, rule, len(records), str(folder))
-    pictures = (folder / entry.file for record in records for entry in record.maps.values())
-    known = Truth.open(truth).without(pictures)
-    for doubt in doubts(known, [outcome.part for outcome in summary.outcomes]):
+    known = Truth.open(truth).of_parts({part.id: part.files.values() for part in parts})
+    for doubt in doubts(known, [part.id for part in parts]):
         teller.warn(doubt)
     defective = [record for record in records if _is_defective(known, record)]
     _draw(model, calibration, [record for record in records if record not in defective], defective, teller)
@@ -219,12 +220,15 @@ def _score(
         ),
     )
     teller.say(f"scoring {len(parts)} part(s) of {folder}")
+    left = unused_images(folder, parts).told(recipe.maps)
+    for text in left:
+        teller.warn(text)
 
     def tell(outcome: Outcome) -> None:
         teller.say(f"{outcome.part}: {outcome.error or 'scored'}")
 
     run = run_of(folder, model.material.name, out)
-    summary, exit_code = score_batch(run, folder, parts, working, tell, outputs=outputs)
+    summary, exit_code = score_batch(run, folder, parts, working, tell, outputs=outputs, warnings=left)
     if summary.interrupted:
         raise Stopped(exit_code)
     if not any(o.record for o in summary.outcomes):

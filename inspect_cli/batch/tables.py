@@ -16,7 +16,7 @@ from inspect_cli.batch.summary import Outcome
 from inspect_cli.outputs.stored import part_folder
 from inspect_cli.store.atomic import whole_file, write_text
 from inspect_cli.store.cells import csv_text, row_writer, safe_cell
-from inspect_cli.store.layout import PART_RECORD
+from inspect_cli.store.layout import PART_RECORD, PARTS_TABLE, PATCHES
 from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartRecord, read_part_record
 from inspect_cli.store.run_record import read_run_record
@@ -32,12 +32,12 @@ REGION_COLUMNS: Final = (
 
 
 REGION_TABLES: Final = ("regions.csv", "regions.geojson")
-PATCH_TABLES: Final = ("patches.parquet", "patches.csv.gz")
+PATCH_TABLES: Final = (PATCHES, "patches.csv.gz")
 
 
 def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
     """Write ``parts.csv``, ``regions.csv``, ``regions.geojson``, ``patches.parquet``, ``patches.csv.gz``."""
-    write_text(run / "parts.csv", csv_text(PART_COLUMNS, (_part_row(outcome) for outcome in outcomes)))
+    write_text(run / PARTS_TABLE, csv_text(PART_COLUMNS, (_part_row(outcome) for outcome in outcomes)))
     parts = [outcome.part for outcome in outcomes if outcome.record is not None]
     _write_regions(run, parts)
     _write_patches(run, parts)
@@ -45,7 +45,7 @@ def write_tables(run: Path, outcomes: Sequence[Outcome]) -> None:
 
 def remove_tables(run: Path) -> None:
     """Remove the tables of a run: what they say holds no more."""
-    for name in ("parts.csv", *REGION_TABLES, *PATCH_TABLES):
+    for name in (PARTS_TABLE, *REGION_TABLES, *PATCH_TABLES):
         (run / name).unlink(missing_ok=True)
 
 
@@ -108,7 +108,7 @@ def _write_patches(run: Path, parts: Sequence[str]) -> None:
     ):
         writer: pq.ParquetWriter | None = None
         for number, part in enumerate(parts):
-            table = _plain(read_parquet(part_folder(run, part) / "patches.parquet"))
+            table = _plain(read_parquet(part_folder(run, part) / PATCHES))
             if writer is None:
                 writer = pq.ParquetWriter(parquet_path.absolute(), table.schema, compression="zstd")
             writer.write_table(table)

@@ -159,7 +159,7 @@ def _truth(truth: Path | None, defects: Sequence[Part]) -> Truth | None:
         return None
     if not defects:
         raise UsageError("--truth: marks the defects of --defects; name that folder too")
-    return Truth.open(truth).without(path for part in defects for path in part.files.values())
+    return Truth.open(truth).of_parts({part.id: part.files.values() for part in defects})
 
 
 def _check_method(name: str) -> None:

@@ -251,9 +251,11 @@ def _open(run: Path, truth_folder: Path) -> _Opened:
             f"{run}: not all parts were judged by the same model and limits, as after a run that was interrupted; "
             "run `inspect score` to its end"
         )
-    if parts.record is not None:
-        files = [parts.record.input / entry.file for _, record in records for entry in record.maps.values()]
-        truth = truth.without(files)
+    batch = None if parts.record is None else parts.record.input
+    pictures: dict[str, list[Path]] = {part: [] for part in parts.unfinished}
+    for _, record in records:
+        pictures[record.part] = [batch / entry.file for entry in record.maps.values()] if batch else []
+    truth = truth.of_parts(pictures)
     if not any(truth.has(record.part) for _, record in records):
         raise NoInputError(
             f"{truth_folder}: no mask or box for any part of {run} (first part: {records[0][1].part}); "

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError, NoInputError
-from inspect_cli.store.layout import PART_RECORD, PARTS_FOLDER
+from inspect_cli.store.layout import PART_RECORD, PARTS_FOLDER, PATCHES
 from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.paths import check_is_text
 from inspect_cli.store.run_record import RunRecord, read_run_record
@@ -67,7 +67,7 @@ def read_patches(folder: Path) -> Patches:
     InputError
         If it cannot be read.
     """
-    path = folder / "patches.parquet"
+    path = folder / PATCHES
     try:
         table = read_parquet(path, ["map", "x_px", "y_px", "score"])
     except (pa.ArrowException, OSError) as error:

@@ -1,15 +1,16 @@
 """What is known to be defective: a folder of masks, or a table of boxes.
 
 ``<id>_mask.png`` (``_label`` and ``_GT`` too; or, where no file has such a name, ``<id>.png``; TIFF and BMP as well)
-marks defects with any value but zero; pictures of the parts themselves are none. A part without a mask may have rows
-in ``boxes.csv``, whose filled rectangles are then its mask. A part that has neither is good.
+marks defects with any value but zero; pictures of the parts themselves are none. Several masks of a part lie in a
+folder of its name (``<id>/000.png``, as in MVTec LOCO) and count together. A part without a mask may have rows in
+``boxes.csv``, whose filled rectangles are then its mask. A part that has neither is good.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -63,10 +64,10 @@ class Truth:
     """
 
     folder: Path
-    files: dict[str, Path]
+    files: dict[str, tuple[Path, ...]]
     boxes: dict[str, list[Box]]
     kinds: dict[str, str]
-    others: dict[str, Path]
+    others: dict[str, tuple[Path, ...]]
 
     @classmethod
     def open(cls, folder: Path) -> Truth:
@@ -87,12 +88,22 @@ class Truth:
         named, others = _list_masks(folder)
         return cls(folder, named or others, boxes, kinds, others if named else {})
 
-    def without(self, pictures: Iterable[Path]) -> Truth:
-        """Return the truth without files that are pictures of parts, as where masks are looked for among them."""
-        known = {without_links(path) for path in pictures}
+    def of_parts(self, pictures: Mapping[str, Iterable[Path]]) -> Truth:
+        """Return the truth of parts, given their pictures by part id.
 
-        def left(files: dict[str, Path]) -> dict[str, Path]:
-            return {name: path for name, path in files.items() if without_links(path) not in known}
+        These are no masks, though masks may be looked for among them; masks in a folder named like a part are its.
+        """
+        known = {without_links(path) for paths in pictures.values() for path in paths}
+
+        def left(files: dict[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
+            found: dict[str, tuple[Path, ...]] = {}
+            for name, paths in sorted(files.items()):
+                above = name.rpartition("/")[0]
+                part = above if above in pictures and above not in files and name not in pictures else name
+                masks = tuple(path for path in paths if without_links(path) not in known)
+                if masks:
+                    found[part] = (*found.get(part, ()), *masks)
+            return found
 
         return replace(self, files=left(self.files), others=left(self.others))
 
@@ -105,7 +116,8 @@ class Truth:
 
         Files without ``_mask`` in their names count only where there is nothing else: they may be pictures.
         """
-        named = {name for name, path in self.files.items() if truth_of(path.stem) is not None} | self.boxes.keys()
+        named = {name for name, paths in self.files.items() if any(truth_of(path.stem) is not None for path in paths)}
+        named |= self.boxes.keys()
         return sorted((named or self.files.keys()) - set(part_ids))
 
     def passed_over(self, part_ids: Iterable[str]) -> list[str]:
@@ -127,11 +139,13 @@ class Truth:
         InputError
             If the mask cannot be used or its size is not that of the maps; if a box lies outside the map.
         """
-        path = self.files.get(part_id)
-        if path is None:
+        if part_id not in self.files:
             boxes = self.boxes.get(part_id)
             return None if boxes is None else self._fill(part_id, boxes, height, width)
-        return read_mask(path, height, width)
+        first, *more = (read_mask(path, height, width) for path in self.files[part_id])
+        for mask in more:
+            first |= mask
+        return first
 
     def _fill(self, part_id: str, boxes: list[Box], height: int, width: int) -> NDArray[np.bool_]:
         mask = np.zeros((height, width), dtype=np.bool_)
@@ -160,20 +174,20 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
-def _list_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+def _list_masks(folder: Path) -> tuple[dict[str, tuple[Path, ...]], dict[str, tuple[Path, ...]]]:
     """Return the image files named like masks and the others, by part id; the preferred suffix wins."""
     files = (root / name for root, names in walk_folders(folder, {}) for name in names)
     found = [path for path in files if path.suffix.lower() in MASK_SUFFIXES and not path.name.startswith(".")]
     found.sort(key=lambda p: (MASK_SUFFIXES.index(p.suffix.lower()), p), reverse=True)
-    named: dict[str, Path] = {}
-    others: dict[str, Path] = {}
+    named: dict[str, tuple[Path, ...]] = {}
+    others: dict[str, tuple[Path, ...]] = {}
     for path in found:
         name = path.relative_to(folder).with_suffix("").as_posix()
         part = truth_of(name)
         if part is None:
-            others[name] = path
+            others[name] = (path,)
         else:
-            named[part] = path
+            named[part] = (path,)
     return named, others
 
 

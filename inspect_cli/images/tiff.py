@@ -45,6 +45,8 @@ _TEXT_TYPES: Final = (1, 2, 7)  # BYTE, ASCII, UNDEFINED
 _PRIVATE_TAGS: Final = 32768
 _SUPPORTED_PHOTOMETRIC = {"MINISBLACK", "RGB", "YCBCR"}
 _PLANAR_SEPARATE = 2
+#: ExtraSamples that are opacity, premultiplied or not (TIFF 6.0, section 18); another is a channel like any.
+_ALPHA: Final = (1, 2)
 
 
 @register_format(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -53,7 +55,8 @@ class TiffReader(MapReader):
 
     The last decoded row of strips or tiles is kept, so that overlapping windows read from top to bottom
     decode each segment once; memory stays at one row of segments. Of strips that hold pixels as they are, which
-    may be as long as the image, only the rows that are asked for are read.
+    may be as long as the image, only the rows that are asked for are read. An alpha channel is left out: it is no
+    measurement.
     """
 
     def __init__(self, path: Path) -> None:
@@ -109,12 +112,14 @@ class TiffReader(MapReader):
                 f"{self._path}: its tag Orientation is {orientation}: the pixels are stored turned or mirrored; save "
                 "it upright (Orientation 1)"
             )
+        self._samples = int(page.samplesperpixel)
+        has_alpha = self._samples in (2, 4) and any(kind in _ALPHA for kind in page.extrasamples[-1:])
         return ImageHeader(
             path=self._path,
             format="TIFF",
             width=int(page.imagewidth),
             height=int(page.imagelength),
-            channels=int(page.samplesperpixel),
+            channels=self._samples - has_alpha,
             dtype=np.dtype(page.dtype).newbyteorder("="),
             pages=len(self._file.pages),
         )
@@ -125,7 +130,7 @@ class TiffReader(MapReader):
         self._rows = int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
         down = -(-self.header.height // self._rows)
         across = -(-self.header.width // int(page.tilewidth)) if page.is_tiled else 1
-        self._planes = self.header.channels if page.planarconfig == _PLANAR_SEPARATE else 1
+        self._planes = self._samples if page.planarconfig == _PLANAR_SEPARATE else 1
         self._down, self._across = down, across
         wanted = down * across * self._planes
         offsets, counts = page.dataoffsets, page.databytecounts
@@ -157,7 +162,7 @@ class TiffReader(MapReader):
     def _check_uncompressed(self, counts: Sequence[int]) -> None:
         """Refuse uncompressed pixels whose segments have another size than their rows need."""
         page = self._page
-        samples = self.header.channels // self._planes
+        samples = self._samples // self._planes
         across = int(page.tilewidth) if page.is_tiled else self.header.width
         row_bytes = -(-across * samples * page.bitspersample // 8)
         for index, count in enumerate(counts):
@@ -211,7 +216,7 @@ class TiffReader(MapReader):
                 else self._stored_rows(row, first, end, self._stored)
             )
         rows = bands[0] if len(bands) == 1 else np.concatenate(bands)
-        rows = rows[..., 0] if self.header.channels == 1 else rows
+        rows = rows[..., 0] if self.header.channels == 1 else rows[..., : self.header.channels]
         return np.array(rows, dtype=self.header.dtype)  # a copy: the caller may keep it
 
     def _stored_dtype(self) -> np.dtype[Any] | None:
@@ -226,7 +231,7 @@ class TiffReader(MapReader):
     def _stored_rows(self, row: int, first: int, end: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Read rows ``first`` to ``end`` of a row of strips: (rows, width, channels)."""
         handle, width = self._file.filehandle, self.header.width
-        samples = self.header.channels // self._planes
+        samples = self._samples // self._planes
         row_bytes = width * samples * dtype.itemsize
         planes = []
         for plane in range(self._planes):
@@ -250,10 +255,10 @@ class TiffReader(MapReader):
         height = min(self._rows, self.header.height - top)
         if not self._page.is_tiled and self._planes == 1:
             strip = self._decode(row)[0, :height]
-            if strip.shape == (height, self.header.width, self.header.channels):
+            if strip.shape == (height, self.header.width, self._samples):
                 self._cached_row, self._cache = row, strip
                 return strip
-        band = np.empty((height, self.header.width, self.header.channels), self.header.dtype)
+        band = np.empty((height, self.header.width, self._samples), self.header.dtype)
         for plane in range(self._planes):
             for column in range(self._across):
                 index = (plane * self._down + row) * self._across + column

@@ -30,7 +30,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
 from inspect_cli.store.atomic import write_bytes, write_json
-from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD
+from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD, PATCHES
 from inspect_cli.store.parquet import write_parquet
 from inspect_cli.store.part_record import PartRecord
 
@@ -153,7 +153,7 @@ def write_part(
     with clock.phase("write"):
         if preview is not None:
             _write_pictures(folder, patches, pictures, preview, said.part, scale)
-        write_parquet(folder / "patches.parquet", patches)
+        write_parquet(folder / PATCHES, patches)
     record = PartRecord.model_validate(
         {
             **head,

@@ -24,7 +24,7 @@ from inspect_cli.outputs.part_folder import (
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.atomic import write_json
-from inspect_cli.store.layout import OUTPUTS, PART_RECORD, PARTS_FOLDER
+from inspect_cli.store.layout import OUTPUTS, PART_RECORD, PARTS_FOLDER, PATCHES
 from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartKey, PartRecord
 
@@ -72,7 +72,7 @@ def _has_patches(folder: Path) -> bool:
 
 
 def _read_patches(folder: Path) -> pa.Table:
-    path = folder / "patches.parquet"
+    path = folder / PATCHES
     try:
         table = read_parquet(path)
     except (pa.ArrowException, OSError) as error:
@@ -84,7 +84,7 @@ def _read_patches(folder: Path) -> pa.Table:
 
 def _always(model: ScoringModel) -> list[str]:
     """Return the files that a part has whatever the outputs, but for its record and its mask."""
-    return ["patches.parquet", *(["roi.png"] if model.recipe.roi.rule != "none" else [])]
+    return [PATCHES, *(["roi.png"] if model.recipe.roi.rule != "none" else [])]
 
 
 def rejudge(

@@ -13,7 +13,7 @@ from typing import Any, Final
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.material.manifest import DOUBT
 from inspect_cli.store.cells import plain_cell
-from inspect_cli.store.layout import EVALUATION, PART_RECORD, PARTS_FOLDER, RUN_RECORD
+from inspect_cli.store.layout import EVALUATION, PART_RECORD, PARTS_FOLDER, PARTS_TABLE, RUN_RECORD
 
 #: Verdicts from the first to look at to the last; an unknown one comes first.
 VERDICT_ORDER: Final = ("error", "undecided", "fail", "pending", "pass")
@@ -57,7 +57,7 @@ class RunData:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.run = _required_json(folder / RUN_RECORD)
-        self.parts = sorted(_read_parts(folder / "parts.csv"), key=_worst_first)
+        self.parts = sorted(_read_parts(folder / PARTS_TABLE), key=_worst_first)
         self.evaluation_file = folder / EVALUATION
 
     @cached_property

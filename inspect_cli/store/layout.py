@@ -16,6 +16,10 @@ LOCK: Final = ".lock"
 RUN_RECORD: Final = "run.json"
 #: The record of a part, written last: the part is done.
 PART_RECORD: Final = "part.json"
+#: The scores of patches, of a part and, all parts together, of a run.
+PATCHES: Final = "patches.parquet"
+#: The table of a run with a line for each part.
+PARTS_TABLE: Final = "parts.csv"
 #: The record of a part whose input looks changed, until it is known whether it is.
 PART_RECORD_ASIDE: Final = ".part.json.aside"
 #: What `inspect evaluate` found on a run.
