@@ -11,7 +11,7 @@ from inspect_cli.cli import run
 from inspect_cli.engines import Hardware, make_engine
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Batch
-from inspect_cli.methods.patchcore import farthest_points
+from inspect_cli.methods.memory import farthest_points
 from tests.helpers import material_of
 from tests.test_feature_ae import SIDE, texture
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inspect_cli.arrays import Mask
+from inspect_cli.engines.transfer import upload
 from inspect_cli.images.values import Preprocess, is_wide, mirror_sources
 from inspect_cli.tiles.grid import Grid
 from inspect_cli.tiles.stitch import axis_weight, blend_window
@@ -161,11 +162,14 @@ class ResidentRows:
         """
         tiles = pixels[..., self._columns].permute(2, 0, 1, 3)
         tiles = tiles.contiguous(memory_format=torch.channels_last)
-        flat = tiles.view(*tiles.shape[:2], -1)
-        for tile, mask in zip(flat, () if material is None else material, strict=False):
-            if mask.any() and not mask.all():
-                outside, sources = self._upload(np.flatnonzero(~mask)), self._upload(mirror_sources(mask))
-                tile[:, outside] = tile[:, sources]
+        partly = [] if material is None else [n for n, mask in enumerate(material) if mask.any() and not mask.all()]
+        if material is not None and partly:
+            outside = [np.flatnonzero(~material[n]) for n in partly]
+            tile = self._upload(np.repeat(partly, [len(pixels) for pixels in outside]))
+            to = self._upload(np.concatenate(outside))
+            source = self._upload(np.concatenate([mirror_sources(material[n]) for n in partly]))
+            flat = tiles.view(*tiles.shape[:2], -1)
+            flat[tile, :, to] = flat[tile, :, source]
         return tiles
 
     def _means(self, scores: Tensor, band: Band) -> Tensor:
@@ -176,10 +180,7 @@ class ResidentRows:
         return (scores * masks).sum(dim=(1, 2), dtype=torch.float64) / masks.sum(dim=(1, 2))
 
     def _upload(self, values: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(values, values.dtype.newbyteorder("=")))
-        if self._device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self._device, non_blocking=tensor.is_pinned())
+        return upload(np.ascontiguousarray(values, values.dtype.newbyteorder("=")), self._device)
 
     def _download(self, *values: Tensor) -> Callable[[], Finished]:
         """Start copying to the host; the function that is returned waits for it."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from inspect_cli.allocation import keep_freed_memory
 from inspect_cli.engines.base import Blocking
 from inspect_cli.engines.resident import ResidentRows
+from inspect_cli.engines.transfer import upload
 from inspect_cli.errors import UsageError, WorkerError
 from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Detector
@@ -121,10 +122,7 @@ class TorchEngine(Blocking):
         scores = np.empty((tiles.shape[0], *tiles.shape[2:]), np.float32)
         at = 0
         while at < len(tiles):  # no more than a batch is uploaded at once
-            tensor = torch.from_numpy(tiles[at : at + self.batch])
-            if self._device.type == "cuda":
-                tensor = tensor.pin_memory()
-            found = self.score_there(tensor.to(self._device, non_blocking=tensor.is_pinned()))
+            found = self.score_there(upload(tiles[at : at + self.batch], self._device))
             scores[at : at + len(found)] = found.cpu().numpy()
             at += len(found)
         return scores

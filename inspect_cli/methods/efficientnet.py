@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from inspect_cli.errors import ModelError
-from inspect_cli.methods.base import FrozenRun
+from inspect_cli.methods.base import Detector, FrozenRun
 from inspect_cli.methods.pretrained import load_weights
 
 #: (kernel, stride, channels, expansion) of each block.
@@ -144,6 +144,30 @@ class EfficientNetLite0Features(nn.Module):
         return super().train(False)
 
 
+class OnFeatures(Detector):
+    """A detector that looks at features of EfficientNet-Lite0, whose weights are stored with the model."""
+
+    fully_convolutional = True
+    size_step_px = 32
+
+    def __init__(self, channels: int, tile_px: int, settings: Any, depths: Sequence[int]) -> None:
+        super().__init__(channels, tile_px, settings)
+        self.features = EfficientNetLite0Features(depths, pretrained=False)
+
+    @classmethod
+    def suited_tile_px(cls, shortest_px: int) -> int:
+        """Return the side of tiles for images whose shorter side is ``shortest_px``: that side, 128 to 512 px."""
+        return min(max(shortest_px, _TILE_PX[0]), _TILE_PX[1])
+
+    def hasten(self, run: FrozenRun) -> None:
+        """Let ``run`` compute the features."""
+        self.features.hastened = run
+
+    def begin(self, tiles: Tensor) -> None:  # noqa: ARG002
+        """Load the pretrained weights; raises ModelError if the package with them is not installed."""
+        self.features.load_pretrained()
+
+
 class _Block(nn.Module):
     """Expansion, depthwise convolution, projection; with a shortcut where the shape stays."""
 
@@ -188,11 +212,6 @@ class _SameConv2d(nn.Conv2d):
 def images_in(channels: int) -> int:
     """Return how many images the network makes of a tile: one of three colours, or one for each channel."""
     return 1 if channels == len(MEAN) else channels
-
-
-def suited_tile_px(shortest_px: int) -> int:
-    """Return the side of tiles for images whose shorter side is ``shortest_px``: the whole of it, 128 to 512 px."""
-    return min(max(shortest_px, _TILE_PX[0]), _TILE_PX[1])
 
 
 def _same(before: int, after: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:

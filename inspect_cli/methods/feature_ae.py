@@ -10,14 +10,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, masked_mean
-from inspect_cli.methods.efficientnet import (
-    BLOCK_COUNT,
-    EfficientNetLite0Features,
-    images_in,
-    suited_tile_px,
-)
-from inspect_cli.methods.memory import farthest_points, squared_distance
+from inspect_cli.methods.base import Batch, MethodSettings, masked_mean
+from inspect_cli.methods.efficientnet import BLOCK_COUNT, OnFeatures, images_in
+from inspect_cli.methods.memory import kept_features, squared_distance
 from inspect_cli.methods.networks import LEAKY_SLOPE
 from inspect_cli.methods.whitening import principal_axes, whitened_square
 
@@ -147,10 +142,7 @@ class _Depth(nn.Module):
         """
         generator = torch.Generator().manual_seed(0)
         first = max(1, 3 * len(values) // 4)
-        rows = values[:first].movedim(1, 3).flatten(0, 2)
-        rows = rows[torch.randperm(len(rows), generator=generator)[:_MOST_VECTORS].to(rows.device)]
-        chosen = farthest_points(rows, len(self.memory), generator).to(rows.device)
-        self.memory.copy_(rows[chosen[torch.arange(len(self.memory)) % len(chosen)]])
+        self.memory.copy_(kept_features(values[:first], len(self.memory), _MOST_VECTORS, generator))
         others = values[first:] if first < len(values) else values
         distances = torch.cat([self.distance(some) for some in torch.split(others, FIT_BATCH)])
         self.usual_distance.copy_(distances.mean().clamp(min=_LEAST_DISTANCE))
@@ -179,7 +171,7 @@ class _Depth(nn.Module):
         return mean / self.place if mean.shape[2:] == self.place.shape[2:] else mean
 
 
-class FeatureAutoencoder(Detector):
+class FeatureAutoencoder(OnFeatures):
     """Features of EfficientNet-Lite0 after some blocks, standardised, each block's put through a narrow code.
 
     A pixel's score is the mean over blocks of three measures: the reconstruction's squared error, the Mahalanobis
@@ -191,12 +183,9 @@ class FeatureAutoencoder(Detector):
     name = "feature-ae"
     Settings = FeatureAeSettings
     fit_patches = _FIT_PATCHES
-    fully_convolutional = True
-    size_step_px = 32
 
     def __init__(self, channels: int, tile_px: int, settings: FeatureAeSettings) -> None:
-        super().__init__(channels, tile_px, settings)
-        self.features = EfficientNetLite0Features(settings.depths, pretrained=False)
+        super().__init__(channels, tile_px, settings, settings.depths)
         shapes = zip(self.features.channels, self.features.sides(tile_px), strict=True)
         self.depths = nn.ModuleList(
             _Depth(images_in(channels) * size, settings.code, settings.memory, side) for size, side in shapes
@@ -204,18 +193,9 @@ class FeatureAutoencoder(Detector):
         self._noise = settings.noise
         self._weights = (settings.rarity_weight, settings.distance_weight)
 
-    @classmethod
-    def suited_tile_px(cls, shortest_px: int) -> int:
-        """Return the side of tiles that suits images whose shorter side is ``shortest_px``."""
-        return suited_tile_px(shortest_px)
-
     def known(self) -> list[_Depth]:
         """Return what is known of each depth."""
         return [cast(_Depth, depth) for depth in self.depths]
-
-    def hasten(self, run: FrozenRun) -> None:
-        """Let ``run`` compute the features."""
-        self.features.hastened = run
 
     @torch.no_grad()
     def begin(self, tiles: Tensor) -> None:
@@ -226,7 +206,7 @@ class FeatureAutoencoder(Detector):
         ModelError
             If the package with the weights is not installed.
         """
-        self.features.load_pretrained()
+        super().begin(tiles)
         for depth, values in zip(self.known(), self.features.of_tiles(tiles), strict=True):
             depth.learn_scale(values)
 

@@ -35,6 +35,17 @@ def farthest_points(rows: Tensor, count: int, generator: torch.Generator) -> Ten
     return torch.cat(chosen)
 
 
+def kept_features(maps: Tensor, count: int, most: int, generator: torch.Generator, greedy: bool = True) -> Tensor:
+    """Return ``count`` of the features of ``maps`` (n, c, h, w), shape (count, c): a greedy coreset, or random ones.
+
+    They are chosen from ``most`` of them at random. Of fewer than ``count`` some are taken more than once.
+    """
+    rows = maps.movedim(1, 3).flatten(0, 2)
+    rows = rows[torch.randperm(len(rows), generator=generator)[:most].to(rows.device)]
+    chosen = farthest_points(rows, count, generator) if greedy else torch.arange(len(rows))
+    return rows[chosen[torch.arange(count) % len(chosen)].to(rows.device)]
+
+
 def squared_distance(values: Tensor, memory: Tensor, rounding: float = 0.0) -> Tensor:
     """Return the squared distance of each feature of ``values`` (n, c, h, w) to the nearest row of ``memory`` (m, c).
 

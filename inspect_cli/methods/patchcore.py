@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from inspect_cli.methods.base import Batch, Detector, FrozenRun, MethodSettings, masked_mean
-from inspect_cli.methods.efficientnet import EfficientNetLite0Features, images_in, suited_tile_px
-from inspect_cli.methods.memory import farthest_points, squared_distance
+from inspect_cli.methods.base import Batch, MethodSettings, masked_mean
+from inspect_cli.methods.efficientnet import OnFeatures, images_in
+from inspect_cli.methods.memory import kept_features, squared_distance
 
 #: Blocks whose features make a vector: details at an eighth of the tile's size, and what lies around them.
 _DEPTHS: Final = (4, 10)
@@ -41,7 +41,7 @@ class PatchCoreSettings(MethodSettings):
     greedy: bool = Field(True, description="Greedy coreset (k-center); otherwise random features.")
 
 
-class PatchCore(Detector):
+class PatchCore(OnFeatures):
     """Features of two depths, each averaged over 3x3 neighbours, joined at an eighth of the tile's size.
 
     A pixel's score is the distance of its feature to the nearest one in the memory bank, a greedy coreset of good
@@ -55,30 +55,14 @@ class PatchCore(Detector):
     name = "patchcore"
     Settings = PatchCoreSettings
     trains = False
-    fully_convolutional = True
-    size_step_px = 32
 
     def __init__(self, channels: int, tile_px: int, settings: PatchCoreSettings) -> None:
-        super().__init__(channels, tile_px, settings)
-        self.features = EfficientNetLite0Features(_DEPTHS, pretrained=False)
+        super().__init__(channels, tile_px, settings, _DEPTHS)
         size = images_in(channels) * sum(self.features.channels)
         self.memory: Tensor
         self.register_buffer("memory", torch.zeros(settings.memory, size))
         self.fit_patches = settings.patches
         self._greedy = settings.greedy
-
-    @classmethod
-    def suited_tile_px(cls, shortest_px: int) -> int:
-        """Return the side of tiles that suits images whose shorter side is ``shortest_px``."""
-        return suited_tile_px(shortest_px)
-
-    def hasten(self, run: FrozenRun) -> None:
-        """Let ``run`` compute the features."""
-        self.features.hastened = run
-
-    def begin(self, tiles: Tensor) -> None:  # noqa: ARG002
-        """Load the pretrained weights; raises ModelError if the package with them is not installed."""
-        self.features.load_pretrained()
 
     @torch.no_grad()
     def _vectors(self, tiles: Tensor) -> Tensor:
@@ -94,12 +78,8 @@ class PatchCore(Detector):
     def fit(self, tiles: Tensor) -> None:
         """Choose the memory from the features of good ``tiles``."""
         maps = [self._vectors(some) for some in torch.split(tiles, _FIT_BATCH)]
-        rows = torch.cat(maps).movedim(1, 3).flatten(0, 2)
         generator = torch.Generator().manual_seed(0)
-        rows = rows[torch.randperm(len(rows), generator=generator)[:_MOST_VECTORS].to(rows.device)]
-        chosen = farthest_points(rows, len(self.memory), generator) if self._greedy else torch.arange(len(rows))
-        chosen = chosen[torch.arange(len(self.memory)) % len(chosen)]  # few features are taken more than once
-        self.memory.copy_(rows[chosen.to(rows.device)])
+        self.memory.copy_(kept_features(torch.cat(maps), len(self.memory), _MOST_VECTORS, generator, self._greedy))
 
     def score(self, tiles: Tensor) -> Tensor:
         """Return the distance to the nearest good feature, (n, height, width)."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inspect_cli.corruptions import Corrupted
+from inspect_cli.engines.transfer import upload
 from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Batch, Detector
 from inspect_cli.recipe.schema import TrainingSpec
@@ -188,10 +189,7 @@ def _to_device(
     def moved(values: NDArray[np.float32] | None) -> Tensor | None:
         if values is None:
             return None
-        tensor = torch.from_numpy(values)
-        if job.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        tensor = tensor.to(job.device, non_blocking=tensor.is_pinned())
+        tensor = upload(values, job.device)
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
     clean = moved(tiles)
