@@ -12,13 +12,17 @@ from inspect_cli.methods.base import in_float32
 
 #: Directions whose standard deviation is below this share of the codes' usual length carry rounding errors only.
 NEGLIGIBLE: Final = 1e-5
+#: Two for directions and two for kernels.
+FEWEST_CODES: Final = 4
 
 
 class KernelDensity(nn.Module):
     """Gaussian kernel density over the whitened principal components of codes.
 
-    Codes are centred, projected onto their first principal components and divided by each one's standard deviation;
-    on every code that was fitted sits a round Gaussian kernel. The shapes of all buffers follow from the arguments,
+    One half of the codes gives the principal components; the other half is centred, projected onto them and divided
+    by its standard deviation along each, and on each of its codes sits a round Gaussian kernel. Directions that fit
+    the codes that they come from would fit no others: there are far fewer codes than values in one, and new codes
+    would all lie near the centre. The shapes of all buffers follow from the arguments,
     so that a stored density loads into a fresh one; places of codes and components that there were too few of are
     left empty. Until :meth:`fit` was called, all codes have the same density.
 
@@ -27,12 +31,12 @@ class KernelDensity(nn.Module):
     size
         Values in a code.
     points
-        Most codes that can be fitted.
+        Most kernels; twice as many codes can be fitted.
     components
         Most principal components that are used.
     bandwidth
         Standard deviation of the kernels, in standard deviations of the codes along each component. None for Scott's
-        rule, ``n ** (-1 / (d + 4))`` with n codes in d components.
+        rule, ``n ** (-1 / (d + 4))`` with n kernels in d components.
     """
 
     def __init__(self, size: int, points: int, components: int, bandwidth: float | None = None) -> None:
@@ -55,27 +59,30 @@ class KernelDensity(nn.Module):
 
     @torch.no_grad()
     def fit(self, codes: Tensor) -> None:
-        """Learn directions, kernels and bandwidth from ``codes`` (n, size), float32.
+        """Learn directions from every other one of ``codes`` (n, size), kernels and bandwidth from the rest; float32.
 
-        Fewer components are used where n - 1 or the rank of the codes is smaller.
+        Fewer components are used where the rank of a half is smaller.
 
         Raises
         ------
         ValueError
-            If there are fewer than 2 codes or more than ``points``.
+            If there are fewer than ``FEWEST_CODES`` codes or more than twice ``points``.
         """
-        count, most = len(codes), len(self.places)
-        if not 2 <= count <= most:
-            raise ValueError(f"a density needs 2 to {most} codes, not {count}")
-        self.center.copy_(codes.mean(dim=0))
-        axes, deviations = _principal_axes(codes - self.center, self.axes.shape[1])
-        used = int((deviations > NEGLIGIBLE * codes.norm(dim=1).mean()).sum())
+        most = 2 * len(self.places)
+        if not FEWEST_CODES <= len(codes) <= most:
+            raise ValueError(f"a density needs {FEWEST_CODES} to {most} codes, not {len(codes)}")
+        first, rest = codes[::2], codes[1::2]
+        count, least = len(rest), NEGLIGIBLE * codes.norm(dim=1).mean()
+        axes, deviations = _principal_axes(first - first.mean(dim=0), self.axes.shape[1])
+        self.center.copy_(rest.mean(dim=0))
+        found = ((rest - self.center) @ axes).std(dim=0)
+        used = int(((deviations > least) & (found > least)).cumprod(dim=0).sum())
         self.axes.zero_()
         self.axes[:, :used] = axes[:, :used]
         self.deviations.fill_(1)
-        self.deviations[:used] = deviations[:used]
+        self.deviations[:used] = found[:used]
         self.places.zero_()
-        self.places[:count] = self.whitened(codes)
+        self.places[:count] = self.whitened(rest)
         self.log_weights.fill_(-math.inf)
         self.log_weights[:count] = -math.log(count)
         self.dimensions.fill_(used)
@@ -92,7 +99,7 @@ class KernelDensity(nn.Module):
 
     @torch.no_grad()
     def left_out_log_density(self) -> Tensor:
-        """Return the log-density (n,) at each of the n fitted codes as the other n - 1 make it."""
+        """Return the log-density (n,) at the code of each of the n kernels as the other n - 1 make it."""
         count = int(self.log_weights.isfinite().sum())
         kernels = self._log_kernels(self.places[:count])
         kernels.fill_diagonal_(-math.inf)

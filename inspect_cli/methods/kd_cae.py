@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from inspect_cli.methods.base import Batch, Detector, MethodSettings, copy_error, squared_residual
-from inspect_cli.methods.density import KernelDensity
+from inspect_cli.methods.density import FEWEST_CODES, KernelDensity
 from inspect_cli.methods.networks import Architecture, check_tile, decoder, encoder, initialise, start_at_mean
 
 #: Six layers each way, 32 up to 128 filters, 128x128 down to 8x8; what lies between follows the industrial network.
@@ -36,13 +36,18 @@ class KdCaeSettings(MethodSettings):
     components: int = Field(
         16, ge=1, le=256, description="Principal components of the code that the density is taken over."
     )
-    points: int = Field(512, ge=8, le=2048, description="Good patches whose codes make the density.")
+    points: int = Field(
+        512,
+        ge=8,
+        le=2048,
+        description="Good patches whose codes make the density; as many others give its directions.",
+    )
     bandwidth: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
         description="Width of the density's kernels, in standard deviations of the good codes along each component. "
-        "Empty: Scott's rule, `points ** (-1 / (components + 4))`.",
+        "Empty: Scott's rule, `n ** (-1 / (d + 4))` with n codes in d components.",
     )
     density_weight: float = Field(
         1.0,
@@ -71,7 +76,7 @@ class KernelDensityAutoencoder(Detector):
         size = ARCHITECTURE.channels[-1] * (tile_px // ARCHITECTURE.reduction) ** 2
         self.density = KernelDensity(size, settings.points, settings.components, settings.bandwidth)
         self.density_weight = settings.density_weight
-        self.fit_patches = settings.points
+        self.fit_patches = 2 * settings.points
         self.usual_residual: Tensor
         self.usual_rarity: Tensor
         self.rarity_spread: Tensor
@@ -95,15 +100,15 @@ class KernelDensityAutoencoder(Detector):
 
     @torch.no_grad()
     def fit(self, tiles: Tensor) -> None:
-        """Learn the density of the codes of good ``tiles``, at most ``points``, and the usual size of both terms.
+        """Learn the density of the codes of good ``tiles``, and the usual size of both terms.
 
         A code's own kernel would make it look likely, so the usual density of good codes is that without their own.
-        Of a single tile there is no density: the score stays the residual alone.
+        Of fewer than four tiles there is no density: the score stays the residual alone.
         """
         some = tiles[:_RESIDUAL_PATCHES]
         residual = squared_residual(self.reconstruct(some), some)
         self.usual_residual.copy_(residual.mean().sqrt().clamp(min=_LEAST_RESIDUAL))
-        if len(tiles) < 2:
+        if len(tiles) < FEWEST_CODES:
             return
         self.density.fit(
             torch.cat([self.encoder(some).float().flatten(1) for some in torch.split(tiles, _FIT_BATCH)])
