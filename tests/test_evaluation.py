@@ -859,3 +859,13 @@ def test_evaluation_draws_the_patches_and_a_rerun_forgets_them(results, batch, m
     assert "Scores of good and of defective patches" in (results / "report.html").read_text()
     assert main(["score", str(batch / "test"), *common, "--force"]) == 0
     assert not (results / "evaluation.png").exists()
+
+
+def test_a_defect_smaller_than_a_patch_must_show_counts_where_all_of_it_is_seen(results, tmp_path):
+    (tmp_path / "boxes.csv").write_text("part,x_px,y_px,width_px,height_px\ndent/b000,70,70,5,3\n")
+    seen = {}
+    found = evaluate_run(results, tmp_path, on_patches=seen.update)
+    table = pq.read_table(results / "parts/dent/b000/patches.parquet").to_pylist()
+    whole = [r for r in table if r["x_px"] <= 70 and r["x_px"] + 32 >= 75 and r["y_px"] <= 70 and r["y_px"] + 32 >= 73]
+    assert int(seen["albedo"].defect.sum()) == sum(row["map"] == "albedo" for row in whole) > 0
+    assert found["patch_auroc"] is not None

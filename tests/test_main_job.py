@@ -223,6 +223,10 @@ def test_a_model_that_learnt_nothing_passes_no_part(batch, models, capsys):
     assert "hardly tells defects" in (models / "foil" / "cae" / "model_card.md").read_text()
     told = json.loads((batch / "test" / "inspection" / "foil" / "run.json").read_text())["warnings"]
     assert any("hardly tells defects" in warning for warning in told)
+    assert score(batch, models, "--outputs", "pictures", "--stride", "32") == 0
+    folder = batch / "test/inspection/foil/parts/good/g003"
+    heights = [cv2.imread(str(folder / f"{name}.png")).shape[0] for name in ("image", "overlay")]
+    assert heights[0] < heights[1], "the picture of the scores says that they are not to be trusted"
     capsys.readouterr()
 
 

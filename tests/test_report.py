@@ -113,6 +113,19 @@ def test_heatmap_shows_fixed_colours_and_its_scale(tmp_path):
     assert any(tuple(inferno_table()[index]) in strip for index in range(120, 136))
 
 
+def test_pictures_of_scores_say_below_why_they_are_not_to_be_trusted(tmp_path):
+    image, score = striped(400, 900), blob(400, 900, 200, 300, 2.0)
+    for caution in (None, "not to be trusted: the model hardly tells defects from good material"):
+        previews.save_heatmap(tmp_path / f"h{caution is None}.png", score, caution)
+        previews.save_overlay(tmp_path / f"o{caution is None}.png", image, score, [], 4, caution)
+    for name in "ho":
+        plain, said = read_rgb(tmp_path / f"{name}True.png"), read_rgb(tmp_path / f"{name}False.png")
+        np.testing.assert_array_equal(said[:400], plain[:400])
+        below = said[400 : 400 + len(said) - len(plain)]
+        assert 0 < len(below) < 60
+        assert (below > 200).any()
+
+
 def test_small_heatmap_is_enlarged_by_a_whole_number(tmp_path):
     score = np.random.default_rng(1).random((20, 50)).astype(np.float32) * 2
     previews.save_heatmap(tmp_path / "h.png", score)

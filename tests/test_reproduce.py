@@ -16,7 +16,7 @@ from inspect_cli.reproduce import TABLES, Table, papers
 from inspect_cli.reproduce.experiment import Case, Cost, make_row
 from inspect_cli.reproduce.layout import as_line, as_table
 from inspect_cli.reproduce.ledger import data_sha256
-from inspect_cli.reproduce.ranking import average_precision, best_f1
+from inspect_cli.reproduce.ranking import average_precision, best_f1, f1_at
 from inspect_cli.reproduce.run import Request, reproduce
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -248,7 +248,7 @@ def test_papers_numbers():
     assert papers.SSAE_CONTRAST["leather"] == {"pixel_auroc": 0.97, "image_auroc": 0.95}
     assert [row["pixel_auroc"] for row in papers.DIRECT.values()] == [0.93, 0.95, 0.98, 0.98, 0.95]
     assert papers.TEXTURES == ("carpet", "grid", "leather", "tile", "wood")
-    assert papers.MVT["toothbrush", "cnn"] == {"f1_max": 0.25, "image_auroc": 0.65}
+    assert papers.MVT["toothbrush", "cnn"] == {"f1": 0.25, "image_auroc": 0.65}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -269,6 +269,13 @@ def test_areas_and_f1_at_their_ends():
     assert average_precision([], [0.5]) == best_f1([], [0.5]) == 1
     assert average_precision([0.5], []) is None
     assert best_f1([0.5], []) is None
+
+
+def test_f1_at_a_limit_by_hand():
+    """Two of three defects found, one false alarm: 2 * 2 / (2 * 2 + 1 + 1)."""
+    assert f1_at(0.5, [0.1, 0.5], [0.5, 0.9, 0.4]) == pytest.approx(4 / 6)
+    assert f1_at(0.5, [0.9], [0.1]) == 0
+    assert f1_at(0.5, [0.9], []) is None
 
 
 def test_chess_stands_beside_the_papers(tmp_path, monkeypatch):

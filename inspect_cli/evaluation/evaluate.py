@@ -289,16 +289,19 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
     if tile_px is None:
         return []
     try:
-        _count_patches({layer.name: tallies[kind, layer.name] for layer in layers}, folder, tile_px, mask)
+        least_px = MIN_DEFECT_PX if regions is None else min(MIN_DEFECT_PX, int(np.bincount(regions).max()))
+        _count_patches({layer.name: tallies[kind, layer.name] for layer in layers}, folder, tile_px, mask, least_px)
     except InputError as error:
         return [f"left out of the patches: {error}"]
     return []
 
 
-def _count_patches(tallies: dict[str, Tally], folder: Path, tile_px: int, mask: NDArray[np.bool_] | None) -> None:
+def _count_patches(
+    tallies: dict[str, Tally], folder: Path, tile_px: int, mask: NDArray[np.bool_] | None, least_px: int
+) -> None:
     """Count a part's patches by score (IND section 4.2); fused, the largest score of the maps counts.
 
-    A patch is defective if it shows ``MIN_DEFECT_PX`` of a defect, and one that shows fewer counts as neither.
+    A patch is defective if it shows ``least_px`` of a defect, and one that shows fewer counts as neither.
     """
     patches = read_patches(folder)
     if not patches.scores:
@@ -307,7 +310,8 @@ def _count_patches(tallies: dict[str, Tally], folder: Path, tile_px: int, mask: 
     if mask is not None:
         places = zip(patches.y_px, patches.x_px, strict=True)
         shown = np.array([np.count_nonzero(mask[y : y + tile_px, x : x + tile_px]) for y, x in places], np.int64)
-    clear, defective = (shown == 0) | (shown >= MIN_DEFECT_PX), shown >= MIN_DEFECT_PX
+    defective = shown >= least_px
+    clear = (shown == 0) | defective
     fused = np.maximum.reduce(list(patches.scores.values()))
     for name, scores in {FUSED: fused, **patches.scores}.items():
         if name in tallies:

@@ -24,7 +24,7 @@ from inspect_cli.images.reader import read_any_mask, read_mask
 from inspect_cli.store.paths import check_is_folder, without_links
 
 BOXES_FILE: Final = "boxes.csv"
-#: Pixels of a defect that a patch must show to count as defective.
+#: Pixels of a defect that a patch must show to count as defective; all of it, where the part's largest is smaller.
 MIN_DEFECT_PX: Final = 16
 BOX_COLUMNS: Final = ("part", "x_px", "y_px", "width_px", "height_px")
 KIND_COLUMN: Final = "kind"

@@ -20,7 +20,7 @@ from inspect_cli.methods.networks import LEAKY_SLOPE, initialise
 class AaeSettings(CaeSettings):
     """Settings of the adversarial autoencoder."""
 
-    clip: float = Field(0.01, gt=0, description="Side of the box that the critic's weights are clipped to.")
+    clip: float = Field(0.01, gt=0, description="Half the side of the box that the critic's weights are clipped to.")
     critic_steps: int = Field(1, ge=1, description="Updates of the critic in each step.")
     adversarial_pace: float = Field(
         0.1, gt=0, description="Learning rate of the encoder's regularisation over that of the reconstruction."

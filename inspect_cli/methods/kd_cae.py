@@ -62,6 +62,7 @@ class KernelDensityAutoencoder(Detector):
 
     The residual is divided by its mean over good patches. The second term is the same at all pixels of a tile: the
     number of standard deviations by which the negative log-density of its code exceeds the median of good patches.
+    Activations are leaky and the copy ends in a sigmoid as in IND's networks, where this paper has ReLU.
     """
 
     name = "kd-cae"

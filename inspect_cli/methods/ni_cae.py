@@ -42,7 +42,8 @@ class NoiseInjectedAutoencoder(Detector):
 
     The copy is compared with the patch without the noise: the paper leaves open with which, and a copy of the noise
     would be no use. The paper's images are grey; here the channels of a map are kept. The paper stops
-    after 5 epochs without improvement; ``training.patience`` counts validations.
+    after 5 epochs without improvement; ``training.patience`` counts validations. Activations are leaky and the copy
+    ends in a sigmoid as in IND's networks, where this paper has ReLU and a linear output.
     """
 
     name = "ni-cae"

@@ -44,7 +44,7 @@ _DRAWERS: Final = 3
 class PartPlan:
     """Where a part's files go, which of ``OUTPUTS`` there are, and what its verdict rests on.
 
-    ``doubt`` is why no part may pass.
+    ``doubt`` is why no part may pass; the pictures of scores say it.
     """
 
     folder: Path
@@ -152,7 +152,7 @@ def write_part(
     scale = preview_scale(plan.height, plan.width)
     with clock.phase("write"):
         if preview is not None:
-            _write_pictures(folder, patches, pictures, preview, said.part, scale)
+            _write_pictures(plan, patches, pictures, preview, said.part, scale)
         write_parquet(folder / PATCHES, patches)
     record = PartRecord.model_validate(
         {
@@ -169,9 +169,10 @@ def write_part(
 
 
 def _write_pictures(
-    folder: Path, patches: pa.Table, pictures: Pictures, preview: Rows, found: Mapping[str, Any], scale: int
+    plan: PartPlan, patches: pa.Table, pictures: Pictures, preview: Rows, found: Mapping[str, Any], scale: int
 ) -> None:
     """Draw all pictures of a part, several at once."""
+    folder, caution = plan.folder, plan.doubt and f"not to be trusted: {plan.doubt}"
     regions = [region.model_dump() for region in found["regions"][:50]]
     shown = (found["peak"] or {}).get("map") or next(iter(pictures))
 
@@ -184,8 +185,8 @@ def _write_pictures(
     with ThreadPoolExecutor(_DRAWERS) as pool:
         drawn = [
             pool.submit(save_patch_histogram, folder / "histogram.png", _scores_by_map(patches)),
-            pool.submit(save_overlay, folder / "overlay.png", pictures[shown], preview, regions, scale),
-            pool.submit(save_heatmap, folder / "heatmap.png", preview),
+            pool.submit(save_overlay, folder / "overlay.png", pictures[shown], preview, regions, scale, caution),
+            pool.submit(save_heatmap, folder / "heatmap.png", preview, caution),
             *(pool.submit(save_image, name) for name in pictures),
         ]
     for picture in drawn:

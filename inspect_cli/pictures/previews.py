@@ -72,7 +72,7 @@ def save_png(path: Path, array: NDArray[Any]) -> None:
     write_bytes(path, encode_png(array))
 
 
-def save_heatmap(path: Path, score: NDArray[np.floating]) -> None:
+def save_heatmap(path: Path, score: NDArray[np.floating], caution: str | None = None) -> None:
     """Write a score map in colour with its scale below: 0, 1 = limit, 2.
 
     Parameters
@@ -81,9 +81,18 @@ def save_heatmap(path: Path, score: NDArray[np.floating]) -> None:
         PNG file to write.
     score
         (h, w) in units of the limit; NaN outside the region of interest.
+    caution
+        Why the colours are not to be trusted, written below them; None if they are.
     """
-    shown = draw.enlarged(score_colours(draw.some_pixels(score, np.nan)))
+    shown = _cautioned(draw.enlarged(score_colours(draw.some_pixels(score, np.nan))), caution)
     save_png(path, draw.stacked(shown, draw.scale_strip(shown.shape[1])))
+
+
+def _cautioned(picture: Picture, caution: str | None) -> Picture:
+    """Return a picture with a line of text below it, if there is one."""
+    if caution is None:
+        return picture
+    return draw.stacked(picture, draw.caption_strip(picture.shape[1], caution))
 
 
 def save_usual(path: Path, cells: NDArray[np.floating]) -> None:
@@ -97,6 +106,7 @@ def save_overlay(
     score: NDArray[np.floating],
     regions: Sequence[Mapping[str, Any]],
     scale: float,
+    caution: str | None = None,
 ) -> None:
     """Write the image in grey with high scores in colour, the outline of the limit and numbered regions.
 
@@ -113,6 +123,8 @@ def save_overlay(
         ``score_max``, which decides who keeps a number where there are too many.
     scale
         Full-size pixels per pixel of ``image_u8``.
+    caution
+        As in :func:`save_heatmap`.
 
     Raises
     ------
@@ -128,7 +140,7 @@ def save_overlay(
     outlines = cv2.findContours(above, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
     cv2.drawContours(canvas, outlines, -1, CONTOUR_RGB, draw.line_px(canvas.shape[1]))
     _draw_regions(canvas, regions, draw.enlargement(*grey.shape) / scale)
-    save_png(path, canvas)
+    save_png(path, _cautioned(canvas, caution))
 
 
 def _blended(grey: Picture, score: NDArray[np.floating]) -> Picture:

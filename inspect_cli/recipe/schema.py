@@ -187,7 +187,11 @@ class TrainingSpec(Section):
         description="Patches in one training step, if they have up to 128 px; fewer of larger ones (the same area in "
         "all), at least 2.",
     )
-    learning_rate: Positive = Field(2e-3, description="Peak learning rate of Adam; it falls to zero along a cosine.")
+    learning_rate: Positive = Field(
+        2e-3,
+        description="Peak learning rate; it falls to zero along a cosine. `cae`, `vae`, `aae`, `direct` and `cnn` "
+        "take half of it.",
+    )
     validation_share: float = Field(
         0.2, gt=0, lt=1, description="Share of the good images kept for validation; at least one image."
     )

@@ -14,10 +14,12 @@ from inspect_cli.reproduce.mvtec import MASKS, Preparation, find_categories
 from inspect_cli.reproduce.papers import Numbers
 from inspect_cli.reproduce.pipeline import Plan, train_and_score
 
-#: No early stop: training lasts the whole budget.
+#: No early stop: training lasts the whole budget. The weights that are kept are those of the least validation loss,
+#: on a fifth of the good images, as in every training here; the paper keeps the last ones.
 NEVER: Final = 10**6
 #: DIR section IV: 256 px images, 65 px tiles with about half overlap, batch 64, maps as they are. The method takes
-#: half of the step size, which is the paper's 2e-4. Its usual loss is of pixels: the paper's needs VGG-11's weights.
+#: half of the step size, whose peak is the paper's 2e-4; it rises and falls, and tiles are cut anew in each step. The
+#: usual loss is of pixels: the paper's needs VGG-11's weights.
 DIRECT_PLAN: Final = Plan(
     method="direct",
     tiles=TilesSpec(size_px=65, stride_px=33),
@@ -37,8 +39,9 @@ def plan_for(method: str, category: str) -> Plan:
     """Return the paper's set-up of a method.
 
     SSAE section 4.1: images of 512 px scored whole, Adam 1e-4; turned and mirrored where the category is a texture
-    (others have an upright position). The paper took objects at 256, 384 or 512 px without saying which; here
-    all have 512 px. It trains on patches that grow; here they grow to 128 px.
+    (the paper: depending on the category). The paper took objects at 256, 384 or 512 px without saying which; here
+    all have 512 px. It trains on patches that grow; here they grow to 128 px, and the taps of dilated kernels that
+    reach beyond the inner map of such a tile are left out.
     """
     if method == "direct":
         return DIRECT_PLAN

@@ -30,6 +30,18 @@ def average_precision(good: Sequence[float], defective: Sequence[float]) -> floa
     return float(gain @ (flagged.defective / flagged.all) / len(defective))
 
 
+def f1_at(limit: float, good: Sequence[float], defective: Sequence[float]) -> float | None:
+    """Return F1 = TP / (TP + (FP + FN) / 2) where scores from ``limit`` on count as defective, the positive class.
+
+    None without defective images.
+    """
+    if not defective:
+        return None
+    found = sum(score >= limit for score in defective)
+    false_alarms = sum(score >= limit for score in good)
+    return 2 * found / (found + false_alarms + len(defective))
+
+
 def best_f1(good: Sequence[float], defective: Sequence[float]) -> float | None:
     """Return the largest F1 = TP / (TP + (FP + FN) / 2) over all limits, defective images being the positive ones.
 

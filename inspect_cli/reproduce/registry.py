@@ -77,7 +77,7 @@ TABLES: Final[dict[str, Table]] = {
     ),
     "mvtec-f1": Table(
         source="MVT section 4",
-        about="best F1 and area under ROC of images; ni-cae-clean is ni-cae without noise",
+        about="F1 and area under ROC of images; ni-cae-clean is ni-cae without noise, cae the network of IND Table 2",
         module="inspect_cli.reproduce.recognition",
         name="MVTEC_F1",
         methods=("cae", "kd-cae", "ni-cae", "ni-cae-clean", "cnn"),
@@ -86,7 +86,7 @@ TABLES: Final[dict[str, Table]] = {
     ),
     "noise-ablation": Table(
         source="DIR Figs 8 and 9",
-        about="pixel area under ROC of `direct` with one family of noise alone, and with each left out",
+        about="pixel area under ROC of `direct` with one family of noise and undamaged tiles, and with each left out",
         module="inspect_cli.reproduce.ablations",
         name="NOISE",
         methods=("all", *(f"only-{name}" for name in FAMILIES), *(f"no-{name}" for name in FAMILIES)),
