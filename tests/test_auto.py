@@ -4,14 +4,15 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
 from inspect_cli.cli import run
 from inspect_cli.corruptions.trial import CHANGED, KINDS, trial_defects
-from inspect_cli.errors import ModelError, RecipeError, UsageError
+from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError
 from inspect_cli.material.bundle import Bundle
-from inspect_cli.material.manifest import Manifest, Trial
+from inspect_cli.material.manifest import Manifest, Trial, says_little
 from inspect_cli.material.materials import Material
 from inspect_cli.methods.registry import AUTO
 from inspect_cli.recipe import Budget, parse_recipe
@@ -26,7 +27,6 @@ from tests.helpers import TRAINED, Quiet, material_of
 
 @pytest.fixture
 def stripes(tmp_path):
-    import cv2
 
     rng = np.random.default_rng(0)
     for number in range(4):
@@ -157,13 +157,55 @@ def test_measured_trial_sees_what_a_detector_sees():
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_windows_get_a_defect_in_every_other_square(kind):
     pixels = np.random.default_rng(3).random((2, 1, 300, 300), np.float32)
-    damaged, changed = trial.with_defects(kind, pixels, np.random.default_rng(0))
+    damaged, changed = trial.with_defects(kind, pixels, None, np.random.default_rng(0))
     assert changed[:, :128, :128].any(axis=(1, 2)).all()
     assert changed[:, 128:256, 128:256].any(axis=(1, 2)).all()
     assert not changed[:, :128, 128:].any()
     assert not changed[:, 256:].any()
     assert np.array_equal(damaged[:, :, :128, 128:], pixels[:, :, :128, 128:])
     assert np.abs(damaged[:, 0] - pixels[:, 0])[changed].mean() > 0.1
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_what_cannot_be_seen_on_an_even_background_is_no_defect(kind):
+    """A textured disc on a constant ground: on the ground nothing that is moved, worn or wound up changes."""
+    rng = np.random.default_rng(3)
+    rows, columns = np.indices((384, 384))
+    disc = np.hypot(rows - 190, columns - 190) < 110
+    pixels = np.full((2, 1, 384, 384), 20 / 255, np.float32)
+    pixels[:, :, disc] = rng.normal(0.5, 0.05, pixels[:, :, disc].shape)
+    damaged, changed = trial.with_defects(kind, pixels, None, np.random.default_rng(0))
+    moved = np.abs(damaged - pixels)[:, 0]
+    assert changed.any()
+    far = cv2.dilate((moved > 5e-4).any(axis=0).astype(np.uint8), np.ones((15, 15), np.uint8)) == 0
+    assert not changed[:, far].any()
+
+
+def test_defects_lie_in_the_squares_that_hold_material_inside_the_roi():
+    pixels = np.random.default_rng(3).random((1, 1, 256, 256), np.float32)
+    roi = np.zeros((1, 256, 256), bool)
+    roi[:, 10:118, 140:250] = True  # the upper right square, which the first colour of the chessboard leaves out
+    _, changed = trial.with_defects("pitted", pixels, roi, np.random.default_rng(0))
+    assert changed[:, :128, 128:].any()
+    assert not changed[:, :128, :128].any()
+
+
+def test_where_none_can_be_measured_the_first_that_could_be_trained_is_taken(stripes, capsys, monkeypatch):
+    def unseen(*_):
+        raise NoInputError("no artificial defect can be seen")
+
+    monkeypatch.setattr(auto, "measure_trial", unseen)
+    assert train(stripes) in TRAINED
+    assert "the first that could be trained is taken" in capsys.readouterr().err
+    assert (stripes / "models/stuff/feature-direct/manifest.json").is_file()
+
+
+def test_a_candidate_that_no_part_would_pass_by_comes_last():
+    trials = [Trial(method="cae", pixel_auroc=0.735, doubtful=True), Trial(method="direct", pixel_auroc=0.699)]
+    assert best(trials).method == "direct"
+    assert best(trials[:1]).method == "cae"
+    assert says_little(0.735, explained=-4.0)
+    assert not says_little(0.699, explained=None)
 
 
 def test_candidates_that_cannot_be_tried_are_named_and_left_out(stripes, capsys, monkeypatch):
@@ -257,7 +299,7 @@ def test_the_windows_of_a_trial_follow_its_time_whatever_the_steps_it_may_take(m
     class Source:
         def batch(self, step, count):
             counts.append(count)
-            return np.zeros((count, 8, 8), np.uint8), None
+            return np.zeros((count, 256, 256), np.uint8), None
 
         def close(self):
             pass
@@ -265,13 +307,13 @@ def test_the_windows_of_a_trial_follow_its_time_whatever_the_steps_it_may_take(m
     monkeypatch.setattr("inspect_cli.training.trial.good_sampler", lambda *_, **__: Source())
     recipe = parse_recipe("material: m\nmaps: {image: {files: '{part}.png'}}\n", "test")
     order = SimpleNamespace(material=SimpleNamespace(recipe=recipe))
-    sources = SimpleNamespace(survey=SimpleNamespace(shortest_px=256))
+    sources = SimpleNamespace(survey=SimpleNamespace(common_px=256))
     for steps in (None, 1000):
         job = SimpleNamespace(
             budget=MapBudget(steps, 20.0),
             detector=SimpleNamespace(tile_px=256),
             seed=0,
-            preprocess=SimpleNamespace(to_network=lambda *_: None, fill=(0.0,)),
+            preprocess=SimpleNamespace(to_network=lambda patches, _: patches[:, None] / np.float32(255), fill=(0.0,)),
         )
         trial_windows(job, order, "image", sources)
     assert counts[0] == counts[1]

@@ -866,6 +866,8 @@ def test_a_defect_smaller_than_a_patch_must_show_counts_where_all_of_it_is_seen(
     seen = {}
     found = evaluate_run(results, tmp_path, on_patches=seen.update)
     table = pq.read_table(results / "parts/dent/b000/patches.parquet").to_pylist()
-    whole = [r for r in table if r["x_px"] <= 70 and r["x_px"] + 32 >= 75 and r["y_px"] <= 70 and r["y_px"] + 32 >= 73]
+    whole = [
+        r for r in table if r["x_px"] <= 70 and r["x_px"] + 32 >= 75 and r["y_px"] <= 70 and r["y_px"] + 32 >= 73
+    ]
     assert int(seen["albedo"].defect.sum()) == sum(row["map"] == "albedo" for row in whole) > 0
     assert found["patch_auroc"] is not None

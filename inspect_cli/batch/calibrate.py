@@ -72,7 +72,7 @@ def limits_from_good_folder(
     maps = list(model.maps)
     tables = [part_folder(summary.run, r.part) / PATCHES for r in sound]
     peaks = peaks_of(sound, tables, maps)
-    calibration = calibrate_good(peaks, model.tiles, rule, spec, len(sound), str(folder))
+    calibration = calibrate_good(peaks, model.tiles, rule, spec, len(sound), str(folder), model.engine.precision)
     calibration = _without_promise_if_not_all_good(calibration, parts, sound, folder, teller)
     calibration = _without_promise_if_one_stands_out(calibration, sound, maps, folder, teller)
     calibration = _without_promise_if_far_above_held_out_parts(calibration, sound, model, folder, teller)
@@ -178,7 +178,8 @@ def limits_from_labelled_folder(
     records = [o.record for o in summary.outcomes if o.record is not None]
     scoring = model.recipe.scoring
     pixels = fused_histogram(summary.run, truth, scoring.halo_share, scoring.halo_px)
-    calibration = calibrate_labelled(model.tiles, _working_limits(model), pixels, rule, len(records), str(folder))
+    current, where = _working_limits(model), str(folder)
+    calibration = calibrate_labelled(model.tiles, current, pixels, rule, len(records), where, model.engine.precision)
     known = Truth.open(truth).of_parts({part.id: part.files.values() for part in parts})
     for doubt in doubts(known, [part.id for part in parts]):
         teller.warn(doubt)

@@ -46,13 +46,13 @@ class Monitor:
     Raises
     ------
     OutputError
-        If the log cannot be opened, or the metrics not be written at the end.
+        If the log cannot be opened, or the metrics not be written at the end of a run that ended with code 0.
     """
 
     def __init__(self, metrics: Path | None, log: Path | None, folder: Path) -> None:
         self._metrics = metrics
         self._folder = as_text(os.path.abspath(folder))  # noqa: PTH100  (links stay as named)
-        self._started = time.time()
+        self._started_s = time.monotonic()
         self._verdicts: Counter[str] = Counter()
         self._warnings = 0
         self._log: _Log | None = None
@@ -102,13 +102,18 @@ class Monitor:
         code = EXIT_DONE if error is None else exit_code_of(error)
         level = logging.INFO if code in (EXIT_DONE, EXIT_DEFECTS) else logging.ERROR
         counts = {verdict: self._verdicts[verdict] for verdict in VERDICTS if self._verdicts[verdict]}
-        seconds = round(time.time() - self._started, 1)
+        seconds = round(time.monotonic() - self._started_s, 1)
         reason = "" if error is None or isinstance(error, typer.Exit) else str(error)
         self._say(level, event="end", exit_code=code, seconds=seconds, **counts, reason=reason or None)
         if self._log is not None:
             self._log.close()
         if self._metrics is not None:
-            write_bytes(self._metrics, self._exposition(code, seconds))
+            try:
+                write_bytes(self._metrics, self._exposition(code, seconds))
+            except OutputError as fault:
+                if code == EXIT_DONE:
+                    raise
+                console.warn(str(fault))  # how the run ended matters more
 
     def _say(self, level: int, **words: Any) -> None:
         if self._log is not None:

@@ -13,10 +13,10 @@ from inspect_cli.batch.summary import NOT_REACHED, Outcome, RunSummary
 from inspect_cli.errors import ChangedError, IncompleteError, InputError
 from inspect_cli.images import Part
 from inspect_cli.images.settle import Settling
-from inspect_cli.outputs.record import forget, record_of, set_aside
+from inspect_cli.outputs.record import record_of, set_aside
 from inspect_cli.outputs.stored import is_whole, part_folder
 from inspect_cli.scoring.model import ScoringModel
-from inspect_cli.store.layout import ALL_OUTPUTS
+from inspect_cli.store.layout import ALL_OUTPUTS, PART_RECORD_ASIDE
 
 #: How often a wait looks for a signal to stop.
 _NAP_S: Final = 0.2
@@ -77,23 +77,19 @@ def score_parts(
     summary.interrupted = stopped
 
 
-def set_changed_aside(run: Path, parts: Iterable[Part], model: ScoringModel) -> bool:
-    """Set the records aside of parts whose files are not those that were scored, as far as sizes and times tell.
+def changed_parts(run: Path, parts: Iterable[Part], model: ScoringModel) -> tuple[list[Path], bool]:
+    """Return the folders of results of files that look changed, and whether others are of other limits or a model.
 
-    Whatever ends the run before it comes to such a part, no result stands for files that nobody looked at. Returns
-    whether there were any, or results of other limits or of another model.
+    Results that were set aside before count too: whatever stopped that may have left what was made of them.
     """
-    changed, today = False, _today(model)
+    changed, others, today = [], False, _today(model)
     for part in parts:
         folder = part_folder(run, part.id)
         record = record_of(folder)
-        if record is None:
-            continue
-        if not is_of(record, part, model):
-            set_aside(folder)
-            changed = True
-        changed = changed or (record.key.scoring, record.key.limits) != today
-    return changed
+        if (folder / PART_RECORD_ASIDE).exists() or (record is not None and not is_of(record, part, model)):
+            changed.append(folder)
+        others = others or (record is not None and (record.key.scoring, record.key.limits) != today)
+    return changed, others
 
 
 def _today(model: ScoringModel) -> tuple[str, str]:
@@ -158,7 +154,7 @@ def _score_or_fail(
     try:
         return score_part(folder, part, model, on_rows, force, outputs)
     except InputError as error:
-        forget(folder)  # an old result must not stand for what cannot be read now
+        set_aside(folder)  # an old result must not stand for what cannot be read now
         may_grow = isinstance(error, IncompleteError) and settling.may_grow(part)
         if may_grow or isinstance(error, ChangedError):
             return _pending(part, str(error))

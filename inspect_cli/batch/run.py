@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from inspect_cli.batch.parts import note_not_reached, score_parts, set_changed_aside
+from inspect_cli.batch.parts import changed_parts, note_not_reached, score_parts
 from inspect_cli.batch.space import check_space
 from inspect_cli.batch.summary import NOT_REACHED, Outcome, RunSummary, write_run_record
 from inspect_cli.batch.tables import finished_parts, remove_tables, write_tables
@@ -20,6 +20,7 @@ from inspect_cli.errors import (
     EXIT_DONE,
     EXIT_UNDECIDED,
     InputError,
+    InspectError,
     NoInputError,
     OutputError,
     UsageError,
@@ -27,7 +28,8 @@ from inspect_cli.errors import (
 )
 from inspect_cli.images import Part
 from inspect_cli.images.parts import file_within
-from inspect_cli.outputs.record import record_of
+from inspect_cli.images.settle import fingerprint
+from inspect_cli.outputs.record import record_of, set_aside
 from inspect_cli.outputs.stored import has_maps, part_folder, rejudge
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.stopping import Stopped, graceful_stop
@@ -44,7 +46,7 @@ from inspect_cli.store.layout import (
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.part_record import PartKey, PartRecord
 from inspect_cli.store.paths import check_is_text, without_links
-from inspect_cli.store.run_record import RunRecord, read_run_record
+from inspect_cli.store.run_record import LeftPart, RunRecord, read_run_record
 from inspect_cli.store.timestamps import utc_now
 
 #: What is made of a run's results, and what it is called while it is unknown whether these hold.
@@ -92,7 +94,7 @@ def score_batch(
                     _withdraw_changed(run, parts, model)
             raise
         with lock_run(run, wait_s), graceful_stop() as stopper:
-            measured = _listed(run)
+            measured = _made_of(run)
             summary = RunSummary(run, [part.id for part in parts], warnings=warnings)
             _withdraw_changed(run, parts, model)
             write_run_record(summary, model, folder, started_utc, None)  # marks the folder as a run from the start
@@ -104,8 +106,8 @@ def score_batch(
                 note_not_reached(summary, parts, model)
                 write_tables(run, summary.outcomes)
                 write_run_record(summary, model, folder, started_utc, exit_code)
-                same = all(outcome.unchanged for outcome in summary.outcomes)
-                if same and summary.listed() == measured:
+                same = all(outcome.unchanged or outcome.record is None for outcome in summary.outcomes)
+                if same and _made_of(run) == measured:
                     _bring_back_what_was_made_of_it(run)  # the files were touched, and hold what they held
                 else:
                     _forget_what_was_made_of_it(run)  # of other results
@@ -137,9 +139,38 @@ def score_all(run: Path, folder: Path, parts: Sequence[Part], model: ScoringMode
 
 def _withdraw_changed(run: Path, parts: Sequence[Part], model: ScoringModel) -> None:
     """Let no verdict stand of files, limits or a model that are not those of today, however the run ends."""
-    if set_changed_aside(run, parts, model):
-        remove_tables(run)
-        _set_aside_what_was_made_of_it(run)
+    folders, others = changed_parts(run, parts, model)
+    if folders or others:
+        _withdraw(run, folders)
+
+
+def _withdraw(run: Path, folders: Iterable[Path]) -> None:
+    """Set the records of parts aside; what was made of them goes first, for a kill must not leave it alone."""
+    remove_tables(run)
+    _set_aside_what_was_made_of_it(run)
+    for folder in folders:
+        set_aside(folder)
+
+
+def withdraw_replaced(folder: Path, material: str | None, out: Path | None) -> None:
+    """Let no verdict stand of files that were replaced since, where a run of ``folder`` cannot even begin.
+
+    Files are known from the records of the parts; what cannot be done is left to the next run.
+    """
+    for run in [out] if out is not None else sorted((folder / RUN_FOLDER).glob(material or "*")):
+        with contextlib.suppress(InspectError, OSError):
+            batch = read_run_record(run).input
+            done = [part_folder(run, part) for part in finished_parts(run)]
+            if replaced := [place for place in done if _is_replaced(place, batch)]:
+                with lock_run(run):
+                    _withdraw(run, replaced)
+
+
+def _is_replaced(folder: Path, batch: Path) -> bool:
+    """Whether a map that a part's results are of is there and looks otherwise than when it was scored."""
+    record = record_of(folder)
+    maps = [] if record is None else [batch / entry.file for entry in record.maps.values()]
+    return any(look not in record.seen for look in fingerprint(maps)) if record is not None else False
 
 
 def _set_aside_what_was_made_of_it(run: Path) -> None:
@@ -174,13 +205,13 @@ def _told_as_output(run: Path) -> Iterator[None]:
         raise
 
 
-def _listed(run: Path) -> list[str] | None:
-    """Return the parts that the folder's last run lists; None if there was none, or it never came to its end."""
+def _made_of(run: Path) -> tuple[list[str], list[LeftPart], list[LeftPart], list[str]] | None:
+    """Return what a page says of a run beside the results of its parts; None if it never came to its end."""
     try:
         record = read_run_record(run)
     except NoInputError:
         return None
-    return None if record.exit_code is None else record.parts
+    return None if record.exit_code is None else (record.parts, record.errors, record.pending, record.batch_warnings)
 
 
 def _check_place(run: Path, folder: Path, parts: Sequence[Part], model: ScoringModel) -> None:
@@ -275,10 +306,10 @@ def apply_limits(run: Path, model: ScoringModel, on_part: Callable[[Outcome], No
             summary.outcomes += others
             summary.seconds = round(time.monotonic() - started, 3)
             not_reached = any(outcome.error == NOT_REACHED for outcome in summary.outcomes)
-            summary.interrupted = stopper.wanted() or not_reached
+            summary.interrupted = not_reached
             write_tables(run, summary.outcomes)
             left = InputError.exit_code if damaged or not_reached else EXIT_DONE
-            ended = stopper.exit_code if stopper.wanted() else left
+            ended = stopper.exit_code if stopper.wanted() and not_reached else left
             kept = ended or (_exit_code(summary, False) if before.interrupted else before.exit_code)
             write_run_record(summary, model, before.input, before.started_utc, kept if over else None)
     return summary, ended

@@ -21,10 +21,12 @@ def check_space(run: Path, parts: Sequence[Part], model: ScoringModel, force: bo
     """Raise OutputError if what is not scored yet needs more space than there is where ``run`` is.
 
     The need is estimated from the size of the first readable part, for its raw maps and its anomaly map as they
-    are among ``outputs``.
+    are among ``outputs``. Files that are there already are replaced one by one, each whole before the old one goes.
     """
     waiting = [part for part in parts if force or not _has(part_folder(run, part.id), outputs)]
-    needed = len(waiting) * _bytes_of_a_part(waiting, model, outputs)
+    each = _bytes_of_a_part(waiting, model, outputs)
+    there = [_bytes_there(part_folder(run, part.id)) for part in waiting]
+    needed = sum(max(0.0, each - size) for size in there) + (each if any(there) else 0.0)
     place = next(folder for folder in (run, *run.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -32,6 +34,11 @@ def check_space(run: Path, parts: Sequence[Part], model: ScoringModel, force: bo
             f"{run}: {len(waiting)} part(s) need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
             "free space or choose another --out"
         )
+
+
+def _bytes_there(folder: Path) -> int:
+    """Return the bytes of the stored maps of a part."""
+    return sum(path.stat().st_size for path in [*folder.glob("maps/*.tif"), *folder.glob("heatmap.tif")])
 
 
 def _has(folder: Path, outputs: frozenset[str]) -> bool:

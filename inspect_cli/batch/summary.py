@@ -13,6 +13,7 @@ from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.layout import RUN_RECORD
 from inspect_cli.store.part_record import PartRecord
+from inspect_cli.store.paths import as_text
 from inspect_cli.store.timestamps import utc_now
 
 VERDICTS: Final = ("pass", "fail", "undecided", "error", "pending")
@@ -79,7 +80,7 @@ def write_run_record(
         "tool": TOOL,
         "material": recipe.material,
         "method": manifest.method,
-        "model": str(model.bundle.folder.resolve()),
+        "model": as_text(str(model.bundle.folder.resolve())),
         "model_sha256": manifest.digest(),
         "recipe_sha256": recipe.digest(),
         "scoring_sha256": model.scoring_digest(),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,11 @@ from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartRecord
 from inspect_cli.tiles.tiling import Tiling
+
+#: The origin of limits of which some were set by hand.
+_BY_HAND: Final = re.compile(
+    r"(?P<hand>set by hand: [^;]*); (?P<kept>[^;(]*) as before \((?P<before>.*)\)", re.DOTALL
+)
 
 
 def peaks_of(records: Sequence[PartRecord], patch_files: Sequence[Path], maps: Sequence[str]) -> dict[str, GoodPeaks]:
@@ -45,8 +52,9 @@ def calibrate_good(
     spec: ThresholdSpec,
     parts: int,
     where: str,
+    precision: str = "f32",
 ) -> Calibration:
-    """Return limits from good parts by ``rule`` (max, quantile, sigma), scored with this smoothing and tiling."""
+    """Return limits from good parts by ``rule`` (max, quantile, sigma), scored with this tiling and precision."""
     limits, rate = limits_from_good(peaks, rule, spec)
     detail = {
         "max": f"margin {spec.margin}",
@@ -54,11 +62,15 @@ def calibrate_good(
         "sigma": f"{spec.sigma} sigma",
     }
     origin = f"{rule} ({detail[rule]}) over the peaks of {parts} good part(s) in {where}"
-    return Calibration.of_scores(tiling, limits, rule, origin, parts, rate)
+    return Calibration.of_scores(tiling, limits, rule, origin, parts, rate, precision=precision)
 
 
-def calibrate_manual(tiling: Tiling, current: Calibration, values: Mapping[str, float]) -> Calibration:
+def calibrate_manual(
+    tiling: Tiling, current: Calibration, values: Mapping[str, float], precision: str = "f32"
+) -> Calibration:
     """Return the current limits with those of some maps replaced by hand.
+
+    Where some are left, stride and precision stay those of these.
 
     Raises
     ------
@@ -78,12 +90,21 @@ def calibrate_manual(tiling: Tiling, current: Calibration, values: Mapping[str, 
             f"smoothing or blend changed since the limits were set: give a value for {', '.join(others)} too"
         )
     listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
-    found = Calibration.of_scores(tiling, limits, "manual", f"set by hand: {listed}", 0)
+    found = Calibration.of_scores(tiling, limits, "manual", f"set by hand: {listed}", 0, precision=precision)
     if not others:
         return found
-    origin = f"{found.origin}; {', '.join(others)} as before ({current.origin})"
-    kept = {"provisional": current.provisional, "stride_px": current.stride_px}
+    origin = f"{found.origin}; {', '.join(others)} as before ({_origin_of(others, current.origin)})"
+    kept = {name: getattr(current, name) for name in ("provisional", "stride_px", "precision")}
     return found.model_copy(update={"origin": origin, **kept})
+
+
+def _origin_of(maps: Sequence[str], origin: str) -> str:
+    """Return what the origin of limits says of some maps, where others were set by hand."""
+    found = _BY_HAND.fullmatch(origin)
+    if found is None:
+        return origin
+    kept = set(found["kept"].split(", "))
+    return found["before"] if kept.issuperset(maps) else found["hand"] if kept.isdisjoint(maps) else origin
 
 
 def calibrate_labelled(
@@ -93,6 +114,7 @@ def calibrate_labelled(
     rule: str,
     parts: int,
     where: str,
+    precision: str = "f32",
 ) -> Calibration:
     """Return the current limits times one factor: the fused score of ``pixels`` at which IoU or F1 is best.
 
@@ -113,4 +135,4 @@ def calibrate_labelled(
         for name, limit in current.limits.items()
     }
     origin = f"best {rule.upper()} {best.value:.4f} over {parts} labelled part(s) in {where}"
-    return Calibration.of_scores(tiling, limits, rule, origin, parts)
+    return Calibration.of_scores(tiling, limits, rule, origin, parts, precision=precision)

@@ -22,7 +22,7 @@ from inspect_cli.commands.options import (
     parse_batch,
     parse_names,
 )
-from inspect_cli.errors import UsageError, nearest
+from inspect_cli.errors import InspectError, UsageError, nearest
 
 if TYPE_CHECKING:
     from inspect_cli.batch.summary import Outcome, RunSummary
@@ -120,7 +120,7 @@ def score(
 
     share_freed_memory()
     from inspect_cli.batch.monitor import Monitor
-    from inspect_cli.batch.run import run_of, score_batch
+    from inspect_cli.batch.run import run_of, score_batch, withdraw_replaced
     from inspect_cli.engines import Hardware
     from inspect_cli.images import discover_parts
     from inspect_cli.images.parts import unused_images
@@ -132,11 +132,13 @@ def score(
     with Monitor(metrics, log, folder) as monitor:
         kept = _outputs(outputs)
         check_is_folder(folder)
-        chosen = choose_material(material, folder, models)
-        bundle = find_bundle(chosen.folder, method)
-        model = load_model(
-            chosen, bundle, Hardware(device, parse_batch(batch), engine, precision), stride, max_mpixels
-        )
+        hardware = Hardware(device, parse_batch(batch), engine, precision)
+        try:
+            chosen = choose_material(material, folder, models)
+            model = load_model(chosen, find_bundle(chosen.folder, method), hardware, stride, max_mpixels)
+        except InspectError:
+            withdraw_replaced(folder, material, out)
+            raise
         parts = discover_parts(folder, model.maps, chosen.recipe.maps)
         run = run_of(folder, chosen.name, out)
         _announce(len(parts), run, model)

@@ -152,7 +152,7 @@ def threshold(
         calibration, failed = _new_limits(model, request)
     runs += _checked(later, model)  # scoring --good or --labelled may have made it
     if calibration is not None:
-        bundle = model.bundle.with_calibration(calibration.model_copy(update={"precision": model.engine.precision}))
+        bundle = model.bundle.with_calibration(calibration)
         write_card(bundle)
         model = replace(model, bundle=bundle)
         console.say(f"limits set: {calibration.origin}")
@@ -218,7 +218,7 @@ def _new_limits(model: ScoringModel, request: _Request) -> tuple[Calibration, li
     except Stopped as stopped:
         raise typer.Exit(stopped.exit_code) from None
     current = model.bundle.require_calibration()
-    return calibrate_manual(model.tiles, current, _values(request.values)), []
+    return calibrate_manual(model.tiles, current, _values(request.values), model.engine.precision), []
 
 
 def _spec(model: ScoringModel, request: _Request) -> ThresholdSpec:
@@ -235,11 +235,13 @@ def _spec(model: ScoringModel, request: _Request) -> ThresholdSpec:
 
 
 def _values(texts: list[str]) -> dict[str, float]:
-    values = {}
+    values: dict[str, float] = {}
     for text in texts:
-        name, _, number = text.partition("=")
+        name, _, number = (word.strip() for word in text.partition("="))
+        if name in values:
+            raise UsageError(f"--value {text!r}: map {name} has a value already; give one")
         try:
-            values[name.strip()] = float(number)
+            values[name] = float(number)
         except ValueError:
             raise UsageError(f"--value {text!r}: write MAP=NUMBER, such as albedo=0.002") from None
     return values

@@ -129,13 +129,12 @@ def train(
         defects=bad,
         truth=_truth(truth, bad),
     )
-    if preview_roi:
-        _tell_pictures(write_rois(order, console), as_json)
-        return
     if preview_corruptions and order.method == AUTO:
         raise UsageError(f"--preview-corruptions: method {AUTO} tries several; name one with --method")
-    if preview_corruptions:
-        _tell_pictures(write_previews(order, console), as_json)
+    if preview_roi or preview_corruptions:
+        pictures = write_rois(order, console) if preview_roi else []
+        pictures += write_previews(order, console) if preview_corruptions else []
+        _tell_pictures(pictures, as_json)
         return
     started = time.monotonic()
     with graceful_stop() as stopper:

@@ -32,6 +32,8 @@ _VISIBLE: Final = 0.3
 #: Holes in what counts as changed, narrower than this, belong to it.
 _HOLE_PX: Final = 5
 _LEAST_DEVIATION: Final = 0.001
+#: Channels that differ by less are the same grey, stored as colours.
+_GREY: Final = 0.02
 
 SoftMask = NDArray[np.float32]
 Shape = Callable[[int, np.random.Generator], SoftMask]
@@ -122,7 +124,7 @@ def _thread(side: int, rng: np.random.Generator) -> SoftMask:
 def _shifted(patches: Patches, index: int, box: Box, rng: np.random.Generator) -> Patches:
     """Return the box brighter or darker, or of another tint."""
     patch = patches[index]
-    count = 1 if rng.random() < 0.5 else len(patch)
+    count = _values(patch, rng)
     shift = rng.choice([-1.0, 1.0], (count, 1, 1)) * rng.uniform(0.7, 3.0, (count, 1, 1))
     return np.asarray(_cut(patch, box) + shift.astype(np.float32) * patch.std(axis=(1, 2), keepdims=True))
 
@@ -165,7 +167,7 @@ def _plain(patches: Patches, index: int, box: Box, rng: np.random.Generator) -> 
     """Return one colour between the patch's darkest and brightest."""
     patch = patches[index]
     low, high = patch.min(axis=(1, 2), keepdims=True), patch.max(axis=(1, 2), keepdims=True)
-    share = rng.random((1 if rng.random() < 0.5 else len(patch), 1, 1), np.float32)
+    share = rng.random((_values(patch, rng), 1, 1), np.float32)
     return np.broadcast_to(low + share * (high - low), (len(patch), box.side, box.side))
 
 
@@ -175,6 +177,12 @@ _CONTENTS: Final[tuple[Content, ...]] = (_shifted, _misplaced, _scaled, _sharpne
 
 def _cut(patch: Patches, box: Box) -> Patches:
     return patch[:, box.y : box.y + box.side, box.x : box.x + box.side]
+
+
+def _values(patch: Patches, rng: np.random.Generator) -> int:
+    """Return how many values a defect has, one for all channels or one each: grey material gets no colour."""
+    alike = rng.random() < 0.5
+    return 1 if alike or np.abs(patch - patch[:1]).max() < _GREY else len(patch)
 
 
 def _elsewhere(patches: Patches, side: int, rng: np.random.Generator) -> Patches:

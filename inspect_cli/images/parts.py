@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from inspect_cli.errors import IncompleteError, InputError, NoInputError
+from inspect_cli.errors import IncompleteError, InputError, NoInputError, UsageError
 from inspect_cli.images.reader import SUFFIXES, UNREAD
 from inspect_cli.recipe.schema import NOT_A_MAP, PART, TRUTH, MapSpec
 from inspect_cli.store.layout import (
@@ -96,9 +96,10 @@ def discover_parts(
     NoInputError
         If the folder does not exist or holds no file of any of the maps.
     UsageError
-        If it is a file.
+        If it is a file, or the results of a run.
     """
     check_is_folder(folder)
+    check_is_no_result(folder)
     found: dict[str, dict[str, Path]] = {}
     faults: dict[str, str] = {}
     patterns = _by_length({**(known or {}), **maps})
@@ -123,6 +124,13 @@ def discover_parts(
     return [_part(text, found.get(text, {}), folder, maps, faults) for text in sorted(found.keys() | faults.keys())]
 
 
+def check_is_no_result(folder: Path) -> None:
+    """Raise UsageError if a folder is a run's, or lies in one: its pictures are no parts."""
+    for above in (folder.absolute(), *folder.absolute().parents):
+        if is_run(above):
+            raise UsageError(f"{folder}: holds the results of a run; give the folder of its parts")
+
+
 def file_within(parts: Iterable[Part], folder: Path) -> Path | None:
     """Return the first file of some parts that lies in ``folder``, wherever links lead; None if none does."""
     place = without_links(folder)
@@ -131,7 +139,7 @@ def file_within(parts: Iterable[Part], folder: Path) -> Path | None:
 
 
 class Unused(NamedTuple):
-    """Names of images that get no verdict, sorted: of formats that are not read, named like masks, of no part.
+    """Names of images that get no verdict, sorted, as text: of formats not read, named like masks, of no part.
 
     ``truth`` are those in folders of masks that have the name of an image elsewhere.
     """
@@ -174,7 +182,7 @@ def unused_images(folder: Path, parts: Sequence[Part] = ()) -> Unused:
         elif not is_mask and not any(path.with_name(start) in places for start in _starts(path.stem)):
             found.strays.append(path.relative_to(folder).as_posix())
     found.truth.extend(path.relative_to(folder).as_posix() for path in truth)
-    return Unused(*map(sorted, found))
+    return Unused(*(sorted(map(as_text, names)) for names in found))
 
 
 def _starts(stem: str) -> Iterator[str]:
@@ -248,8 +256,9 @@ def walk_folders(folder: Path, faults: dict[str, str]) -> Iterator[tuple[Path, l
     """
 
     def note(error: OSError) -> None:
-        place = os.path.relpath(error.filename or folder, folder)
-        faults[place] = f"{error.filename}: cannot be listed ({error.strerror}); check its permissions"
+        place = as_text(os.path.relpath(error.filename or folder, folder))
+        named = as_text(str(error.filename))
+        faults[place] = f"{named}: cannot be listed ({error.strerror}); check its permissions"
 
     seen: set[str] = set()
     for text, folders, names in os.walk(folder, onerror=note, followlinks=True):

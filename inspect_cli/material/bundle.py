@@ -24,7 +24,7 @@ from torch import Tensor
 
 from inspect_cli.errors import ModelError, RecipeError, first_fault, nearest
 from inspect_cli.material.manifest import FORMAT, Calibration, Manifest
-from inspect_cli.methods import build_detector
+from inspect_cli.methods import build_detector, method_names
 from inspect_cli.methods.base import Detector
 from inspect_cli.store.atomic import write_bytes, write_text
 from inspect_cli.store.layout import MANIFEST
@@ -205,12 +205,15 @@ def other_bundles(folder: Path) -> list[Bundle]:
 def find_bundle(material_folder: Path, method: str | None = None) -> Bundle:
     """Return the bundle of ``method``, or the one that was trained last.
 
+    A bundle lies in the folder of its method's name; another folder holds a copy, which nobody asked for.
+
     Raises
     ------
     ModelError
-        If the material is not trained, or not with this method.
+        If the material is not trained, or not with this method, or a model in it cannot be read.
     """
-    folders = sorted(path.parent for path in material_folder.glob(f"*/{MANIFEST}"))
+    known = set(method_names())
+    folders = sorted(path.parent for path in material_folder.glob(f"*/{MANIFEST}") if path.parent.name in known)
     if not folders:
         name = material_folder.name
         raise ModelError(f"{material_folder}: not trained yet; run `inspect train --material {name}`")
@@ -220,4 +223,10 @@ def find_bundle(material_folder: Path, method: str | None = None) -> Bundle:
                 f"{material_folder}: no model of method {method!r}; {nearest(method, [f.name for f in folders])}"
             )
         return read_bundle(material_folder / method)
-    return max((read_bundle(folder) for folder in folders), key=lambda b: b.manifest.created_utc)
+    try:
+        return max((read_bundle(folder) for folder in folders), key=lambda b: b.manifest.created_utc)
+    except ModelError as error:
+        if len(folders) == 1:
+            raise
+        names = ", ".join(folder.name for folder in folders)
+        raise ModelError(f"{error}; or choose one with --method ({names})") from error

@@ -247,6 +247,14 @@ class Trial(_Strict):
     steps: int = 0
     seconds: float = 0.0
     note: str = ""
+    #: Whether a model that does so on all maps is one that no part passes by.
+    doubtful: bool = False
+
+
+def says_little(pixel_auroc: float, explained: float | None) -> bool:
+    """Whether a map's scores say little of defects: by artificial ones, and what the reconstruction explains."""
+    collapsed = explained is not None and explained < COLLAPSED
+    return pixel_auroc < (DOUBTFUL if collapsed else USELESS)
 
 
 class Suspect(_Strict):
@@ -308,9 +316,7 @@ class Manifest(_Strict):
         check = self.checks.get(name)
         if check is None or check.pixel_auroc is None:
             return False
-        explained = self.maps[name].explained_variance
-        collapsed = explained is not None and explained < COLLAPSED
-        return check.pixel_auroc < (DOUBTFUL if collapsed else USELESS)
+        return says_little(check.pixel_auroc, self.maps[name].explained_variance)
 
     def digest(self) -> str:
         """Return the sha256 of what decides a raw score: networks and preprocessing, not the limits."""

@@ -156,8 +156,13 @@ class OnFeatures(Detector):
 
     @classmethod
     def suited_tile_px(cls, shortest_px: int) -> int:
-        """Return the side of tiles for images whose shorter side is ``shortest_px``: that side, 128 to 512 px."""
-        return min(max(shortest_px, _TILE_PX[0]), _TILE_PX[1])
+        """Return the side of tiles for images whose shorter side is ``shortest_px``: that side, 128 to 512 px.
+
+        It is rounded up to what the network divides by. Of other sides the features lie up to 4 px beside their
+        places; an image that is a little smaller is mirrored at its borders.
+        """
+        side = -(-shortest_px // cls.size_step_px) * cls.size_step_px
+        return min(max(side, _TILE_PX[0]), _TILE_PX[1])
 
     def hasten(self, run: FrozenRun) -> None:
         """Let ``run`` compute the features."""

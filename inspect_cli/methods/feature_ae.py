@@ -29,6 +29,8 @@ _MOST_VECTORS: Final = 30_000
 _LEAST_DISTANCE: Final = 0.05
 #: What is high for a place of a tile: the quantile of good patches' scores there.
 _HIGH: Final = 0.9
+#: What scores there are divided by at most: a defect must still be seen, also where most of a tile is plain.
+_MOST_AT_PLACE: Final = 3.0
 #: Added to the variance along each direction, in units of a feature's own: directions that hardly vary on good
 #: patches count, but not without bounds.
 _LEAST_VARIANCE: Final = 0.01
@@ -150,7 +152,7 @@ class _Depth(nn.Module):
     def learn_place(self, values: Tensor, rarity_weight: float, distance_weight: float) -> None:
         """Take from features of good patches how high the score goes at each place, over how high it goes in all.
 
-        Never below 1: a place where good patches score low is not made more sensitive.
+        Never below 1, for a place where good patches score low is not made more sensitive, nor far above it.
         """
         self.place.fill_(1)
         scores = torch.cat([self.score(v, rarity_weight, distance_weight) for v in torch.split(values, FIT_BATCH)])
@@ -266,10 +268,10 @@ class FeatureAutoencoder(OnFeatures):
 
 
 def usual_places(scores: Tensor) -> Tensor:
-    """Return how high scores of good tiles (n, 1, h, w) go at each place over how high they go in all, at least 1."""
+    """Return how high scores of good tiles (n, 1, h, w) go at each place over how high they go in all, 1 to 3."""
     high = scores.quantile(_HIGH, dim=0, keepdim=True)
     around = functional.avg_pool2d(functional.pad(high, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    return (around / around.median().clamp(min=_LEAST_DEVIATION)).clamp(min=1)
+    return (around / around.median().clamp(min=_LEAST_DEVIATION)).clamp(1, _MOST_AT_PLACE)
 
 
 def reduced(mask: Tensor | None, size: Sequence[int]) -> Tensor | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inspect_cli.errors import OutputError
+from inspect_cli.store.layout import LOCK
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 #: A temporary file of this program, and of no other.
@@ -88,11 +89,20 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def sweep_leftovers(folder: Path) -> int:
-    """Remove temporary files that a killed run left below ``folder``; return how many."""
-    leftovers = [p for p in folder.rglob(f".*{TEMPORARY_SUFFIX}") if _TEMPORARY.fullmatch(p.name) and p.is_file()]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return len(leftovers)
+    """Remove temporary files that a killed run left below ``folder``; return how many.
+
+    Folders below with a lock of their own are left to whoever holds that.
+    """
+    swept = 0
+    for text, folders, names in os.walk(folder):
+        place = Path(text)
+        if place != folder and LOCK in names:
+            folders.clear()
+            continue
+        for name in filter(_TEMPORARY.fullmatch, names):
+            (place / name).unlink(missing_ok=True)
+            swept += 1
+    return swept
 
 
 def sweep_leftovers_of(path: Path) -> None:

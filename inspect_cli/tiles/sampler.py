@@ -94,6 +94,9 @@ class PatchSampler:
         self._open: tuple[int, MapReader] | None = None
         self._reading = threading.Lock()  # several threads may make batches
         self._cache = self._read_cache(cache_mb)
+        # As many as lie side by side in the narrowest image: more would show the same again.
+        side_by_side = max(1, min(header.width for header in self._headers) // tile_px)
+        self._per_band = 1 if self._cache is not None else min(PATCHES_PER_BAND, side_by_side)
         pixels = np.array([h.height * h.width for h in self._headers], float)
         pixels *= [rows is None or len(rows) > 0 for rows in self._rows_inside]
         if not pixels.any():
@@ -158,24 +161,24 @@ class PatchSampler:
             (size, tile_px, tile_px), or None if no image has an ROI.
         """
         rng = np.random.default_rng([self._seed, step])
-        per_band = 1 if self._cache is not None else PATCHES_PER_BAND
         patches: list[NDArray[Any]] = []
         masks: list[NDArray[np.bool_]] = []
         while len(patches) < size:
-            self._cut_band(rng, min(per_band, size - len(patches)), patches, masks)
+            self._cut_band(rng, size - len(patches), patches, masks)
         has_roi = any(bits is not None for bits in self._roi_bits)
         return np.stack(patches), np.stack(masks) if has_roi else None
 
     def _cut_band(
         self,
         rng: np.random.Generator,
-        count: int,
+        most: int,
         patches: list[NDArray[Any]],
         masks: list[NDArray[np.bool_]],
     ) -> None:
+        """Cut patches from a band of rows of an image, ``most`` at most."""
         index = int(rng.choice(len(self._paths), p=self._share))
         header = self._headers[index]
-        y, xs = self._place(rng, index, count)
+        y, xs = self._place(rng, index, min(self._per_band, most))
         y1 = min(y + self._tile, header.height)
         band = self._rows(index, y, y1)
         roi = self._unpacked(self._roi_bits[index], index, y, y1)

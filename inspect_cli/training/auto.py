@@ -20,11 +20,13 @@ from inspect_cli.console import Teller
 from inspect_cli.corruptions.trial import KINDS
 from inspect_cli.errors import ModelError, NoInputError, RecipeError, UsageError, nearest
 from inspect_cli.material.bundle import find_bundle
-from inspect_cli.material.manifest import Trial
+from inspect_cli.material.manifest import Trial, says_little
 from inspect_cli.methods.registry import AUTO, check_whole_images, checked_settings, method_class
 from inspect_cli.recipe import Budget
 from inspect_cli.store.atomic import write_text
+from inspect_cli.training.batches import validation_batches
 from inspect_cli.training.budget import TRIALS_SHARE, left_of
+from inspect_cli.training.health import explained_variance
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, TrainingOrder, closing, open_job
 from inspect_cli.training.sources import Sources
@@ -80,12 +82,15 @@ def choose_method(
                 continue
             trials.append(_try(replace(_with_method(order, name), budget=part), sources, teller, stop))
         if all(trial.pixel_auroc is None for trial in trials):
-            raise ModelError(f"no method could be tried: {'; '.join(f'{t.method}: {t.note}' for t in trials)}")
+            reasons = "; ".join(f"{trial.method}: {trial.note}" for trial in trials)
+            if not any(trial.steps for trial in trials):
+                raise ModelError(f"no method could be tried: {reasons}")
+            teller.warn(f"no method could be measured ({reasons}); the first that could be trained is taken")
         choice = Choice(trials=trials, seconds=time.monotonic() - started)
         write_text(note, choice.model_dump_json(indent=2) + "\n")
     for line in trial_lines(choice.trials):
         teller.say(line)
-    chosen = _with_method(order, best(choice.trials).method)
+    chosen = _with_method(order, _chosen(choice.trials).method)
     return replace(chosen, budget=_left(order.budget, choice)), choice.trials
 
 
@@ -129,7 +134,7 @@ def _with_method(order: TrainingOrder, method: str) -> TrainingOrder:
 
 def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[[], bool]) -> Trial:
     """Train a candidate for its share and measure it."""
-    measured, steps, seconds = [], 0, 0.0
+    measured, little, steps, seconds = [], [], 0, 0.0
     with tempfile.TemporaryDirectory(prefix="inspect-auto-") as scratch:
         try:
             if order.material.recipe.tiles.whole:
@@ -139,11 +144,13 @@ def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[
                 with closing(job):
                     with teller.progress(f"trying {order.method}, {name}") as update:
                         state = train_map(job, Shown(update), stop=stop)
+                    steps, seconds = steps + state.step, seconds + state.spent_s
                     measured.append(measure_trial(job, order, name, sources))
-                steps, seconds = steps + state.step, seconds + state.spent_s
+                    explained = explained_variance(job.detector, validation_batches(job)[:1])
+                    little.append(says_little(measured[-1].mean, explained))
         except (ModelError, NoInputError, RecipeError) as error:
-            return Trial(method=order.method, pixel_auroc=None, note=str(error))
-    return trial_of(order.method, measured, steps, seconds)
+            return Trial(method=order.method, pixel_auroc=None, note=str(error), steps=steps)
+    return trial_of(order.method, measured, steps, seconds, doubtful=all(little))
 
 
 def _left(budget: Budget, choice: Choice) -> Budget:
@@ -162,9 +169,18 @@ def _read_choice(path: Path) -> Choice:
     except ValidationError as error:
         raise UsageError(f"--resume: {path} is damaged or of another version; train without it") from error
     tried = [trial for trial in choice.trials if trial.pixel_auroc is not None]
-    if not tried or any(t.method not in CANDIDATES or set(t.by_kind) != set(KINDS) for t in tried):
+    if not any(trial.steps for trial in choice.trials) or any(
+        t.method not in CANDIDATES or set(t.by_kind) != set(KINDS) for t in tried
+    ):
         raise UsageError(f"--resume: {path} is of another version of inspect; train without it")
     return choice
+
+
+def _chosen(trials: Sequence[Trial]) -> Trial:
+    """Return the best candidate; where none could be measured, the first that could be trained."""
+    if any(trial.pixel_auroc is not None for trial in trials):
+        return best(trials)
+    return next(trial for trial in trials if trial.steps)
 
 
 def _is_settled(trials: Sequence[Trial]) -> bool:
@@ -176,12 +192,16 @@ def _is_settled(trials: Sequence[Trial]) -> bool:
 def best(trials: Iterable[Trial]) -> Trial:
     """Return the first candidate whose area is the largest or close to it.
 
+    Those that no part would pass by come last.
+
     Raises
     ------
     ValueError
         If none could be tried.
     """
-    tried = [(trial, trial.pixel_auroc) for trial in trials if trial.pixel_auroc is not None]
+    known = [trial for trial in trials if trial.pixel_auroc is not None]
+    sound = [trial for trial in known if not trial.doubtful] or known
+    tried = [(trial, trial.pixel_auroc or 0.0) for trial in sound]
     most = max(area for _, area in tried)
     return next(trial for trial, area in tried if area > most - CLOSE)
 

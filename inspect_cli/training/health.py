@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -87,6 +87,30 @@ def separation_warnings(name: str, check: Trial | None) -> list[str]:
 
 def odd_image_warnings(name: str, moments: Mapping[str, ImageMoments]) -> list[str]:
     """Return a warning for each image whose brightness, contrast or sharpness is unlike the others'."""
+    return [
+        f"map {name}: {odd.what} of {odd.part} is {odd.value:.4g}, of the others about {odd.usual:.4g} ({odd.cause}?)"
+        + ("; pictures like it will not be accepted" if odd.what in ACCEPTED_BY else "")
+        + "; leave the image out if it is no good one"
+        for odd in odd_images(moments)
+    ]
+
+
+class OddImage(NamedTuple):
+    """An image that is unlike the others: in what, its value, theirs, and what may be the cause."""
+
+    part: str
+    what: str
+    value: float
+    usual: float
+    cause: str
+
+
+#: By what `inspect score` accepts pictures; it is learnt without those that are odd in it.
+ACCEPTED_BY: Final = ("brightness", "contrast")
+
+
+def odd_images(moments: Mapping[str, ImageMoments]) -> list[OddImage]:
+    """Return the images whose brightness, contrast or sharpness is unlike the others'."""
     if len(moments) < _LEAST_IMAGES:
         return []
     contrast = float(np.median([m.spread for m in moments.values()]))
@@ -95,7 +119,7 @@ def odd_image_warnings(name: str, moments: Mapping[str, ImageMoments]) -> list[s
         ("contrast", [m.spread for m in moments.values()], contrast, "lamp, focus or missing part"),
         ("sharpness", [m.sharpness for m in moments.values()], None, "focus or motion"),
     )
-    warnings = []
+    odd = []
     for what, found, scale, cause in looks:
         values = np.asarray(found)
         middle = float(np.median(values))
@@ -103,11 +127,8 @@ def odd_image_warnings(name: str, moments: Mapping[str, ImageMoments]) -> list[s
         least = _DIFFERS * (abs(middle) if scale is None else scale)
         for part, value in zip(moments, values, strict=True):
             if abs(value - middle) > max(_FAR * spread, least):
-                warnings.append(
-                    f"map {name}: {what} of {part} is {value:.4g}, of the others about {middle:.4g} ({cause}?); "
-                    "leave the image out if it is no good one"
-                )
-    return warnings
+                odd.append(OddImage(part, what, float(value), middle, cause))
+    return odd
 
 
 def shifted_image_warnings(name: str, moments: Mapping[str, ImageMoments]) -> list[str]:

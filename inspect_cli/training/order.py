@@ -132,7 +132,7 @@ def tiling_for(order: TrainingOrder, sources: Sources) -> Tiling:
     UsageError
         If tiles of the recipe are larger than extra images, which would be mirrored to fill them.
     """
-    suited = method_class(order.method).suited_tile_px(sources.survey.shortest_px)
+    suited = method_class(order.method).suited_tile_px(sources.survey.common_px)
     suited = sources.survey.largest_tile_px(suited, order.material.recipe.training.min_roi_share)
     shortest_px = sources.extra.shortest_px
     if not sources.extra.parts:

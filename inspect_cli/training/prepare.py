@@ -38,6 +38,8 @@ _EVEN_SHARE = 1e-3
 PREVIEW_QUANTILES = (0.01, 0.99)
 #: Of the mean share of the image inside the ROI: how much it may differ at least.
 _LEAST_ROOM = 0.01
+#: Share of the images that may be smaller than a tile.
+_SMALLER_SHARE = 0.1
 _PROBE_PATCHES = 256
 _FEWEST_PROBED = 32
 _PROBE_STEP = 2**30
@@ -131,6 +133,12 @@ class Survey:
     def shortest_px(self) -> int:
         """Shorter side of the smallest image of the parts; 0 without any."""
         return min((min(self.sizes[part.id]) for part in self.parts), default=0)
+
+    @property
+    def common_px(self) -> int:
+        """Shorter side that nine of ten parts' images have at least; smaller ones are mirrored to fill a tile."""
+        sides = sorted(min(self.sizes[part.id]) for part in self.parts)
+        return sides[int(_SMALLER_SHARE * (len(sides) - 1))] if sides else 0
 
     @property
     def least_size_px(self) -> tuple[int, int]:

@@ -238,7 +238,7 @@ def _worst_places(
         marks = _trained(opened(sources), training_seconds(order.budget, maps), name, teller, stop)
         tiles: int | None = None
         for known, others in (halves, halves[::-1]):
-            job = opened(replace(sources, split=Split(known, known)))
+            job = opened(replace(sources, split=Split(known, known[:1])))
             with closing(job):
                 engine = TorchEngine(job.detector, job.device)
                 job.detector.load_state_dict(marks)

@@ -34,10 +34,12 @@ from inspect_cli.training.budget import left_of, without_closing
 from inspect_cli.training.card import write_card
 from inspect_cli.training.checkpoint import TrainingState
 from inspect_cli.training.health import (
+    ACCEPTED_BY,
     copy_warnings,
     explained_variance,
     few_patches_warnings,
     odd_image_warnings,
+    odd_images,
     overfit_warnings,
     separation_warnings,
     shifted_image_warnings,
@@ -292,6 +294,8 @@ def _described(
     weights, digest = write_weights(folder, name, job.detector.state_dict(), order.half)
     shown_low, shown_high = preview_range(job.train, job.preprocess)
     usual = usual_of(order, name, job, sources, teller)
+    moments = {part.id: survey.moments[part.id, name] for part in survey.parts}
+    odd = {image.part for image in odd_images(moments) if image.what in ACCEPTED_BY}
     entry = TrainedMap(
         channels=order.maps[name].channels,
         weights=weights,
@@ -303,7 +307,7 @@ def _described(
         shown_low=shown_low,
         shown_high=shown_high,
         acquisition=tuple(
-            learn_acquisition([survey.moments[part.id, name] for part in survey.parts], job.preprocess.range)
+            learn_acquisition([m for part, m in moments.items() if part not in odd], job.preprocess.range)
         ),
         steps=state.step,
         seconds=round(state.spent_s, 1),
@@ -319,7 +323,6 @@ def _described(
     )
     check = _checked(order, name, job, state, sources, teller)
     warnings = training_warnings(name, explained, len(survey.parts), state.stopped_early, state.step)
-    moments = {part.id: survey.moments[part.id, name] for part in survey.parts}
     warnings += turned_normals_warnings(name, entry.channels, job.spec.augment)
     warnings += few_patches_warnings(name, moments, entry.channels, job.detector.tile_px)
     warnings += odd_image_warnings(name, moments)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,9 +34,18 @@ from inspect_cli.training.sources import Sources, good_sampler
 
 #: Side of the windows in tiles of the recipe, where the images allow it: 512 px, unless it names another tile.
 WINDOW_TILES: Final = 4
-#: Pixels that are looked at without defects, and once more for each kind; at least two windows.
+#: Pixels that are looked at without defects, and once more for each kind; so many windows at least, where there is
+#: time, and so many in any case.
 MOST_PX: Final = 1_500_000
+_FEW: Final = 4
 _FEWEST: Final = 2
+#: Windows that are cut for each one that is looked at: those with material in them are taken.
+_CUT: Final = 2
+#: A square whose values differ by less holds no material, and no defect that could be seen.
+_PLAIN: Final = 5e-4
+#: A pixel shows a defect if one so near moved by so many standard deviations of the square.
+_VISIBLE: Final = 0.1
+_NEAR_PX: Final = 15
 #: Shares of ``MOST_PX`` for each second or step of a budget: a trial must not take longer than what it judges.
 _SHARE_OF_SECOND: Final = 1 / 120
 _SHARE_OF_STEP: Final = 1 / 1200
@@ -69,7 +79,7 @@ class Windows:
 
 
 def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: Sources) -> Windows:
-    """Cut windows of the validation parts; as many as fit the budget of the training.
+    """Cut windows of the validation parts, those with most material in them, as many as fit the budget.
 
     Raises
     ------
@@ -77,20 +87,23 @@ def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: So
         If no window shows as much of the ROI as a patch must.
     """
     recipe = order.material.recipe
-    side = max(min(sources.survey.shortest_px, WINDOW_TILES * (recipe.tiles.size_px or TILE_PX)), TILE_PX)
+    side = max(min(sources.survey.common_px, WINDOW_TILES * (recipe.tiles.size_px or TILE_PX)), TILE_PX)
     steps, seconds = job.budget.steps, job.budget.seconds
     share = seconds * _SHARE_OF_SECOND if seconds is not None else (steps or 0) * _SHARE_OF_STEP
-    count = max(_FEWEST, round(min(1.0, share) * MOST_PX / side**2))
+    count = max(_FEW, round(min(1.0, share) * MOST_PX / side**2))
     # As many pixels of the ROI as in a patch of 128 px to learn from, so that methods with other tiles are shown the
     # same, and because a narrow part never fills half of a large window.
     share = recipe.training.min_roi_share * min(1.0, (recipe.tiles.size_px or TILE_PX) / side) ** 2
     loose = recipe.model_copy(update={"training": recipe.training.model_copy(update={"min_roi_share": share})})
     source = good_sampler(sources, name, loose, side, job.seed + 1, validation=True)
     try:
-        patches, masks = source.batch(_STEP, count)
+        patches, masks = source.batch(_STEP, _CUT * count)
     finally:
         source.close()
-    return Windows(job.preprocess.to_network(patches, masks), masks, job.preprocess.fill)
+    pixels = job.preprocess.to_network(patches, masks)
+    material = [_material(unit, None if masks is None else masks[n]).sum() for n, unit in enumerate(pixels)]
+    most = np.sort(np.argsort(-np.array(material), kind="stable")[:count])
+    return Windows(pixels[most], None if masks is None else masks[most], job.preprocess.fill)
 
 
 def measure_trial(job: MapTraining, order: TrainingOrder, name: str, sources: Sources) -> Kinds:
@@ -116,11 +129,18 @@ def _affordable(windows: Windows, engine: Engine, tiling: Tiling, most_s: float)
     return windows.first(max(_FEWEST, int(most_s / each_s)))
 
 
-def trial_of(method: str, measured: Sequence[Kinds], steps: int, seconds: float) -> Trial:
+def trial_of(method: str, measured: Sequence[Kinds], steps: int, seconds: float, doubtful: bool = False) -> Trial:
     """Return what the manifest keeps of a candidate: the mean over maps, in all and by kind."""
     by_kind = {kind: round(float(np.mean([found.auroc[kind] for found in measured])), 4) for kind in KINDS}
     mean = float(np.mean([found.mean for found in measured]))
-    return Trial(method=method, pixel_auroc=round(mean, 4), by_kind=by_kind, steps=steps, seconds=round(seconds, 1))
+    return Trial(
+        method=method,
+        pixel_auroc=round(mean, 4),
+        by_kind=by_kind,
+        steps=steps,
+        seconds=round(seconds, 1),
+        doubtful=doubtful,
+    )
 
 
 def kinds_told(windows: Windows, engine: Engine, tiling: Tiling, seed: int) -> Kinds:
@@ -130,40 +150,72 @@ def kinds_told(windows: Windows, engine: Engine, tiling: Tiling, seed: int) -> K
         plain.add(score)
     found = {}
     for number, kind in enumerate(KINDS):
-        damaged, changed = with_defects(kind, windows.pixels, np.random.default_rng([seed, 11, number]))
+        rng = np.random.default_rng([seed, 11, number])
+        damaged, changed = with_defects(kind, windows.pixels, windows.roi, rng)
         histogram = ScoreHistogram()
         histogram.merge(plain)
         for score, mask in zip(scored(windows, damaged, engine, tiling), changed, strict=True):
             histogram.add(score, mask)
         area = histogram.auroc()
         if area is None:
-            raise NoInputError(f"artificial defects ({kind}) lie outside the ROI of the held-out parts")
+            raise NoInputError(
+                f"no artificial defect ({kind}) can be seen: too little material inside the ROI of the held-out parts"
+            )
         found[kind] = area
     return Kinds(found)
 
 
 def with_defects(
-    kind: str, pixels: NDArray[np.float32], rng: np.random.Generator
+    kind: str, pixels: NDArray[np.float32], roi: Mask | None, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], Mask]:
     """Return copies with a defect of ``kind`` in every other square of 128 px, as on a chessboard; and where.
+
+    Those squares are taken that hold more material. What cannot be seen is no defect: on an even background to move
+    or to wear what is there changes nothing.
 
     Parameters
     ----------
     pixels
         (n, channels, side, side), unit range.
+    roi
+        (n, side, side), or None for everything.
 
     Returns
     -------
-    The damaged copies, and (n, side, side), True where a pixel was replaced for the most part.
+    The damaged copies, and (n, side, side), True where a pixel was replaced for the most part and a change is near.
     """
     damaged = pixels.copy()
     changed = np.zeros((len(pixels), *pixels.shape[2:]), bool)
-    squares = range(pixels.shape[2] // TILE_PX)
-    for row, column in ((row, column) for row in squares for column in squares if (row + column) % 2 == 0):
+    material = sum(_material(unit, None if roi is None else roi[n]) for n, unit in enumerate(pixels))
+    rows, columns = np.indices(np.shape(material))
+    odd = (rows + columns) % 2
+    parity = int(np.sum(material * odd) > np.sum(material * (1 - odd)))
+    for row, column in np.argwhere(odd == parity).tolist():
         where = (..., slice(row * TILE_PX, (row + 1) * TILE_PX), slice(column * TILE_PX, (column + 1) * TILE_PX))
-        defects = trial_defects(kind, np.ascontiguousarray(pixels[where]), rng)
-        damaged[where], changed[where] = defects.patches, defects.changed[:, 0] > CHANGED
+        clean = np.ascontiguousarray(pixels[where])
+        defects = trial_defects(kind, clean, rng)
+        damaged[where] = defects.patches
+        changed[where] = (defects.changed[:, 0] > CHANGED) & _seen(clean, defects.patches)
     return damaged, changed
+
+
+def _material(pixels: NDArray[np.float32], roi: Mask | None) -> NDArray[np.float64]:
+    """Return how much of each square of 128 px (rows, columns) of a window is material inside the ROI, 0 to 1."""
+    count = pixels.shape[1] // TILE_PX
+    shares = np.zeros((count, count))
+    for row, column in np.ndindex(count, count):
+        where = (slice(row * TILE_PX, (row + 1) * TILE_PX), slice(column * TILE_PX, (column + 1) * TILE_PX))
+        if pixels[:, *where].std(axis=(1, 2)).max() > _PLAIN:
+            shares[row, column] = 1.0 if roi is None else roi[where].mean()
+    return shares
+
+
+def _seen(clean: NDArray[np.float32], damaged: NDArray[np.float32]) -> Mask:
+    """Return where a change of squares (n, channels, side, side) can be seen near by, (n, side, side)."""
+    least = np.maximum(_VISIBLE * clean.std(axis=(2, 3), keepdims=True), _PLAIN)
+    moved = (np.abs(damaged - clean) > least).any(axis=1)
+    near = np.ones((_NEAR_PX, _NEAR_PX), np.uint8)
+    return np.stack([cv2.dilate(square.astype(np.uint8), near) > 0 for square in moved])
 
 
 def scored(

@@ -50,6 +50,8 @@ _CELL_PX: Final = 4
 _MOST_CELLS: Final = 256
 #: By how much images may differ in size, as a share of the longer side.
 _MOST_SLACK: Final = 0.05
+#: Share of the parts that must be of about one size.
+_COMMON_SHARE: Final = 0.9
 #: Standard deviation of the smoothing over cells.
 _SMOOTH_CELLS: Final = 1.0
 #: How high good parts go at a place: the quantile over parts.
@@ -134,7 +136,8 @@ def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources
         return None
     scorer = Scorer(job.preprocess, TorchEngine(job.detector, job.device), tiling_for(order, sources))
     found = learn_usual(scorer, sources, name, job.budget.seconds)
-    if found is None:
+    if isinstance(found, str):
+        teller.say(f"{name:>10}  what is usual at a place is not learnt: {found}")
         return None
     says = f"{name:>10}  places at which good parts score high agree with a rank correlation of {found.alike:.2f}"
     usual = found.usual
@@ -161,22 +164,26 @@ def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources
     return Learnt(usual, Usual(cells=cells, sha256=digest, **size, **known), warnings)
 
 
-def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | None) -> Found | None:
+def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | None) -> Found | str:
     """Score the parts to train on and return what is usual at each place, if that is much the same for all.
 
-    ``budget_s`` is the map's budget, None for one in steps. None if that cannot be told: too few parts, parts of
-    sizes that differ by more than a little, or no time for as many as are needed.
+    ``budget_s`` is the map's budget, None for one in steps. The reason if that cannot be told: too few parts, parts
+    of sizes that differ by more than a little, or no time for as many as are needed. Of a few parts of another size
+    than all others nothing is learnt.
     """
-    parts, survey = sources.split.train, sources.survey
-    sizes = np.array([survey.sizes[part.id] for part in survey.parts])
+    survey = sources.survey
+    alike, parts = _of_common_size(survey.parts, survey), _of_common_size(sources.split.train, survey)
+    if len(alike) < _COMMON_SHARE * len(survey.parts):
+        return "the images differ in size"
+    if len(parts) < LEAST_LEARNT:
+        return f"that takes {LEAST_LEARNT} parts to train on"
+    sizes = np.array([survey.sizes[part.id] for part in alike])
     height, width = (int(length) for length in sizes.max(axis=0))
     slack_px = int(np.ptp(sizes, axis=0).max())
-    if len(parts) < LEAST_LEARNT or slack_px > _MOST_SLACK * max(height, width):
-        return None
     until = math.inf if budget_s is None else time.monotonic() + USUAL_SHARE * budget_s
     count = _affordable(scorer, parts[0], survey, name, budget_s)
     if count < LEAST_SCORED:
-        return None
+        return f"no time to score {LEAST_SCORED} parts"
     cell_px = max(_CELL_PX, reduction(height, width, _MOST_CELLS))
     shape = -(-height // cell_px), -(-width // cell_px)
     chosen = [parts[i] for i in _evenly(len(parts), MOST_PARTS)]
@@ -204,6 +211,14 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
         at = (cell_px * (best.motions[i] @ (column, row, 1) + 0.5)).clip(0, (width - 1, height - 1))
         odd.append(Odd(chosen[i].id, int(at[0]), int(at[1]), times))
     return Found(usual, best.alike, len(scores), odd)
+
+
+def _of_common_size(parts: Sequence[Part], survey: Survey) -> list[Part]:
+    """Return the parts whose images are about as large as most of all parts' images."""
+    sizes = np.array([survey.sizes[part.id] for part in survey.parts])
+    common = np.quantile(sizes, 0.5, axis=0, method="lower")
+    most = _MOST_SLACK / 2 * common.max()
+    return [part for part in parts if np.abs(survey.sizes[part.id] - common).max() <= most]
 
 
 def _laid(bright: Cells, scores: Mapping[int, Cells], turned: bool) -> _Laid:
