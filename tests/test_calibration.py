@@ -21,6 +21,8 @@ from inspect_cli.errors import NoInputError, UsageError
 from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.material.manifest import Calibration, MapLimit
 from inspect_cli.recipe.schema import MapSpec, Recipe, ThresholdSpec
+from inspect_cli.scoring.judge import Judge
+from inspect_cli.scoring.precision import round_scores
 from inspect_cli.store.part_record import PartRecord
 from inspect_cli.tiles.tiling import tiling_of
 from tests.helpers import map_record, part_record
@@ -245,6 +247,23 @@ def test_limit_by_hand_replaces_one_and_keeps_the_others() -> None:
     assert before.limits["normal"].pixel == 3
 
 
+def test_limits_that_are_kept_keep_the_precision_and_stride_of_their_scores() -> None:
+    before = calibration(albedo=2, normal=3).model_copy(update={"precision": "bf16", "stride_px": 96})
+    some = calibrate_manual(MEASURED, before, {"normal": 0.5}, "f32")
+    assert (some.precision, some.stride_px) == ("bf16", 96)
+    every = calibrate_manual(MEASURED, before, {"normal": 0.5, "albedo": 1}, "f32")
+    assert (every.precision, every.stride_px) == ("f32", MEASURED.stride_px)
+
+
+def test_the_origin_says_of_each_map_where_its_limit_comes_from_and_no_more() -> None:
+    first = calibration(albedo=2, normal=3)
+    once = calibrate_manual(MEASURED, first, {"normal": 0.5})
+    again = calibrate_manual(MEASURED, once, {"normal": 0.6})
+    assert again.origin == f"set by hand: normal=0.6; albedo as before ({first.origin})"
+    other = calibrate_manual(MEASURED, again, {"albedo": 1})
+    assert other.origin == "set by hand: albedo=1; normal as before (set by hand: normal=0.6)"
+
+
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
 def test_limit_by_hand_must_be_a_number_above_zero(value: float) -> None:
     with pytest.raises(UsageError, match=r"--value albedo=.*: a limit is a number of at least 1e-12"):
@@ -261,12 +280,45 @@ def test_labelled_parts_scale_all_limits_by_the_best_score(rule: str) -> None:
     pixels = ScoreHistogram()
     pixels.add(np.float32([[0.25, 0.5, 2.0, 4.0]]), np.array([[False, False, False, True]]))
     pixels.add(np.float32([[0.5, 1.0, 3.0, 5.0]]), np.array([[False, False, True, True]]))
-    factor = 2.5
+    factor = 2.5 / (1 + 2**-12)
     found = calibrate_labelled(MEASURED, calibration(albedo=2, normal=3), pixels, rule, 6, "labelled/")
     assert {name: limit.pixel for name, limit in found.limits.items()} == {"albedo": 2 * factor, "normal": 3 * factor}
     assert found.limits["normal"].patch == pytest.approx(0.3 * factor)
-    assert (found.rule, found.parts, found.false_alarm_rate) == (rule, 6, None)
-    assert f"best {rule.upper()} 1.0000 over 6" in found.origin
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_judged_by_the_best_limit_have_the_best_iou(seed: int) -> None:
+    """Also where the scores on both sides of the limit are neighbours among those that are kept."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random((40, 50)) < 0.3
+    raw = round_scores((2 * (1 + truth * 2.0**-11) * rng.choice([1, 1 + 2.0**-11], truth.shape)).astype(np.float32))
+    before = calibration(albedo=2)
+    pixels = ScoreHistogram()
+    pixels.add(round_scores(raw / np.float32(2)), truth)
+    found = calibrate_labelled(MEASURED, before, pixels, "iou", 1, "labelled/")
+    judge = Judge({"albedo": found.limits["albedo"].pixel}, 50, None, 1)
+    _, mask = judge.push({"albedo": raw})
+    best = pixels.iou_max()
+    assert best is not None
+    assert (mask & truth).sum() / (mask | truth).sum() == pytest.approx(best.value)
+
+
+def test_patches_have_no_limit_above_that_of_pixels() -> None:
+    """Where pixels had next to no limit, the factor says nothing of patches: their scores are means of pixels'."""
+    pixels = ScoreHistogram()
+    pixels.add(np.float32([1e9, 2e10]), np.array([False, True]))
+    current = calibration(albedo=7e-11)
+    current = current.model_copy(update={"limits": {"albedo": MapLimit(pixel=7e-11, patch=0.1)}})
+    found = calibrate_labelled(MEASURED, current, pixels, "iou", 2, "x").limits["albedo"]
+    assert found.patch == found.pixel < 1
+
+
+def test_labelled_limits_say_of_which_parts_they_are() -> None:
+    pixels = ScoreHistogram()
+    pixels.add(np.float32([0.5, 3.0]), np.array([False, True]))
+    found = calibrate_labelled(MEASURED, calibration(albedo=2), pixels, "iou", 6, "labelled/")
+    assert (found.rule, found.parts, found.false_alarm_rate) == ("iou", 6, None)
+    assert "best IOU 1.0000 over 6" in found.origin
 
 
 def test_labelled_parts_never_make_a_limit_that_is_too_small_to_be_stored() -> None:

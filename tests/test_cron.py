@@ -19,7 +19,7 @@ from inspect_cli.batch import parts as parts_room
 from inspect_cli.batch.monitor import Monitor
 from inspect_cli.batch.summary import Outcome
 from inspect_cli.cli import run
-from inspect_cli.errors import EXIT_SIGTERM, LockedError, OutputError, UsageError
+from inspect_cli.errors import EXIT_SIGTERM, InputError, LockedError, OutputError, UsageError
 from inspect_cli.images import discover_parts
 from inspect_cli.images.settle import SLOW_WRITER_S, ZEROS_FACTOR, Settling
 from inspect_cli.recipe import parse_recipe
@@ -312,6 +312,21 @@ def test_log_that_cannot_be_opened_ends_before_anything_is_scored(tmp_path):
     assert metrics_of(metrics)["inspect_last_run_exit_code"] == OutputError.exit_code
 
 
+def test_metrics_that_cannot_be_written_do_not_hide_how_a_run_ended(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="broken"), Monitor(tmp_path / "file" / "x.prom", None, tmp_path):
+        raise InputError("broken")
+    assert "x.prom" in capsys.readouterr().err
+    with pytest.raises(OutputError, match=r"x\.prom"), Monitor(tmp_path / "file" / "x.prom", None, tmp_path):
+        pass
+
+
+def test_how_long_a_run_took_does_not_depend_on_the_clock_of_the_day(tmp_path, monkeypatch):
+    with Monitor(tmp_path / "x.prom", None, tmp_path):
+        monkeypatch.setattr("inspect_cli.batch.monitor.time.time", lambda: 0.0)
+    assert 0 <= metrics_of(tmp_path / "x.prom")["inspect_last_run_duration_seconds"] < 60
+
+
 def metrics_of(path: Path) -> dict[str, float]:
     families = list(text_string_to_metric_families(path.read_text()))
     samples = [sample for family in families for sample in family.samples]
@@ -389,6 +404,8 @@ def test_space_is_estimated_before_the_first_part(batch, models, monkeypatch, ca
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
     assert score(batch, models, *everything) == 0, "all is done already"
     assert score(batch, models, *everything, "--force") == 6
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1.6 * pixels * stored))
+    assert score(batch, models, *everything, "--force") == 0, "files are replaced one part after the other"
 
 
 @pytest.mark.parametrize(("ahead_s", "verdict"), [(120, "pending"), (10**7, "error"), (-(10**7), "error")])

@@ -73,8 +73,8 @@ def test_share_zero_trims_nothing_and_nothing_waits() -> None:
     np.testing.assert_array_equal(rows.kept, scores > 1)
 
 
-def judged(raw: Rows, share: float, area: int = 9) -> tuple[Judgement, Mask]:
-    judge = Judge({"a": 1.0}, raw.shape[1], None, area, halo_share=share, halo_px=32)
+def judged(raw: Rows, share: float, area: int = 9, near_px: int = 32) -> tuple[Judgement, Mask]:
+    judge = Judge({"a": 1.0}, raw.shape[1], None, area, halo_share=share, halo_px=near_px)
     masks = [judge.push({"a": raw[y : y + 16]})[1] for y in range(0, len(raw), 16)]
     masks.append(judge.finish())
     return judge.decide([]), np.concatenate(masks)
@@ -123,6 +123,22 @@ def test_verdict_is_that_of_all_above_the_limit(area: int, scale: int, seed: int
     whole, found = judged(raw, 0.0, area)[0], judged(raw, 0.9, area)[0]
     assert (found.verdict, found.score) == (whole.verdict, whole.score)
     assert [r.score_max for r in found.regions] == [r.score_max for r in whole.regions]
+
+
+def test_the_outline_of_a_region_is_of_its_own_pixels(tmp_path: Path) -> None:
+    """A weak region whose peak lies in the halo of a strong one, and whose box overlaps that."""
+    raw = np.zeros((60, 60), np.float32)
+    raw[5:16, 5:16] = 100.0
+    raw[20, 3:41] = raw[5:21, 40] = 2.0
+    raw[20, 12] = 3.0
+    found, mask = judged(raw, 0.2, near_px=8)
+    strong, weak = found.regions
+    assert (weak.peak_x_px, weak.peak_y_px) == (12, 20)
+    assert not mask[20, 12]
+    with MaskWriter(tmp_path / "mask.png", 60, 60) as writer:
+        writer.push(mask)
+    assert (strong.x_px, strong.y_px) == (5, 5)
+    assert min(x for x, _ in outlines(writer, found.regions)[1]) == 24  # the halo reaches 8 px
 
 
 def test_large_weak_region_beside_a_strong_speck_still_fails_the_part(tmp_path: Path) -> None:

@@ -103,6 +103,18 @@ class _NoneIsTooFew(_Mean):
         return super().score(tiles.reshape(len(tiles), -1, *tiles.shape[2:]))
 
 
+def test_a_difference_far_below_the_limit_is_none(tiles):
+    """As on a background that is copied nearly perfectly, where rounding is a large share of next to nothing."""
+    faint = tiles * np.float32(1e-4)
+    with pytest.raises(ModelError, match="differs"):
+        CheckedEngine(_Wrong(1.1), _Mean()).score(faint)
+    engine = CheckedEngine(_Wrong(1.1), _Mean(), limit=1.0)
+    engine.score(faint)
+    assert engine.difference < 1e-4
+    with pytest.raises(ModelError, match="differs"):
+        CheckedEngine(_Wrong(1.1), _Mean(), limit=1.0).score(tiles)
+
+
 def test_a_row_without_tiles_is_not_compared(tiles):
     engine = CheckedEngine(_Wrong(1.0), _NoneIsTooFew())
     assert engine.score(tiles[:0]).shape == (0, 32, 32)
@@ -194,7 +206,8 @@ def test_a_batch_scored_with_either_engine_is_the_same_batch(batch, models, tmp_
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "even"), [(85, 16, 17), (5, 16, 16), (96, 16, 16), (41, 16, 14), (7, 1, 1)]
+    ("count", "batch", "even"),
+    [(85, 16, 17), (5, 16, 8), (1, 8, 1), (7, 7, 7), (96, 16, 16), (41, 16, 14), (7, 1, 1)],
 )
 def test_batches_come_out_even_in_a_row(count, batch, even):
     from inspect_cli.engines.openvino_engine import even_batch

@@ -491,3 +491,20 @@ def test_what_lies_beside_a_folder_of_good_parts_is_told(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     assert beside_good(discover_parts(tmp_path, {"image": MapSpec(files="{part}.*")})) == {"lot/dent"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text elsewhere")
+def test_names_that_are_no_text_are_escaped_where_they_are_told(tmp_path: Path) -> None:
+    fill(tmp_path, "P1_albedo.tif")
+    (tmp_path / os.fsdecode(b"\xdcbersicht.png")).touch()
+    told = unused_images(tmp_path, discover_parts(tmp_path, ALBEDO)).told(ALBEDO)
+    assert told
+    assert all(text.isascii() and r"\xdcbersicht.png" in text for text in told)
+
+
+@pytest.mark.parametrize("place", ["", "parts", "parts/P1/maps"])
+def test_the_results_of_a_run_are_no_batch(tmp_path: Path, place: str) -> None:
+    run = fill(tmp_path / "run", "parts/P1/image.png", "parts/P1/maps/image.png")
+    (run / "run.json").write_text('{"tool": "inspect 0.1"}')
+    with pytest.raises(UsageError, match="holds the results of a run"):
+        discover_parts(run / place, ANY)

@@ -13,7 +13,7 @@ import tifffile
 from inspect_cli.batch import parts as batch_parts
 from inspect_cli.batch import run as batch_run
 from inspect_cli.cli import run
-from inspect_cli.errors import EXIT_SIGTERM, InputError, NoInputError, OutputError, UsageError
+from inspect_cli.errors import EXIT_SIGTERM, InputError, ModelError, NoInputError, OutputError, UsageError
 from inspect_cli.recipe import parse_recipe
 from inspect_cli.store.layout import PART_RECORD_ASIDE
 
@@ -269,3 +269,91 @@ def test_the_roi_is_that_of_the_map_it_is_looked_for_in():
     two = parse_recipe(text.replace("FIRST", "height").replace("OTHER", "albedo"), "test")
     assert one.roi == two.roi
     assert (one.resolved_roi().map, two.resolved_roi().map) == ("albedo", "height")
+
+
+def test_a_run_that_cannot_begin_leaves_no_verdict_of_other_files(seen, batch, models):
+    overwritten(batch)
+    weights = next((models / "foil/cae").glob("albedo-*.safetensors"))
+    weights.rename(weights.with_suffix(".gone"))
+    assert score(batch, models) == ModelError.exit_code
+    assert not (seen / "parts" / PART / "part.json").exists()
+    assert (seen / "parts/dent/b000/part.json").exists()
+    assert not (seen / "parts.csv").exists()
+    weights.with_suffix(".gone").rename(weights)
+    assert score(batch, models) == 0
+    assert told(seen)["pending"] == []
+
+
+def test_a_run_that_cannot_begin_leaves_results_of_the_same_files(seen, batch, models):
+    weights = next((models / "foil/cae").glob("albedo-*.safetensors"))
+    weights.rename(weights.with_suffix(".gone"))
+    before = (seen / "parts.csv").read_text()
+    assert score(batch, models) == ModelError.exit_code
+    assert (seen / "parts.csv").read_text() == before
+
+
+def test_a_kill_while_records_are_set_aside_leaves_no_table_of_them(seen, batch, models, monkeypatch):
+    """Nor does the next run that is killed: what lies aside is known to be of other files."""
+
+    def killed(*_arguments):
+        raise KeyboardInterrupt
+
+    overwritten(batch)
+    (seen / "report.html").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_run, "set_aside", killed)
+        score(batch, models)
+    assert not (seen / "parts.csv").exists()
+    assert not (seen / "report.html").exists()
+    record = seen / "parts" / PART / "part.json"
+    record.rename(record.with_name(PART_RECORD_ASIDE))
+    (seen / "parts.csv").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_run, "write_run_record", killed)
+        score(batch, models)
+    assert not (seen / "parts.csv").exists()
+
+
+def test_parts_that_could_not_be_read_for_a_while_are_not_scored_again(seen, batch, models, capsys):
+    gone = batch / "test" / f"{PART}_albedo.tif"
+    gone.rename(gone.with_suffix(".away"))
+    assert score(batch, models) == InputError.exit_code
+    assert not (seen / "parts" / PART / "part.json").exists()
+    gone.with_suffix(".away").rename(gone)
+    capsys.readouterr()
+    assert score(batch, models) == 0
+    assert capsys.readouterr().out.count("(done before)") == 4
+
+
+def test_a_page_about_a_part_that_is_gone_is_removed(seen, batch, models):
+    """Results of all other parts are the same."""
+    odd = batch / "test" / "good" / "x9_albedo.tif"
+    odd.write_bytes(b"no image")
+    assert score(batch, models) == InputError.exit_code
+    page = seen / "report.html"
+    page.write_text("names x9")
+    assert score(batch, models) == InputError.exit_code
+    assert page.exists(), "nothing changed"
+    odd.unlink()
+    assert score(batch, models) == 0
+    assert not page.exists()
+
+
+def test_limits_applied_to_all_parts_are_no_interrupted_run(seen, models, monkeypatch):
+    judged = batch_run._judged
+
+    def last(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return judged(*arguments)
+
+    values = ["--value", "albedo=1", "--value", "normal=1"]
+    only = json.loads((seen / "run.json").read_text())["parts"][-1]
+
+    def signalled(folder, part, *more):
+        return (last if part == only else judged)(folder, part, *more)
+
+    monkeypatch.setattr(batch_run, "_judged", signalled)
+    common = ["threshold", "--material", "foil", "--models", str(models), "--stride", "32"]
+    assert run([*common, *values, "--apply", str(seen)]) == 0
+    record = told(seen)
+    assert (record["interrupted"], record["exit_code"], record["pending"]) == (False, 0, [])

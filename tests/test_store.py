@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,31 @@ def test_adopting_copies_the_recipe_into_the_store_that_is_written(models, tmp_p
     material = adopt(find_material("riblet", models, may_be_new=True), tmp_path / "other")
     assert (tmp_path / "other" / "riblet" / "recipe.yaml").read_bytes()
     assert material.folder == tmp_path / "other" / "riblet"
+
+
+def test_what_another_run_below_is_writing_is_not_swept(tmp_path):
+    """A run folder in another one's: each sweeps its own."""
+    inner = tmp_path / "monday" / "parts" / "P1" / ".heatmap.tif.deadbeef.tmp"
+    inner.parent.mkdir(parents=True)
+    inner.touch()
+    (tmp_path / "monday" / ".lock").touch()
+    (tmp_path / ".lock").touch()
+    outer = tmp_path / "parts" / "P1" / ".mask.png.00c0ffee.tmp"
+    outer.parent.mkdir(parents=True)
+    outer.touch()
+    assert atomic.sweep_leftovers(tmp_path) == 1
+    assert (inner.exists(), outer.exists()) == (True, False)
+    assert atomic.sweep_leftovers(tmp_path / "monday") == 1
+
+
+def test_a_copy_of_a_model_beside_it_is_not_taken(models):
+    shutil.copytree(models / "foil/cae", models / "foil/backup")
+    assert find_bundle(models / "foil").folder.name == "cae"
+    (models / "foil/vae").mkdir()
+    (models / "foil/vae/manifest.json").write_text("damaged")
+    with pytest.raises(ModelError, match=r"vae.*or choose one with --method \(cae, vae\)"):
+        find_bundle(models / "foil")
+    assert find_bundle(models / "foil", "cae").folder.name == "cae"
 
 
 def test_leftovers_of_one_file_are_swept_and_no_others(tmp_path):

@@ -149,7 +149,8 @@ def _picture(unit: NDArray[np.float32], trained: TrainedMap) -> NDArray[np.uint8
     planes = unit[..., None] if unit.ndim == 2 else unit
     planes = planes[..., :3] if planes.shape[2] >= 3 else planes[..., :1]
     low, high = (np.asarray(v, np.float32)[: planes.shape[2]] for v in (trained.shown_low, trained.shown_high))
-    scaled = np.clip(np.nan_to_num((planes - low) / (high - low) * 255), 0, 255).astype(np.uint8)
+    with np.errstate(over="ignore", invalid="ignore"):  # values that mean "no data" may be huge
+        scaled = np.clip(np.nan_to_num((planes - low) / (high - low) * 255), 0, 255).astype(np.uint8)
     shown: NDArray[np.uint8] = scaled[..., 0] if scaled.shape[2] == 1 else scaled
     return shown
 

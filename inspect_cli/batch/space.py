@@ -12,6 +12,7 @@ from inspect_cli.images import Part, open_map
 from inspect_cli.outputs.record import record_of
 from inspect_cli.outputs.stored import part_folder
 from inspect_cli.scoring.model import ScoringModel
+from inspect_cli.store.layout import HEATMAP
 
 #: Compressed bytes a pixel of a stored map: the least seen on full-size riblet parts was 1.64, the most 2.26.
 BYTES_PER_PIXEL: Final = 1.6
@@ -38,7 +39,7 @@ def check_space(run: Path, parts: Sequence[Part], model: ScoringModel, force: bo
 
 def _bytes_there(folder: Path) -> int:
     """Return the bytes of the stored maps of a part."""
-    return sum(path.stat().st_size for path in [*folder.glob("maps/*.tif"), *folder.glob("heatmap.tif")])
+    return sum(path.stat().st_size for path in [*folder.glob("maps/*.tif"), *folder.glob(HEATMAP)])
 
 
 def _has(folder: Path, outputs: frozenset[str]) -> bool:

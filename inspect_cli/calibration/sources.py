@@ -15,6 +15,7 @@ from inspect_cli.errors import NoInputError, UsageError, nearest
 from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.recipe.schema import ThresholdSpec
+from inspect_cli.scoring.precision import DROPPED_BITS
 from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartRecord
 from inspect_cli.tiles.tiling import Tiling
@@ -118,7 +119,8 @@ def calibrate_labelled(
 ) -> Calibration:
     """Return the current limits times one factor: the fused score of ``pixels`` at which IoU or F1 is best.
 
-    The maps keep their relation to each other; the factor is exact for the fused map that people see.
+    The maps keep their relation to each other; the factor is exact for the fused map that people see. A patch, whose
+    score is a mean, has no limit above that of pixels.
 
     Raises
     ------
@@ -128,11 +130,11 @@ def calibrate_labelled(
     best = pixels.iou_max() if rule == "iou" else pixels.f1_max()
     if best is None or best.limit <= 0:
         raise NoInputError(f"{where}: no defective pixel separates from the good ones; give more labelled parts")
-    limits = {
-        name: MapLimit(
-            pixel=max(limit.pixel * best.limit, LEAST_LIMIT), patch=max(limit.patch * best.limit, LEAST_LIMIT)
-        )
-        for name, limit in current.limits.items()
-    }
+    # Scores are rounded once more when they are divided by the new limits: what lies half a step above 1 rounds up.
+    factor = best.limit / (1 + 2.0**-DROPPED_BITS)
+    limits = {}
+    for name, limit in current.limits.items():
+        pixel, patch = (max(value * factor, LEAST_LIMIT) for value in (limit.pixel, limit.patch))
+        limits[name] = MapLimit(pixel=pixel, patch=min(patch, pixel))
     origin = f"best {rule.upper()} {best.value:.4f} over {parts} labelled part(s) in {where}"
     return Calibration.of_scores(tiling, limits, rule, origin, parts, precision=precision)

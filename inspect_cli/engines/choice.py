@@ -58,8 +58,8 @@ def choose_engine(name: str, device: torch.device) -> str:
     return chosen
 
 
-def make_engine(detector: Detector, hardware: Hardware) -> Engine:
-    """Return a detector in the engine that fits the hardware.
+def make_engine(detector: Detector, hardware: Hardware, limit: float = 0.0) -> Engine:
+    """Return a detector in the engine that fits the hardware; ``limit`` as in :class:`CheckedEngine`.
 
     Raises
     ------
@@ -71,11 +71,13 @@ def make_engine(detector: Detector, hardware: Hardware) -> Engine:
         if device.type == "cpu" and hardware.precision == "f32":
             return TorchEngine(detector, device, hardware.batch)
         reference = copy.deepcopy(detector)  # stays on the CPU
-        return CheckedEngine(TorchEngine(detector, device, hardware.batch, hardware.precision), reference)
+        return CheckedEngine(
+            TorchEngine(detector, device, hardware.batch, hardware.precision), reference, limit=limit
+        )
     from inspect_cli.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415  (an optional package)
 
     chosen = OpenVinoEngine(detector, hardware.batch, hardware.precision)
     if hardware.engine != "auto" or hardware.precision != "f32":
-        return CheckedEngine(chosen, detector)
+        return CheckedEngine(chosen, detector, limit=limit)
     # Who leaves the choice to the program gets the trained network itself where the faster one differs from it.
-    return CheckedEngine(chosen, detector, lambda network: TorchEngine(network, device, hardware.batch))
+    return CheckedEngine(chosen, detector, lambda network: TorchEngine(network, device, hardware.batch), limit)

@@ -124,11 +124,13 @@ def _store(request: Any, target: tuple[NDArray[np.float32], threading.Semaphore,
 def even_batch(count: int, batch: int) -> int:
     """Return a batch near ``batch`` that ``count`` tiles fill best, since an incomplete batch costs a whole one.
 
-    >>> even_batch(85, 16), even_batch(5, 16), even_batch(96, 16)
-    (17, 16, 16)
+    Of a few tiles it is the next power of two: images of any width make few batches that networks are compiled for.
+
+    >>> even_batch(85, 16), even_batch(5, 16), even_batch(96, 16), even_batch(1, 16)
+    (17, 8, 16, 1)
     """
     if count <= batch:
-        return batch
+        return min(batch, 1 << (count - 1).bit_length())
     near = range(max(1, 3 * batch // 4), 5 * batch // 4 + 1)
     return min(near, key=lambda size: (-count % size, abs(size - batch)))
 

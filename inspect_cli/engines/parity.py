@@ -16,14 +16,18 @@ from inspect_cli.images.values import Preprocess
 from inspect_cli.methods.base import Detector
 from inspect_cli.tiles.grid import Grid
 
-#: Largest difference that is accepted, as a share of the largest score of the tiles.
+#: Largest difference that is accepted, as a share of the largest score of the tiles, or of the map's limit.
 TOLERANCE: Final = {"f32": 1e-4, "tf32": 2e-2, "f16": 2e-2, "bf16": 1e-1}
 CHECKED_TILES: Final = 4
 
 
-def relative_difference(scores: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Return the largest difference of two score arrays of one shape, as a share of the largest expected score."""
-    scale = max(float(np.abs(expected).max()), 1e-12)
+def relative_difference(scores: NDArray[np.float32], expected: NDArray[np.float32], limit: float = 0.0) -> float:
+    """Return the largest difference of two score arrays of one shape, as a share of the largest expected score.
+
+    A share of ``limit`` if that is larger: on an even background, which is copied nearly perfectly, rounding is a
+    large share of next to nothing.
+    """
+    scale = max(float(np.abs(expected).max()), limit, 1e-12)
     return float(np.abs(scores - expected).max()) / scale
 
 
@@ -32,13 +36,18 @@ class CheckedEngine:
 
     ``difference`` is what was found, None before the first tiles. Tiles of which the trained network makes no finite
     scores, as of a damaged image, are skipped; the next ones are compared. An engine that differs by more than the
-    tolerance gives way to what ``instead`` makes of the trained network; without that it is refused.
+    tolerance gives way to what ``instead`` makes of the trained network; without that it is refused. ``limit`` is
+    the score that a verdict depends on, 0 if there is none.
     """
 
     def __init__(
-        self, engine: Engine, detector: Detector, instead: Callable[[Detector], Engine] | None = None
+        self,
+        engine: Engine,
+        detector: Detector,
+        instead: Callable[[Detector], Engine] | None = None,
+        limit: float = 0.0,
     ) -> None:
-        self._engine, self._instead = engine, instead
+        self._engine, self._instead, self._limit = engine, instead, limit
         self._reference: Detector | None = detector.eval()
         self.difference: float | None = None
         self.name, self.device_name, self.precision = engine.name, engine.device_name, engine.precision
@@ -94,11 +103,11 @@ class CheckedEngine:
         if not sound.any():
             return False
         self._reference = None
-        self.difference = relative_difference(scores[sound], expected[sound])
+        self.difference = relative_difference(scores[sound], expected[sound], self._limit)
         if self.difference <= TOLERANCE[self.precision]:
             return True
         if self._instead is None:
-            differs = f"differs from the trained network by {self.difference:.2g} of its largest score"
+            differs = f"differs from the trained network by {self.difference:.2g} of its largest score or limit"
             raise ModelError(
                 f"engine {self.name} ({self.precision}) on {self.device_name} {differs}, more than "
                 f"{TOLERANCE[self.precision]:g}; {self._advice()}"

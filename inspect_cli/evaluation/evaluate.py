@@ -18,6 +18,7 @@ from inspect_cli.evaluation.run_parts import find_parts, read_patches
 from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth, doubts
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.scoring.halo import HaloTrimmer
+from inspect_cli.store.layout import HEATMAP, MASK, ROI_MASK
 from inspect_cli.store.part_record import PartRecord, read_part_record
 
 BAND_ROWS: Final = 256
@@ -197,7 +198,7 @@ def fused_histogram(run: Path, truth_folder: Path, halo_share: float = 0.0, halo
     counted = ScoreHistogram()
     for folder, record in opened.records:
         width, height = record.size_px
-        mask, path = opened.truth.mask(record.part, height, width), folder / "heatmap.tif"
+        mask, path = opened.truth.mask(record.part, height, width), folder / HEATMAP
         _check_is_there(path, record)
         y0 = 0
         for rows in without_halo(_rows(path, (height, width)), HaloTrimmer(halo_share, halo_px)):
@@ -289,11 +290,24 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
     if tile_px is None:
         return []
     try:
-        least_px = MIN_DEFECT_PX if regions is None else min(MIN_DEFECT_PX, int(np.bincount(regions).max()))
-        _count_patches({layer.name: tallies[kind, layer.name] for layer in layers}, folder, tile_px, mask, least_px)
+        inside, least_px = _inside_roi(folder, mask, regions)
+        _count_patches({layer.name: tallies[kind, layer.name] for layer in layers}, folder, tile_px, inside, least_px)
     except InputError as error:
         return [f"left out of the patches: {error}"]
     return []
+
+
+def _inside_roi(
+    folder: Path, mask: NDArray[np.bool_] | None, regions: NDArray[np.int32] | None
+) -> tuple[NDArray[np.bool_] | None, int]:
+    """Return the defective pixels inside a part's ROI, and how many of them make a patch defective."""
+    roi = folder / ROI_MASK
+    if mask is not None and regions is not None and roi.is_file():
+        kept = read_mask(roi, *mask.shape)
+        mask, regions = mask & kept, regions[kept[mask]]
+    if regions is None or not len(regions):
+        return mask, MIN_DEFECT_PX
+    return mask, min(MIN_DEFECT_PX, int(np.bincount(regions).max()))
 
 
 def _count_patches(
@@ -312,7 +326,7 @@ def _count_patches(
         shown = np.array([np.count_nonzero(mask[y : y + tile_px, x : x + tile_px]) for y, x in places], np.int64)
     defective = shown >= least_px
     clear = (shown == 0) | defective
-    fused = np.maximum.reduce(list(patches.scores.values()))
+    fused = np.fmax.reduce(list(patches.scores.values()))  # as for pixels: a map that could not be scored is none
     for name, scores in {FUSED: fused, **patches.scores}.items():
         if name in tallies:
             tallies[name].patches.add(scores[clear], defective[clear])
@@ -324,7 +338,7 @@ def _check_is_there(path: Path, record: PartRecord) -> None:
 
 
 def _layers(folder: Path, record: PartRecord) -> list[Layer]:
-    layers = [Layer(FUSED, folder / "heatmap.tif", 1.0, record.score, folder / "mask.png")]
+    layers = [Layer(FUSED, folder / HEATMAP, 1.0, record.score, folder / MASK)]
     for name, stored in record.maps.items() if "maps" in record.outputs else ():
         layers.append(Layer(name, folder / "maps" / f"{name}.tif", stored.limit, stored.score))
     return layers

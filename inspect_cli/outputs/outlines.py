@@ -39,8 +39,9 @@ def _outline(mask: MaskWriter, region: Region) -> Ring:
     peak = (region.peak_y_px - region.y_px) // step, (region.peak_x_px - region.x_px) // step
     _, labels = cv2.connectedComponents(window, connectivity=8)
     at_peak = labels[peak]
-    if not at_peak and labels.any():  # the peak lies in the halo of a stronger region: the largest piece
-        at_peak = int(np.bincount(labels[labels > 0]).argmax())
+    if not at_peak and labels.any():  # the peak lies in the halo of a stronger region, which may be in the box too
+        sizes = np.bincount(labels.ravel())[1:] * step**2
+        at_peak = 1 + int(np.abs(sizes - region.area_px).argmin())
     elif not at_peak:
         labels[peak] = at_peak = 1
     own = labels == at_peak

@@ -30,7 +30,7 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.judge import Judge
 from inspect_cli.scoring.mapstream import PatchScores
 from inspect_cli.store.atomic import write_bytes, write_json
-from inspect_cli.store.layout import ALL_OUTPUTS, OUTPUTS, PART_RECORD, PATCHES
+from inspect_cli.store.layout import ALL_OUTPUTS, HEATMAP, MASK, OUTPUTS, PART_RECORD, PATCHES, ROI_MASK
 from inspect_cli.store.parquet import write_parquet
 from inspect_cli.store.part_record import PartRecord
 
@@ -103,8 +103,8 @@ def write_findings(
     judge = Judge(limits, plan.width, plan.roi, scoring.min_area_px, plan.height, scoring.halo_share, scoring.halo_px)
     reducer = BlockReducer(preview_scale(plan.height, plan.width), "max") if "pictures" in plan.outputs else None
     with ExitStack() as stack:
-        mask = stack.enter_context(MaskWriter(plan.folder / "mask.png", plan.height, plan.width))
-        heatmap = _map_writer(plan, "heatmap.tif", stack) if "heatmap" in plan.outputs else None
+        mask = stack.enter_context(MaskWriter(plan.folder / MASK, plan.height, plan.width))
+        heatmap = _map_writer(plan, HEATMAP, stack) if "heatmap" in plan.outputs else None
         raw_writers = {
             name: _map_writer(plan, f"maps/{name}.tif", stack)
             for name in (limits if store_raw and "maps" in plan.outputs else ())
@@ -234,15 +234,15 @@ def rescored_patches(table: pa.Table, calibration: Calibration) -> pa.Table:
 def write_roi(folder: Path, roi: Mask | None) -> None:
     """Keep the ROI beside the maps, so that they can be judged again."""
     if roi is None:
-        (folder / "roi.png").unlink(missing_ok=True)
+        (folder / ROI_MASK).unlink(missing_ok=True)
         return
-    with MaskWriter(folder / "roi.png", *roi.shape) as writer:
+    with MaskWriter(folder / ROI_MASK, *roi.shape) as writer:
         writer.push(roi)
 
 
 def stored_roi(folder: Path, height: int, width: int) -> Mask | None:
     """Return the ROI that was kept, None for the whole image."""
-    path = folder / "roi.png"
+    path = folder / ROI_MASK
     return read_mask(path, height, width) if path.is_file() else None
 
 

@@ -24,7 +24,7 @@ from inspect_cli.outputs.part_folder import (
 from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.atomic import write_json
-from inspect_cli.store.layout import OUTPUTS, PART_RECORD, PARTS_FOLDER, PATCHES
+from inspect_cli.store.layout import MASK, OUTPUTS, PART_RECORD, PARTS_FOLDER, PATCHES, ROI_MASK
 from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartKey, PartRecord
 
@@ -52,7 +52,7 @@ def plan_of(
 def is_whole(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
     """Whether every file of a part's outputs is there."""
     names = [pattern.replace("*", name) for out in outputs for pattern in OUTPUTS[out] for name in model.maps]
-    return all((folder / name).is_file() for name in ["mask.png", *names, *_always(model)]) and _has_patches(folder)
+    return all((folder / name).is_file() for name in [MASK, *names, *_always(model)]) and _has_patches(folder)
 
 
 def has_maps(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool:
@@ -84,7 +84,7 @@ def _read_patches(folder: Path) -> pa.Table:
 
 def _always(model: ScoringModel) -> list[str]:
     """Return the files that a part has whatever the outputs, but for its record and its mask."""
-    return [PATCHES, *(["roi.png"] if model.recipe.roi.rule != "none" else [])]
+    return [PATCHES, *([ROI_MASK] if model.recipe.roi.rule != "none" else [])]
 
 
 def rejudge(

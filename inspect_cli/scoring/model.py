@@ -212,5 +212,7 @@ def load_model(
         tiles = replace(tiles, stride_px=stride_px, even=False)
     if tiles.whole:
         check_whole_images(manifest.method)
-    engines = {name: make_engine(bundle.detector(name), hardware) for name in manifest.maps}
+    limits = {} if manifest.calibration is None else manifest.calibration.limits
+    known = {name: limits[name].pixel if name in limits else 0.0 for name in manifest.maps}
+    engines = {name: make_engine(bundle.detector(name), hardware, limit) for name, limit in known.items()}
     return ScoringModel(material, bundle, tiles, engines, max_mpixels, _usual_maps(bundle))

@@ -20,6 +20,10 @@ PART_RECORD: Final = "part.json"
 PATCHES: Final = "patches.parquet"
 #: The table of a run with a line for each part.
 PARTS_TABLE: Final = "parts.csv"
+#: The anomaly map of a part, its mask, and, where it has one, its ROI.
+HEATMAP: Final = "heatmap.tif"
+MASK: Final = "mask.png"
+ROI_MASK: Final = "roi.png"
 #: The record of a part whose input looks changed, until it is known whether it is.
 PART_RECORD_ASIDE: Final = ".part.json.aside"
 #: What `inspect evaluate` found on a run.
@@ -39,7 +43,7 @@ TILE_INDEX: Final = "index.parquet"
 #: What may be left out of a part's folder, and its files. Mask, patches and record are always there.
 OUTPUTS: Final = {
     "maps": ("maps/*.tif",),
-    "heatmap": ("heatmap.tif",),
+    "heatmap": (HEATMAP,),
     "pictures": ("maps/*.png", "image.png", "heatmap.png", "overlay.png", "histogram.png"),
 }
 ALL_OUTPUTS: Final = frozenset(OUTPUTS)
