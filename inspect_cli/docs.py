@@ -28,7 +28,8 @@ def commands_markdown() -> str:
     root: Any = typer.main.get_command(app)
     pages = ["# Commands\n\nThe help texts of all commands. This page is generated from the code (`make docs`).\n"]
     for path, command in [(["inspect"], root), *_leaves(root, ["inspect"])]:
-        context = command.make_context(" ".join(path), ["--help"], resilient_parsing=True, terminal_width=88)
+        settings = root.context_settings | {"terminal_width": 88}
+        context = command.make_context(" ".join(path), ["--help"], resilient_parsing=True, **settings)
         context.info_name = " ".join(path)
         text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
         pages.append(f"## `{' '.join(path)}`\n\n```text\n{text}\n```\n")

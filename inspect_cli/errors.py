@@ -102,7 +102,7 @@ EXIT_CODES: Final[dict[int, tuple[str, str]]] = {
     UsageError.exit_code: ("usage: the command line is wrong", "read the message; see `--help`"),
     RecipeError.exit_code: (
         "recipe or configuration is wrong",
-        "mend the file at the key named; `inspect recipe check`",
+        "correct the key that the message names; `inspect recipe check`",
     ),
     InputError.exit_code: (
         "an input could not be used; of a batch the rest is complete, and may hold parts that fail",

@@ -24,10 +24,13 @@ from typer.testing import CliRunner
 
 from inspect_cli.commands.report import report
 from inspect_cli.errors import InputError, InspectError, NoInputError, OutputError, UsageError
+from inspect_cli.outputs.stored import part_folder
 from inspect_cli.pictures import plots, previews
 from inspect_cli.pictures.colour import NO_SCORE_RGB, inferno_table, score_colours
 from inspect_cli.report import embed, numerals
 from inspect_cli.report.html import write_report
+from inspect_cli.store.part_record import PartRecord
+from tests.helpers import map_record, part_record
 
 HOSTILE = "<script>window.stolen=1</script>"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -404,15 +407,15 @@ CALIBRATION = {
     "false_alarm_rate": None,
     "limits": {"albedo": 0.0012, "normal": 0.0007},
 }
-PARTS = [  # part, verdict, score, folder below parts/
-    ("good/b010", "pass", 0.61, "good/b010"),
-    ("dent/b007", "fail", 1.52, "dent/b007"),
-    ("good/b014", "error", None, None),
-    ("scratch/b000", "fail", 3.217, "renamed_by_hand"),
-    ("good/b013", "undecided", 0.4, "good/b013"),
-    (HOSTILE, "pass", 0.72, "odd"),
+PARTS = [  # part, verdict, score
+    ("good/b010", "pass", 0.61),
+    ("dent/b007", "fail", 1.52),
+    ("good/b014", "error", None),
+    ("scratch/b000", "fail", 3.217),
+    ("good/b013", "undecided", 0.4),
+    (HOSTILE, "pass", 0.72),
 ]
-ORDER = ["good/b014", "good/b013", "scratch/b000", "dent/b007", HOSTILE, "good/b010"]
+ORDER = ["good/b014", "scratch/b000", "dent/b007", "good/b013", HOSTILE, "good/b010"]
 
 
 def make_part(folder: Path, part: str, verdict: str, score: float) -> None:
@@ -422,22 +425,24 @@ def make_part(folder: Path, part: str, verdict: str, score: float) -> None:
     regions = []
     if verdict == "fail":
         box = {"x": 260, "y": 140, "width": 48, "height": 40}
-        region = {"region": 1, "map": "albedo", "area_px": 1234, "score_max": score, "score_mean": 1.25}
+        region = part_record(part)["regions"][0] | {"area_px": 1234, "score_max": score, "score_mean": 1.25}
         region |= {f"{side}_px": value for side, value in box.items()}
         region |= {f"{side}_mm": value * PITCH_UM / 1000 for side, value in box.items()}
         regions = [region | {"area_mm2": 0.03085}]
-    record = {
-        "part": part,
-        "verdict": verdict,
-        "reasons": ["1 region above the limit"] if regions else [],
-        "size_px": [576, 384],
-        "score": score,
-        "peak": {"x_px": 280, "y_px": 160, "map": "albedo"},
-        "maps": {"albedo": {"file": "b_albedo.tif", "score": score, "raw_max": 0.00386, "limit": 0.0012}},
-        "regions": regions,
-        "preview_scale": 4,
-        "timing_s": {"read": 0.25, "network": 4.5, "stitch": 0.125, "total": 5.0},
-    }
+    record = part_record(
+        part,
+        verdict=verdict,
+        reasons=["1 region above the limit"] if regions else [],
+        size_px=[576, 384],
+        score=score,
+        peak={"x_px": 280, "y_px": 160, "map": "albedo"},
+        maps={"albedo": map_record(file="b_albedo.tif", score=score, raw_max=0.00386, limit=0.0012)},
+        region_count=len(regions),
+        regions=regions,
+        preview_scale=4,
+        timing_s={"read": 0.25, "network": 4.5, "stitch": 0.125, "total": 5.0},
+    )
+    PartRecord.model_validate(record)
     previews.save_png(folder / "image.png", image)
     previews.save_heatmap(folder / "heatmap.png", scores)
     previews.save_overlay(folder / "overlay.png", image, scores, regions, 4)
@@ -449,12 +454,12 @@ def make_part(folder: Path, part: str, verdict: str, score: float) -> None:
 
 def make_run(run: Path) -> Path:
     rows = []
-    for part, verdict, score, folder in PARTS:
+    for part, verdict, score in PARTS:
         row = dict.fromkeys(COLUMNS, "") | {"part": part, "verdict": verdict, "seconds": "5.04"}
-        if folder is None:
+        if score is None:
             row |= {"error": "b014_normal.tif: truncated TIFF; copy it again"}
         else:
-            make_part(run / "parts" / folder, part, verdict, score)
+            make_part(part_folder(run, part), part, verdict, score)
             row |= {"score": str(score), "map": "albedo", "region_count": "1", "defect_area_px": "1234"}
             row |= {"reasons": "1 region above the limit" if verdict == "fail" else ""}
         rows.append(row)
@@ -515,7 +520,7 @@ def section(page: str, part: str) -> str:
     return next(text for text in found if f"<h3>{part}</h3>" in text)
 
 
-def test_failed_and_undecided_come_first_then_the_highest_scores(page):
+def test_errors_come_first_then_what_failed_then_what_is_undecided_then_the_highest_scores(page):
     assert table_order(page) == ORDER
     sections = [unescape(name) for name in re.findall(r"<h3>(.*?)</h3>", page)]
     assert sections == ORDER[1:]  # an input that could not be read has no pictures
@@ -604,7 +609,7 @@ def test_part_shows_numbers_of_its_record_in_mm(page):
         assert shown in text
     assert re.search(r"read 0\.25 s.*network 4\.50 s.*stitch 0\.12 s", text, re.DOTALL)
     assert "Time: 5.00 s" in text
-    assert 'href="parts/renamed_by_hand/heatmap.tif"' in text
+    assert 'href="parts/scratch/b000/heatmap.tif"' in text
     assert text.count("<img ") == 5
 
 
@@ -624,24 +629,24 @@ def test_without_a_pitch_everything_is_in_pixels(copied):
 def test_pictures_in_the_page_are_those_of_the_part(run, page):
     addresses = re.findall(r'<img src="([^"]+)"', section(page, "scratch/b000"))
     overlay, heatmap, mask, image, _ = map(decoded, addresses)
-    full = read_rgb(run / "parts/renamed_by_hand/mask.png")
+    full = read_rgb(run / "parts/scratch/b000/mask.png")
     assert mask.shape == full.shape
     np.testing.assert_array_equal(mask, full)
     assert abs(heatmap[3, 3].astype(int) - NO_SCORE_RGB).max() <= 4
-    assert np.abs(image.astype(int) - read_rgb(run / "parts/renamed_by_hand/image.png")).mean() < 4
+    assert np.abs(image.astype(int) - read_rgb(run / "parts/scratch/b000/image.png")).mean() < 4
     assert (np.abs(overlay.astype(int) - previews.CONTOUR_RGB).max(axis=2) < 60).any()
 
 
 def test_links_lead_from_a_page_elsewhere_and_survive_odd_names(copied, tmp_path):
-    odd = copied / "parts" / "a b#1" / "%41"
-    shutil.move(copied / "parts" / "odd", odd)
+    shutil.move(copied / "parts/dent/b007", copied / "parts" / "a b#1" / "%41")
+    (copied / "parts.csv").write_text(",".join(COLUMNS) + "\na b#1/%41,fail,1.52\n")
     text = write_report(copied, tmp_path / "elsewhere" / "page.html").read_text()
     assert 'href="../copy/parts/a%20b%231/%2541/mask.png"' in text
 
 
 def test_files_of_a_part_below_another_are_its_own(copied):
     inner = copied / "parts" / "good" / "b010" / "x"
-    shutil.copytree(copied / "parts" / "odd", inner / "deeper")
+    shutil.copytree(copied / "parts/dent/b007", inner / "deeper")
     (inner / "notes.txt").write_text("seen by hand")
     part = section(write_report(copied).read_text(), "good/b010")
     assert "x/notes.txt" in part
@@ -658,11 +663,11 @@ def test_names_that_are_no_text_are_refused(run, tmp_path):
 
 def test_only_the_worst_parts_have_pictures_and_the_page_says_so(run, tmp_path):
     text = write_report(run, tmp_path / "a.html", top=2).read_text()
-    assert re.findall(r"<h3>(.*?)</h3>", text) == ["good/b013", "scratch/b000"]
-    assert "Pictures follow for the 2 worst parts; 3 more stand in the table only." in text
+    assert re.findall(r"<h3>(.*?)</h3>", text) == ["scratch/b000", "dent/b007"]
+    assert "Pictures follow for the 2 worst parts; 3 more are in the table only." in text
     assert table_order(text) == ORDER
     text = write_report(run, tmp_path / "b.html", top=0).read_text()
-    assert "This page shows no pictures; 5 more stand" in text
+    assert "This page shows no pictures." in text
     assert "<img" not in text
 
 
@@ -681,8 +686,25 @@ def test_evaluation_is_shown_as_it_stands(copied):
     assert "evaluation.json cannot be read." in write_report(copied).read_text()
 
 
+def test_pictures_that_were_left_out_on_purpose_are_not_called_missing(copied):
+    folder = copied / "parts/scratch/b000"
+    rewrite(folder / "part.json", outputs=[])
+    for name in ("overlay", "heatmap", "image", "histogram"):
+        (folder / f"{name}.png").unlink()
+    text = section(write_report(copied).read_text(), "scratch/b000")
+    assert "No pictures were written" in text
+    assert "missing" not in text
+    assert "<button" not in text
+
+
+def test_captions_name_the_map_that_is_shown(page):
+    text = section(page, "dent/b007")
+    assert "Overlay: map albedo, outline at the limit, halos included" in text
+    assert "Image: map albedo, what was inspected" in text
+
+
 def test_missing_and_broken_pictures_are_said_not_crashed_on(copied):
-    folder = copied / "parts" / "renamed_by_hand"
+    folder = copied / "parts/scratch/b000"
     (folder / "overlay.png").unlink()
     (folder / "mask.png").write_bytes((folder / "mask.png").read_bytes()[:60])
     (folder / "heatmap.png").write_bytes(b"")

@@ -13,11 +13,12 @@ import torch
 
 from inspect_cli.errors import ModelError, OutputError, RecipeError, UsageError
 from inspect_cli.material.bundle import find_bundle, other_bundles, read_bundle, write_manifest, write_weights
-from inspect_cli.material.materials import adopt, choose_material, find_material, known_materials
+from inspect_cli.material.materials import SHIPPED, adopt, choose_material, find_material, known_materials
 from inspect_cli.methods import build_detector
 from inspect_cli.store import atomic
 from inspect_cli.store.lock import lock_folder
 from inspect_cli.store.timestamps import utc_after
+from inspect_cli.training.shipped import mark_as_shipped
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -278,3 +279,16 @@ def test_leftovers_of_one_file_are_swept_and_no_others(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         ".a.json.0123abcd.old.tmp", ".b.json.0123abcd.tmp", ".a.json.tmp", "a.json",
     }  # fmt: skip
+
+
+def test_a_model_that_comes_with_the_program_is_never_guessed(models, tmp_path, monkeypatch):
+    """In a checkout its store is that of the folder, and other materials are trained into it."""
+    monkeypatch.delenv("INSPECT_MODELS", raising=False)
+    shutil.copytree(models / "foil", models / "toy")
+    mark_as_shipped(models / "toy" / "cae")
+    assert SHIPPED in (models / "toy/cae/model_card.md").read_text()
+    assert choose_material(None, tmp_path, models).name == "foil"
+    shutil.rmtree(models / "foil")
+    with pytest.raises(UsageError, match=r"which material\?"):
+        choose_material(None, tmp_path, models)
+    assert known_materials(models)["toy"] == models / "toy"

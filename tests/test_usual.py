@@ -175,7 +175,7 @@ def manifest_of(folder) -> dict:
 
 def test_training_learns_it_and_says_so_and_scores_are_measured_by_it(alike, capsys):
     assert train(alike) in TRAINED
-    assert "scores are measured by what is usual at a place" in capsys.readouterr().err
+    assert "scores are normalised by position" in capsys.readouterr().err
     entry = manifest_of(alike)["maps"]["image"]["usual"]
     assert (entry["width_px"], entry["height_px"], entry["parts"]) == (128, 96, 10)
     assert entry["alike"] > 0.7
@@ -218,7 +218,7 @@ def test_parts_that_differ_are_measured_alike_everywhere(alike, capsys):
         rng = np.random.default_rng(number)
         cv2.imwrite(str(path), np.clip(120 + rng.normal(0, 20, (96, 128)), 0, 255).astype(np.uint8))
     assert train(alike) in TRAINED
-    assert "parts do not lie alike" in capsys.readouterr().err
+    assert "they do not lie in the same position" in capsys.readouterr().err
     assert "usual" not in manifest_of(alike)["maps"]["image"]
     assert not list((alike / "models/stuff/cae").glob("*usual*"))
 
@@ -243,7 +243,7 @@ def test_parts_at_any_angle_are_turned_back(alike, capsys):
     for number, path in enumerate(sorted((alike / "good").iterdir())):
         cv2.imwrite(str(path), part(number)[0].astype(np.uint8))
     assert train(alike) in TRAINED
-    assert "parts lie at any angle" in capsys.readouterr().err
+    assert "they lie at any angle" in capsys.readouterr().err
     entry = manifest_of(alike)["maps"]["image"]["usual"]
     assert entry["turned"] is True
     assert "at any angle" in (alike / "models/stuff/cae/model_card.md").read_text()
@@ -337,7 +337,7 @@ def test_of_few_parts_or_of_several_sizes_nothing_is_learnt(alike, capsys, left)
         image = cv2.imread(str(files[0]), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(files[0]), image[:-7])
     assert train(alike) in TRAINED
-    assert "lie alike" not in capsys.readouterr().err
+    assert "in the same position" not in capsys.readouterr().err
 
 
 def test_in_little_time_three_parts_are_scored_and_of_all_the_brightness_is_taken(alike, monkeypatch, capsys):
@@ -348,7 +348,7 @@ def test_in_little_time_three_parts_are_scored_and_of_all_the_brightness_is_take
         learning, "laid_alike", lambda cells, *turned: taken.append(len(cells)) or laid_alike(cells, *turned)
     )
     assert train(alike, "--budget", "2s") in TRAINED
-    assert "parts lie alike" in capsys.readouterr().err
+    assert "they lie in the same position" in capsys.readouterr().err
     assert manifest_of(alike)["maps"]["image"]["usual"]["parts"] == 3
     assert taken == [10, 10], "as they lie, and at any angle"
 
@@ -359,7 +359,7 @@ def test_images_may_differ_in_size_by_a_little(alike, capsys):
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(path), image[: 96 - number % 4, : 128 - number % 3])
     assert train(alike) in TRAINED
-    assert "parts lie alike" in capsys.readouterr().err
+    assert "they lie in the same position" in capsys.readouterr().err
     entry = manifest_of(alike)["maps"]["image"]["usual"]
     assert (entry["height_px"], entry["width_px"], entry["slack_px"]) == (96, 128, 3)
     assert score(alike) in TRAINED
@@ -386,11 +386,11 @@ def test_images_may_differ_in_size_by_a_little(alike, capsys):
 def test_a_budget_in_steps_scores_as_many_parts_as_are_needed_however_large(alike, monkeypatch, capsys):
     monkeypatch.setattr(learning, "_MOST_PX", 1)
     assert train(alike) in TRAINED
-    assert "lie alike" in capsys.readouterr().err
+    assert "in the same position" in capsys.readouterr().err
 
 
 def test_a_budget_in_time_leaves_no_time_for_large_images(alike, monkeypatch, capsys):
     monkeypatch.setattr(learning, "USUAL_SHARE", 1e-6)
     monkeypatch.setattr(learning, "USUAL_MOST_SHARE", 1e-6)
     assert train(alike, "--budget", "2s") in TRAINED
-    assert "lie alike" not in capsys.readouterr().err
+    assert "in the same position" not in capsys.readouterr().err

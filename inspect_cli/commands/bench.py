@@ -61,9 +61,9 @@ def speed(
     """Time the scoring of a map beside other ways to do it.
 
     The map is generated, and the network is the same for all. Each contender runs in a process of its own, whose
-    peak memory is told. `network` is the network alone, on tiles cut beforehand; `plain-loop` is torch with numpy,
-    as one would write it; `monai` and `anomalib` are measured if they are installed. Everything else on the machine
-    should be quiet.
+    peak memory is reported. `network` is the network alone, on tiles cut beforehand; `plain-loop` is torch with
+    numpy, as one would write it; `monai` and `anomalib` are measured if they are installed. Everything else on the
+    machine should be quiet.
 
     \b
     Examples:

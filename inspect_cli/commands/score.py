@@ -35,7 +35,9 @@ COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow", "error": "mage
 
 
 def score(
-    folder: Annotated[Path, typer.Argument(help="Batch folder, read recursively.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Batch folder, read recursively.", show_default=False)
+    ],
     material: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +113,7 @@ def score(
 
     \b
     Examples:
-      inspect score sample_data/riblet/test
+      inspect score sample_data/riblet/test --material riblet
       inspect score batch/ --material riblet --out results/monday
       inspect score batch/ --material riblet --outputs pictures
       inspect score batch/ --material riblet --json | jq .verdict
@@ -202,6 +204,8 @@ def _announce(count: int, run: Path, model: ScoringModel) -> None:
 
 def _tell(outcome: Outcome, as_json: bool) -> None:
     """Print one line a part on stdout."""
+    from inspect_cli.report import numerals
+
     record = outcome.record
     if as_json:
         line: dict[str, Any] = {
@@ -220,7 +224,7 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
         console.out(f"{words[0]}  {console.one_line(outcome.error or '')}")
         return
     if record.score is not None:
-        words.append(f"score={record.score:.3g} map={record.peak_map}")
+        words.append(f"score={numerals.score(record.score)} map={record.peak_map}")
     words.append(f"regions={record.region_count} seconds={record.seconds:.1f}")
     if outcome.unchanged:
         words.append("(done before)")

@@ -22,7 +22,9 @@ FILES_PER_S = 400
 
 
 def tile(
-    folder: Annotated[Path, typer.Argument(help="Batch folder, read recursively.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Batch folder, read recursively.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the patches and their index.", show_default=False)],
     material: Annotated[
         str | None, typer.Option("--material", "-m", help="Recipe to use.", show_default="maps by file name")

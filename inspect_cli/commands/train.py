@@ -45,7 +45,7 @@ def train(
         typer.Option(
             "--budget",
             help="Time for all of it (90s, 8m, 1h): the search for odd parts, trials, all maps and checks; less is "
-            "taken where more would do harm. Or steps for each map (5000steps), auto's trials among them.",
+            "taken where longer training would overfit. Or steps for each map (5000steps), auto's trials among them.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -65,7 +65,10 @@ def train(
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option("--truth", help="Folder of the masks of --defects; without it a defect may be anywhere."),
+        typer.Option(
+            "--truth",
+            help="Folder of the masks of --defects; without it the whole of each part counts as possibly defective.",
+        ),
     ] = None,
     preview_corruptions: Annotated[
         bool,

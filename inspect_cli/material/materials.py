@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from inspect_cli.errors import NoInputError, RecipeError, UsageError, nearest
 from inspect_cli.recipe import Recipe, load_recipe
 from inspect_cli.recipe.schema import PART
 from inspect_cli.store.atomic import write_bytes
-from inspect_cli.store.layout import RECIPE
+from inspect_cli.store.layout import MANIFEST, RECIPE
 
 #: File in a batch folder that may name its material: ``material: riblet``.
 FOLDER_FILE = "inspect.yaml"
 #: Environment variable that names the store where no option does.
 STORE_VARIABLE = "INSPECT_MODELS"
+#: Warning of a model that comes with the program.
+SHIPPED = "this model comes with the program, to try things out: it was trained on five generated parts"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,12 @@ def find_material(name: str, option: Path | None = None, may_be_new: bool = Fals
     if name not in known:
         if option is not None and (option / RECIPE).is_file():
             raise UsageError(f"--models {option}: is the folder of a material; give the folder that it is in")
-        raise UsageError(f"material {name!r} is unknown: {nearest(name, list(known))}")
+        where = ", ".join(str(store) for store in model_stores(option)[:-1])
+        raise UsageError(
+            f"material {name!r} is unknown (looked in {where}, and in what comes with the program): "
+            f"{nearest(name, list(known))}; name another store with --models, and for a new material give "
+            "`inspect train` its good parts with --data"
+        )
     named = None if may_be_new else named_store(option)
     if named is not None and known[name].parent != named.folder:
         raise UsageError(f"{named}: has no material {name!r}; check the path and that it is mounted")
@@ -137,12 +145,21 @@ def choose_material(name: str | None, folder: Path, option: Path | None = None) 
 
 
 def _trained_nearest(option: Path | None) -> list[str]:
-    """Return the trained materials of the first store that has any, but for the one that comes with the program."""
-    for store in model_stores(option)[:-1]:
-        trained = sorted({manifest.parent.parent.name for manifest in store.glob("*/*/manifest.json")})
-        if trained:
+    """Return the trained materials of the first store that has any, but for models that come with the program."""
+    for store in model_stores(option):
+        found = sorted(store.glob(f"*/*/{MANIFEST}"))
+        if trained := sorted({path.parent.parent.name for path in found if not _is_shipped(path)}):
             return trained
     return []
+
+
+def _is_shipped(manifest: Path) -> bool:
+    """Whether a model says of itself that it comes with the program."""
+    try:
+        warnings = json.loads(manifest.read_bytes()).get("warnings")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return isinstance(warnings, list) and SHIPPED in warnings
 
 
 def _named_by_folder(folder: Path) -> str | None:

@@ -17,7 +17,7 @@ from inspect_cli.pictures.colour import SCALE_MAX
 from inspect_cli.report import embed, numerals
 from inspect_cli.report.run_data import VERDICT_ORDER, PartRow, RunData, mapping, number
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.layout import EVALUATION_PICTURE, PART_RECORD, PARTS_FOLDER, REPORT
+from inspect_cli.store.layout import EVALUATION_PICTURE, MASK, PART_RECORD, PARTS_FOLDER, REPORT
 from inspect_cli.store.paths import check_is_text
 
 _TEMPLATE: Final = "template.html.j2"
@@ -30,18 +30,21 @@ _Embed = Callable[[Path], embed.Embedded | None]
 
 #: Pictures of a part in the order of their buttons: title -> (file, what it shows, how it is embedded).
 _PICTURES: Final[dict[str, tuple[str, str, _Embed]]] = {
-    "Overlay": ("overlay.png", "outline at the limit, regions numbered as in the table", embed.photo),
+    "Overlay": ("overlay.png", "outline at the limit, halos included; regions numbered as in the table", embed.photo),
     "Heatmap": ("heatmap.png", "score from 0 to 2, the limit is 1, grey has no score", embed.photo),
-    "Mask": ("mask.png", "white is above the limit", embed.mask),
+    "Mask": (MASK, "white is above the limit, but for the halo of strong defects", embed.mask),
     "Image": ("image.png", "what was inspected", embed.photo),
 }
+
+#: Pictures that show one map.
+_OF_ONE_MAP: Final = ("Overlay", "Image")
 
 #: What a verdict means, in the order of the big numbers at the top.
 _MEANINGS: Final = {
     "fail": "above the limit",
     "undecided": "could not be judged: look by hand",
     "error": "input could not be used",
-    "pending": "still being written: the next run takes it",
+    "pending": "still being written, or not reached: the next run takes it",
     "pass": "no region above the limit",
 }
 
@@ -86,6 +89,7 @@ class Section:
     timing: Sequence[tuple[str, float]]
     total_s: float | None
     files: Sequence[Link]
+    has_pictures: bool
 
     @property
     def shape(self) -> float:
@@ -191,6 +195,7 @@ def _section(data: RunData, rank: int, row: PartRow, page_folder: Path) -> Secti
     folder = found.folder if found else data.folder / PARTS_FOLDER / "none"
     regions = [region for region in record.get("regions") or [] if isinstance(region, dict)]
     regions.sort(key=lambda region: -(number(region.get("score_max")) or 0.0))
+    shown_map = str(mapping(record.get("peak")).get("map") or next(iter(mapping(record.get("maps"))), ""))
     timing = {name: number(value) for name, value in mapping(record.get("timing_s")).items()}
     return Section(
         rank=rank,
@@ -199,7 +204,7 @@ def _section(data: RunData, rank: int, row: PartRow, page_folder: Path) -> Secti
         reasons="; ".join(_texts(record.get("reasons"))) or row.reasons,
         peak=mapping(record.get("peak")),
         maps={name: mapping(value) for name, value in mapping(record.get("maps")).items()},
-        figures=[_figure(folder, title) for title in _PICTURES],
+        figures=[_figure(folder, title, shown_map) for title in _PICTURES],
         histogram=Figure("Patch scores", "", _HISTOGRAM, embed.plot(folder / _HISTOGRAM)),
         regions=regions[:_MOST_REGIONS],
         region_count=int(number(record.get("region_count")) or len(regions)),
@@ -207,6 +212,7 @@ def _section(data: RunData, rank: int, row: PartRow, page_folder: Path) -> Secti
         timing=[(name, value) for name, value in timing.items() if value is not None and name != "total"],
         total_s=timing.get("total"),
         files=_links(folder, page_folder) if found else [],
+        has_pictures="pictures" in _texts(record.get("outputs", ["pictures"])),
     )
 
 
@@ -215,8 +221,11 @@ def _texts(value: Any) -> list[str]:
     return [str(entry) for entry in value] if isinstance(value, list) else []
 
 
-def _figure(folder: Path, title: str) -> Figure:
+def _figure(folder: Path, title: str, shown_map: str) -> Figure:
+    """Return a picture of a part; the overlay and the image show ``shown_map``, the one with the highest score."""
     file, legend, load = _PICTURES[title]
+    if shown_map and title in _OF_ONE_MAP:
+        legend = f"map {shown_map}, {legend}"
     return Figure(title, legend, file, load(folder / file))
 
 

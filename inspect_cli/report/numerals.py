@@ -15,13 +15,13 @@ ABSENT: Final = "–"
 def plain(value: Any) -> str:
     """Write a number with three significant digits or as a whole number with separators.
 
-    >>> plain(4845), plain(0.12345), plain(1234.5), plain(None)
-    ('4,845', '0.123', '1,234', '–')
+    >>> plain(4845), plain(0.12345), plain(1234.5), plain(999.7), plain(None)
+    ('4,845', '0.123', '1,234', '1,000', '–')
     """
     known = number(value)
     if known is None:
         return ABSENT
-    return f"{known:,.0f}" if known == int(known) or abs(known) >= 1000.0 else f"{known:.3g}"
+    return f"{known:,.0f}" if known == int(known) or abs(known) >= 999.5 else f"{known:.3g}"
 
 
 def score(value: Any) -> str:

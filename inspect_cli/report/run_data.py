@@ -16,7 +16,7 @@ from inspect_cli.store.cells import plain_cell
 from inspect_cli.store.layout import EVALUATION, PART_RECORD, PARTS_FOLDER, PARTS_TABLE, RUN_RECORD
 
 #: Verdicts from the first to look at to the last; an unknown one comes first.
-VERDICT_ORDER: Final = ("error", "undecided", "fail", "pending", "pass")
+VERDICT_ORDER: Final = ("error", "fail", "undecided", "pending", "pass")
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,10 @@ class RunData:
     def record(self, part: str) -> ShownPart | None:
         """Return the folder and record of a part, None if the run folder has none."""
         path = PurePosixPath(part)
-        if part and not path.is_absolute() and ".." not in path.parts:
-            folder = self.folder / PARTS_FOLDER / path
-            if (folder / PART_RECORD).is_file():
-                return ShownPart(folder, read_json(folder / PART_RECORD))
-        folder_of = self._folders.get(part)
-        return ShownPart(folder_of, read_json(folder_of / PART_RECORD)) if folder_of else None
-
-    @cached_property
-    def _folders(self) -> dict[str, Path]:
-        """Part id -> folder, for folders that are not named like their part."""
-        contents = {
-            file.parent: read_json(file) or {} for file in sorted((self.folder / PARTS_FOLDER).rglob(PART_RECORD))
-        }
-        return {str(content["part"]): folder for folder, content in contents.items() if "part" in content}
+        if not part or path.is_absolute() or ".." in path.parts:
+            return None
+        folder = self.folder / PARTS_FOLDER / path
+        return ShownPart(folder, read_json(folder / PART_RECORD)) if (folder / PART_RECORD).is_file() else None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -145,7 +145,7 @@ def without_suspects(
     if suspects and bool(left_out) != leave_out:
         teller.warn("--resume: whether parts that stand out are left out was settled when the training began")
     if suspects:
-        fate = "left out of the training" if left_out else "trained on all the same; --robust leaves such parts out"
+        fate = "left out of the training" if left_out else "still used for training; --robust leaves them out"
         names = {suspect.part for suspect in suspects}
         picture = order.material.folder / PICTURE
         teller.warn(f"{len(names)} of {len(sources.survey.parts)} part(s) stand out, see {picture}: {fate}")

@@ -238,7 +238,7 @@ def _held_out(sources: Sources, suspects: Sequence[Suspect]) -> tuple[Sequence[P
 def _enough(job: MapTraining, step: int, stopped_early: bool) -> str:
     """Return why a training ended before its time."""
     ended = job.budget.seconds is not None and step == job.detector.most_steps and not stopped_early
-    return " (more than that do harm)" if ended else ""
+    return " (stopped: more steps would overfit)" if ended else ""
 
 
 def _described_parts(sources: Sources) -> str:

@@ -139,14 +139,14 @@ def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources
     if isinstance(found, str):
         teller.say(f"{name:>10}  what is usual at a place is not learnt: {found}")
         return None
-    says = f"{name:>10}  places at which good parts score high agree with a rank correlation of {found.alike:.2f}"
+    says = f"{name:>10}  good parts score high at the same places with a rank correlation of {found.alike:.2f}"
     usual = found.usual
     if usual is None:
-        teller.say(f"{says}: parts do not lie alike")
+        teller.say(f"{says}: they do not lie in the same position")
         return None
     arrays, bright = {"cells": usual.cells}, usual.brightness
-    how = "at any angle" if bright is not None and bright.turned else "alike"
-    teller.say(f"{says}: parts lie {how}, scores are measured by what is usual at a place")
+    how = "at any angle" if bright is not None and bright.turned else "in the same position"
+    teller.say(f"{says}: they lie {how}, and scores are normalised by position")
     save_usual(picture, usual.cells)
     if bright is not None:
         arrays |= {"mean": bright.mean, "precision": bright.precision}
