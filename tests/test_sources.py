@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -83,6 +84,41 @@ def test_a_mask_named_after_a_part_or_after_one_of_its_maps_marks_the_part(tmp_p
     parts = discover_parts(tmp_path, {name: MapSpec(files=f"{{part}}_{name}.tif") for name in ("albedo", "normal")})
     assert [part.id for part in parts] == [f"k/P{number}" for number in range(4)]
     assert sorted(marked_beside(parts)) == ["k/P1", "k/P2"]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "marked"),
+    [
+        ("Train/{n}.png", "Train/Label/{n}_label.png", True),  # DAGM
+        ("images/{n}.png", "masks/{n}.png", True),
+        ("Images/Anomaly/{n}.png", "Masks/Anomaly/{n}.png", True),  # VisA
+        ("Images/Normal/{n}.png", "Masks/Anomaly/{n}.png", False),
+        ("test/dent/{n}.png", "ground_truth/dent/{n}_mask.png", True),  # MVTec
+        ("test/good/{n}.png", "ground_truth/dent/{n}_mask.png", False),
+        ("all/{n}.jpg", "all/{n}.png", True),  # magnetic tiles
+        ("{n}.png", "masks/{n}_roi.png", False),
+    ],
+)
+def test_parts_with_marks_in_a_mask_elsewhere_are_no_good_ones(tmp_path, image, mask, marked):
+    label = np.zeros((64, 80), np.uint8)
+    label[5:9, 5:9] = 255
+    for n in range(6):
+        for pattern, pixels in ((image, label // 2 + n), (mask, label * (n == 2))):
+            path = tmp_path / pattern.format(n=n)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), pixels)
+    parts = discover_parts(tmp_path, {"image": MapSpec(files="{part}" + Path(image).suffix)})
+    assert len(parts) == 6
+    expected = {next(part.id for part in parts if part.id.endswith("2"))} if marked else set()
+    assert marked_beside(parts).keys() == expected
+
+
+def test_masks_in_a_folder_that_mark_most_parts_may_be_of_the_roi(tmp_path):
+    for n in range(4):
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{n}.png"), np.full((40, 40), 200, np.uint8))
+    assert marked_beside(discover_parts(tmp_path, {"image": MapSpec(files="{part}.png")})) == {}
 
 
 @pytest.mark.parametrize(("how", "ways"), [("none", 1), ("flip", 4), ("turn", 8)])

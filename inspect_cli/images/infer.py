@@ -21,7 +21,7 @@ from inspect_cli.store.paths import check_is_folder
 KNOWN_NAMES = tuple(KNOWN_MAPS)
 #: Endings that one pattern of either takes.
 _FORMATS: Final = {".tiff": ".tif", ".jpeg": ".jpg"}
-_JPEG: Final = (".jpg", ".jpeg")
+JPEG: Final = (".jpg", ".jpeg")
 #: Words in the name of a folder that say what its parts are, and those that turn that round.
 _DEFECTIVE: Final = frozenset(
     {"anomalies", "anomalous", "anomaly", "bad", "def", "defect", "defective", "defects", "fail", "failed", "faulty"}
@@ -139,12 +139,13 @@ def unmatched(folder: Path, maps: Mapping[str, MapSpec]) -> list[str]:
 def _masks_beside_photographs(folder: Path) -> bool:
     """Whether most JPEGs have a PNG of their name beside them that is a mask: at most one value besides 0."""
     files = set(walk_files(folder, {}))
-    photographs = [path for path in files if path.suffix.lower() in _JPEG]
+    photographs = [path for path in files if path.suffix.lower() in JPEG]
     masks = sorted({path.with_suffix(".png") for path in photographs} & files)
-    return 2 * len(masks) > len(photographs) and all(map(_is_mask, masks[:: max(1, len(masks) // _MASKS)]))
+    return 2 * len(masks) > len(photographs) and all(map(is_mask, masks[:: max(1, len(masks) // _MASKS)]))
 
 
-def _is_mask(path: Path) -> bool:
+def is_mask(path: Path) -> bool:
+    """Whether an image holds at most one value besides 0; one that cannot be read is none."""
     try:
         with open_map(path) as reader:
             values = np.unique(reader.read())

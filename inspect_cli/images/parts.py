@@ -26,6 +26,7 @@ from inspect_cli.store.paths import as_text, check_is_folder, without_links
 from inspect_cli.store.run_record import is_run
 
 #: Folders of masks beside the parts, as in DAGM.
+ANY_FOLDER: Final = "*"
 _TRUTH_FOLDERS: Final = ("label", "labels", "mask", "masks", "gt", "ground_truth")
 
 
@@ -246,6 +247,30 @@ def _walk(folder: Path, faults: dict[str, str], truth: list[Path] | None = None)
 def _is_of_truth(place: Path) -> bool:
     """Whether a folder below the batch, or one that it lies in, is named like one of masks."""
     return any(name.lower() in _TRUTH_FOLDERS for name in place.parts)
+
+
+def masks_elsewhere(folder: Path) -> dict[Path, list[Path]]:
+    """Return the images in folders of masks below ``folder``, by where their part may lie, without an ending.
+
+    ``masks/P1.png`` is of ``P1`` or ``images/P1``, ``Label/P1_label.png`` of ``P1``, and
+    ``ground_truth/dent/P1_mask.png`` of ``dent/P1`` or ``test/dent/P1``; a folder whose name is open stands as
+    ``ANY_FOLDER``.
+    """
+    found: dict[Path, list[Path]] = {}
+    for root, names in walk_folders(folder, {}):
+        place = root.relative_to(folder)
+        if not _is_of_truth(place):
+            continue
+        inner = [part for part in place.parts if part.lower() not in _TRUTH_FOLDERS]
+        for name in names:
+            stem = Path(name).stem
+            if name.startswith(".") or not name.lower().endswith(SUFFIXES) or stem.lower().endswith("_roi"):
+                continue
+            stem = truth_of(stem) or stem
+            for at in range(len(inner) + 1):
+                found.setdefault(Path(*inner[:at], ANY_FOLDER, *inner[at:], stem), []).append(root / name)
+            found.setdefault(Path(*inner, stem), []).append(root / name)
+    return found
 
 
 def walk_folders(folder: Path, faults: dict[str, str]) -> Iterator[tuple[Path, list[str]]]:

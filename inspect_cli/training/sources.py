@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -15,7 +15,8 @@ from inspect_cli.arrays import Mask
 from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth, has_marks
 from inspect_cli.images import Part, open_map
-from inspect_cli.images.parts import truth_of
+from inspect_cli.images.infer import JPEG, is_mask
+from inspect_cli.images.parts import ANY_FOLDER, masks_elsewhere, truth_of
 from inspect_cli.images.reader import SUFFIXES
 from inspect_cli.material.manifest import TrainingFile
 from inspect_cli.recipe.schema import NOT_A_MAP, MapSpec, Recipe, RoiSpec
@@ -137,24 +138,46 @@ def good_parts(parts: Sequence[Part]) -> tuple[list[Part], list[str]]:
 
 
 def marked_beside(parts: Iterable[Part]) -> dict[str, str]:
-    """Return the parts beside which a mask with defects lies, and what to say.
+    """Return the parts with a mask of defects, and what to say.
 
-    Such a mask is named like ``P1_label`` or ``P1_gt``, or after a map: ``P1_albedo_label``.
+    Such a mask is named like ``P1_label`` or ``P1_gt``, or after a map: ``P1_albedo_label``; it is the PNG of a
+    JPEG's name; or it lies in a folder of masks (``masks``, ``label``, ``ground_truth``).
 
-    A file ``P1_mask`` may be an ROI, and tells nothing.
+    A file ``P1_mask`` may be an ROI, and tells nothing; nor do masks in a folder that mark most parts.
     """
+    parts = list(parts)
     masks: dict[Path, dict[str, Path]] = {}
-    found = {}
+    beside: dict[str, str] = {}
+    elsewhere: dict[str, str] = {}
+    apart = {folder: masks_elsewhere(folder) for folder in {part.folder for part in parts}}
     for part in parts:
         for path in part.files.values():
             if path.parent not in masks:
                 masks[path.parent] = _masks_in(path.parent)
             named = masks[path.parent]
-            mask = named.get(path.stem) or named.get(part.id.rpartition("/")[2])
-            with suppress(InputError):  # then it tells nothing either
-                if mask is not None and has_marks(mask):
-                    found[part.id] = f"{part.id}: its mask {mask} marks defects"
-    return found
+            drawn = path.with_suffix(".png")
+            near = [named.get(path.stem), named.get(part.id.rpartition("/")[2])]
+            near += [drawn] if path.suffix.lower() in JPEG and drawn.is_file() and is_mask(drawn) else []
+            beside |= _marking(part, near)
+            elsewhere |= _marking(part, _masks_of(path.relative_to(part.folder), apart[part.folder]))
+    return beside | (elsewhere if 2 * len(elsewhere) <= len(parts) else {})
+
+
+def _marking(part: Part, masks: Iterable[Path | None]) -> dict[str, str]:
+    """Return the part and what to say if one of its masks marks a defect."""
+    for mask in masks:
+        with suppress(InputError):  # one that cannot be read tells nothing
+            if mask is not None and has_marks(mask):
+                return {part.id: f"{part.id}: its mask {mask} marks defects"}
+    return {}
+
+
+def _masks_of(image: Path, masks: Mapping[Path, list[Path]]) -> list[Path]:
+    """Return the masks of an image, given its path below the batch, as :func:`masks_elsewhere` lists them."""
+    *place, _ = image.parts
+    places = [Path(*place, image.stem)]
+    places += [Path(*place[:at], ANY_FOLDER, *place[at + 1 :], image.stem) for at in range(len(place))]
+    return [mask for key in places for mask in masks.get(key, ())]
 
 
 def _masks_in(folder: Path) -> dict[str, Path]:
