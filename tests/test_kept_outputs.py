@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from inspect_cli.cli import run
 from inspect_cli.store.layout import OUTPUTS
@@ -139,3 +140,36 @@ def test_unknown_output_is_refused(scored, capsys, option: str, told: str) -> No
     assert score("--outputs", option) == 1
     assert told in capsys.readouterr().err
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "again"),
+    [
+        ("roi", "rule", "dark", "scored"),
+        ("tiles", "blend", "hann", "refused"),  # the limits are of the other one
+        ("scoring", "min_area_px", 30, "judged"),
+        ("scoring", "halo_share", 0.5, "judged"),
+        ("scoring", "halo_px", 5, "judged"),
+        (None, "pixel_pitch_um", 7.5, "judged"),
+        ("training", "patience", 7, "unchanged"),
+    ],
+)
+def test_what_a_result_depends_on_is_made_again_and_nothing_else(scored, models, capsys, section, key, value, again):
+    """A recipe that changed: what decides raw scores, what decides verdicts, and what decides neither."""
+    score, folder = scored
+    assert score("--outputs", "maps") == 0
+    record = folder / "parts/dent/b000/part.json"
+    before = json.loads(record.read_text())
+    path = models / "foil/recipe.yaml"
+    content = yaml.safe_load(path.read_text())
+    (content if section is None else content.setdefault(section, {}))[key] = value
+    path.write_text(yaml.safe_dump(content))
+    capsys.readouterr()
+    assert score("--outputs", "maps", "--json") == (5 if again == "refused" else 0)
+    if again == "refused":
+        return
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["unchanged"] for line in lines} == {again == "unchanged"}
+    after = json.loads(record.read_text())
+    assert (after["scored_utc"] != before["scored_utc"]) == (again == "scored")
+    assert (after["key"]["limits"] != before["key"]["limits"]) == (again == "judged")

@@ -842,7 +842,14 @@ def test_a_size_in_the_recipe_holds_for_parts_that_are_done(results, batch, mode
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "verdict"), [(100, 150, "undecided"), (200, 40, "undecided"), (190, 150, "pass")]
+    ("width", "height", "verdict"),
+    [
+        (100, 150, "undecided"),
+        (140, 150, "undecided"),
+        (200, 40, "undecided"),
+        (200, 110, "undecided"),
+        (190, 150, "pass"),
+    ],
 )
 def test_a_part_of_a_picture_does_not_pass(batch, models, width, height, verdict):
     for path in (batch / "test/good").glob("*.tif"):

@@ -143,6 +143,18 @@ def test_vae_samples_in_training_and_takes_the_mean_when_it_scores():
     assert float(detector.loss(Batch(tiles)).detach()) != float(detector.loss(Batch(tiles)).detach())
 
 
+def test_vae_samples_with_the_standard_deviation_of_the_posterior(monkeypatch):
+    """IND eq. 6: the mean plus the standard deviation times noise, here 1 everywhere."""
+    detector = build_detector("vae", 1, 32, {"kl_weight": 0.0}).train()
+    torch.nn.init.constant_(detector.log_variance.bias, -2.0)
+    tiles = torch.rand(3, 1, 32, 32)
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    with torch.no_grad():
+        mean, log_variance = detector.posterior(tiles)
+        sampled = detector.decode(mean + log_variance.exp().sqrt())
+        assert float(detector.loss(Batch(tiles))) == pytest.approx(float(((sampled - tiles) ** 2).mean()), rel=1e-5)
+
+
 def test_vae_loss_is_squared_error_plus_weighted_kl_a_pixel():
     detector = build_detector("vae", 1, 32, {"kl_weight": 0.5}).eval()
     tiles = torch.rand(3, 1, 32, 32)
@@ -166,6 +178,41 @@ def test_critic_estimates_the_gap_between_prior_and_codes_and_stays_in_its_box()
     optimizers = detector.optimizers(1e-2)
     detector.train_step(Batch(torch.rand(4, 1, 32, 32)), optimizers, torch.autocast("cpu", enabled=False))
     assert all(float(w.detach().abs().max()) <= 0.02 + 1e-7 for w in detector.critic.parameters())
+
+
+def test_critic_and_encoder_pull_in_opposite_directions():
+    """The critic learns to tell codes from the prior, the encoder to make codes that it takes for the prior's."""
+    torch.manual_seed(0)
+    detector = build_detector("aae", 1, 32, {"critic_steps": 3}).train()
+    tiles, autocast = torch.rand(8, 1, 32, 32), torch.autocast("cpu", enabled=False)
+    coder, critic, generator = detector.optimizers(1e-2)
+    steps = [0, 0, 0]
+    for number, optimizer in enumerate((coder, critic, generator)):
+        optimizer.register_step_pre_hook(lambda *_, number=number: steps.__setitem__(number, steps[number] + 1))
+    codes = detector.encode(tiles).detach()
+
+    def gap():
+        torch.manual_seed(7)
+        return float(detector.critic_gap(codes).detach())
+
+    def likeness():
+        return float(detector.critic(detector.encode(tiles)).mean().detach())
+
+    def idle(optimizer):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+
+    for optimizer in (coder, generator):
+        idle(optimizer)
+    before = gap()
+    detector.train_step(Batch(tiles), [coder, critic, generator], autocast)
+    assert steps == [1, 3, 1]
+    assert gap() > before
+    _, critic, generator = detector.optimizers(1e-2)
+    idle(critic)
+    before = likeness()
+    detector.train_step(Batch(tiles), [coder, critic, generator], autocast)
+    assert likeness() > before
 
 
 def test_reconstruction_phase_leaves_the_critic_and_the_critic_leaves_the_coder():

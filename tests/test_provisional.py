@@ -2,16 +2,19 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from inspect_cli.images import Part
+from inspect_cli.images import Part, ValueRange
+from inspect_cli.images.values import Preprocess
 from inspect_cli.material.manifest import MapLimit
 from inspect_cli.recipe import Budget, parse_recipe
 from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
+from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.tiles.tiling import tiling_of
 from inspect_cli.training import provisional
 from inspect_cli.training.provisional import (
@@ -183,3 +186,38 @@ def test_windows_end_with_the_time_and_sooner_where_a_network_is_slow():
     assert not extent.is_used_up(7.0, 12, 13), "each part sets the limit"
     assert extent.is_used_up(12.5, 2, 13)
     assert not Extent().is_used_up(1e9, 11, 3), "without a budget in time"
+
+
+class _Grey:
+    """Scores every pixel by its own value."""
+
+    name, device_name, precision, batch, size_step_px = "grey", "cpu", "f32", 8, 1
+
+    def score(self, tiles):
+        return tiles[:, 0].copy()
+
+    def start(self, tiles):
+        scores = self.score(tiles)
+        return lambda: scores
+
+    def rows_on_device(self, *_):
+        return None
+
+
+def test_a_window_is_judged_by_its_own_place(tmp_path):
+    """ROI and what is usual there are those of the window, not of the image's upper left corner."""
+    pixels = np.full((128, 160), 50, np.uint8)
+    pixels[100, 140], pixels[70, 90] = 250, 150  # the first outside the ROI
+    cv2.imwrite(str(tmp_path / "p.png"), pixels)
+    roi = np.ones((128, 160), bool)
+    roi[90:, 130:] = False
+    part = Part("p", {"image": tmp_path / "p.png"}, tmp_path)
+    cells = np.ones((32, 40), np.float32)
+    cells[16:, 20:] = 3.0  # the lower right quarter usually scores high
+    usual = UsualMap(cells, 4, 128, 160)
+    held = held_out([part], rois={"p": roi}, tiling=replace(tiling_of(RECIPE), smooth_sigma_px=0.0))
+    entry = SimpleNamespace(preprocess=Preprocess(ValueRange(0, 255), (0.2,), "uint8"))
+    network = TrainedNetwork("image", entry, _Grey())
+    lower_right = (64, 80, 64, 80)
+    assert provisional._peaks(held, network, part, lower_right, None)[0] == pytest.approx(150 / 255, rel=1e-3)
+    assert provisional._peaks(held, network, part, lower_right, usual)[0] == pytest.approx(50 / 255, rel=1e-2)

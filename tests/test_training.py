@@ -22,6 +22,7 @@ from inspect_cli.material.bundle import read_bundle, write_manifest
 from inspect_cli.material.manifest import RoiShare, Trial
 from inspect_cli.material.materials import Material
 from inspect_cli.methods import build_detector
+from inspect_cli.methods.base import paced
 from inspect_cli.recipe import Budget, load_recipe, parse_recipe
 from inspect_cli.recipe.schema import MapSpec, RoiSpec, TrainingSpec
 from inspect_cli.stopping import Interrupted
@@ -132,6 +133,19 @@ def test_the_first_step_on_a_gpu_takes_nothing_from_the_budget_and_trains_nothin
     loop._warm_up(job)
     for name, value in job.detector.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_parameters_take_their_own_pace_of_the_loops_step_size(image, tmp_path):
+    job = _job(image, tmp_path / "c", 40)
+    assert job.detector.pace == 0.5, "the industrial network stays on its plateau at the loop's own"
+    first, second = list(job.detector.encoder.parameters()), list(job.detector.decoder.parameters())
+    optimizer = torch.optim.Adam([*paced(first, 0.25, 1e-3), {"params": second}])
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append([group["lr"] for group in optimizer.param_groups]))
+    job.detector.optimizers = lambda _: [optimizer]
+    train_map(job, _quiet)
+    assert seen[20][0] == pytest.approx(0.25 * step_size(job.spec.learning_rate, 20 / 40))
+    assert seen[20][1] == pytest.approx(step_size(job.spec.learning_rate, 20 / 40))
 
 
 def test_loss_falls_and_the_best_weights_are_kept(image, tmp_path):
