@@ -132,4 +132,4 @@ def test_a_training_in_time_ends_at_most_steps(tmp_path, capsys):
     assert run([*arguments, "--budget", "4s"]) in TRAINED
     manifest = json.loads((tmp_path / "models/stuff/feature-direct/manifest.json").read_text())
     assert manifest["maps"]["image"]["steps"] == 2
-    assert "(more than that do harm)" in capsys.readouterr().err
+    assert "(stopped: more steps would overfit)" in capsys.readouterr().err

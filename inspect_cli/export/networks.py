@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from inspect_cli.engines.graph import INPUT, OUTPUT, openvino_core, to_openvino, write_onnx
 from inspect_cli.engines.parity import TOLERANCE, relative_difference
 from inspect_cli.errors import ModelError
-from inspect_cli.images import Part, find_roi, open_map
-from inspect_cli.images.contract import check_header
+from inspect_cli.images import Part, find_roi
+from inspect_cli.images.contract import checked_headers
 from inspect_cli.material.bundle import Bundle
 from inspect_cli.material.manifest import TrainedMap, scored_at
 from inspect_cli.material.materials import Material
@@ -40,12 +40,10 @@ Tiles = NDArray[np.float32]
 
 
 def check_parts(parts: Sequence[Part], maps: Mapping[str, MapSpec], bundle: Bundle) -> None:
-    """Raise InputError if a map of a part is missing, or not what the network was trained on."""
+    """Raise InputError if a map of a part is missing, not what the network was trained on, or of another size."""
+    dtypes = {name: np.dtype(bundle.manifest.maps[name].dtype) for name in maps}
     for part in parts:
-        part.require_complete(maps)
-        for name, spec in maps.items():
-            with open_map(part.files[name]) as reader:
-                check_header(reader.header, spec, None, np.dtype(bundle.manifest.maps[name].dtype))
+        checked_headers(part, maps, dtypes=dtypes)
 
 
 def export_model(

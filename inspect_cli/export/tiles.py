@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from inspect_cli.arrays import Mask
 from inspect_cli.errors import InputError, OutputError, UsageError
 from inspect_cli.images import Part, find_roi, open_map
-from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.images.contract import checked_headers
 from inspect_cli.images.parts import file_within
 from inspect_cli.images.reduced import BlockReducer, preview_scale
 from inspect_cli.images.roi import shares_inside
@@ -75,13 +75,7 @@ def place_tiles(part: Part, order: TileOrder) -> PartTiles:
     InputError
         If a map is missing or breaks the contract.
     """
-    part.require_complete(order.maps)
-    headers = {}
-    for name, spec in order.maps.items():
-        with open_map(part.files[name]) as reader:
-            headers[name] = reader.header
-        check_header(headers[name], spec, order.recipe.size_px)
-    check_registered(headers)
+    headers = checked_headers(part, order.maps, order.recipe.size_px)
     first = next(iter(headers.values()))
     tile = order.size_px
     roi = find_roi(order.recipe, part, order.recipe_folder, (first.height, first.width))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from inspect_cli.errors import InputError
-from inspect_cli.images.reader import ImageHeader
+from inspect_cli.images.parts import Part
+from inspect_cli.images.reader import ImageHeader, open_map
 from inspect_cli.recipe.schema import MapSpec
 
 
@@ -43,6 +44,29 @@ def check_header(
     if size_px is not None and (header.width, header.height) != tuple(size_px):
         wanted = f"{size_px[0]}x{size_px[1]}"
         raise InputError(f"{header.path}: is {header.width}x{header.height} px; {wanted} is expected")
+
+
+def checked_headers(
+    part: Part,
+    maps: Mapping[str, MapSpec],
+    size_px: tuple[int, int] | None = None,
+    dtypes: Mapping[str, np.dtype[Any]] | None = None,
+) -> dict[str, ImageHeader]:
+    """Return the headers of a part's maps, all of one size; ``dtypes`` are what is expected, by map.
+
+    Raises
+    ------
+    InputError
+        If a map is missing, breaks the contract, or has another size than the others.
+    """
+    part.require_complete(maps)
+    headers = {}
+    for name, spec in maps.items():
+        with open_map(part.files[name]) as reader:
+            headers[name] = reader.header
+        check_header(headers[name], spec, size_px, (dtypes or {}).get(name))
+    check_registered(headers)
+    return headers
 
 
 def check_registered(headers: Mapping[str, ImageHeader]) -> None:

@@ -151,16 +151,6 @@ def in_float32(values: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(values.device.type, enabled=False)
 
 
-def squared_residual(copy: Tensor, tiles: Tensor) -> Tensor:
-    """Return (tiles - copy)^2, averaged over channels, (n, h, w), from (n, c, h, w) (IND eq. 1)."""
-    return (copy.float() - tiles).square().mean(dim=1)
-
-
-def copy_error(copy: Tensor, batch: Batch) -> Tensor:
-    """Return the mean squared difference of a reconstruction and the undamaged tiles inside the ROI (IND eq. 3)."""
-    return masked_mean((copy.float() - batch.tiles).square(), batch.roi)
-
-
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean of ``values`` (n, c, h, w) over the pixels where ``mask`` (n, 1, h, w) is 1."""
     if mask is None:

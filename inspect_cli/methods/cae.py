@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, copy_error, paced, squared_residual
+from inspect_cli.methods.base import MethodSettings, paced
+from inspect_cli.methods.copying import CopyingDetector
 from inspect_cli.methods.networks import (
     ARCHITECTURES,
     Bottleneck,
@@ -16,7 +17,6 @@ from inspect_cli.methods.networks import (
     decoder,
     encoder,
     initialise,
-    start_at_mean,
 )
 
 #: Step size over the loop's. At the loop's own the industrial network stays on the plateau of the mean grey value for
@@ -38,7 +38,7 @@ class CaeSettings(MethodSettings):
     latent: int | None = Field(None, ge=1, description="Width n_z of the code. Empty: the architecture's, 100 or 20.")
 
 
-class ConvolutionalAutoencoder(Detector):
+class ConvolutionalAutoencoder(CopyingDetector):
     """Trained to copy good tiles through a narrow code; what it cannot copy is anomalous."""
 
     name = "cae"
@@ -61,10 +61,6 @@ class ConvolutionalAutoencoder(Detector):
         """Return Adam, at the architecture's pace."""
         return [torch.optim.Adam(paced(self.parameters(), self.pace, learning_rate))]
 
-    def begin(self, tiles: Tensor) -> None:
-        """Start from the mean value of good tiles."""
-        start_at_mean(self.decoder, tiles)
-
     def encode(self, tiles: Tensor) -> Tensor:
         """Return the latent code E(x), shape (n, latent)."""
         return self.bottleneck.encode(self.encoder(tiles))
@@ -76,11 +72,3 @@ class ConvolutionalAutoencoder(Detector):
     def reconstruct(self, tiles: Tensor) -> Tensor:
         """Return D(E(x)), values in (0, 1) (IND eq. 2)."""
         return self.decode(self.encode(tiles))
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the mean squared error inside the ROI (IND eq. 3)."""
-        return copy_error(self.reconstruct(batch.inputs), batch)
-
-    def score(self, tiles: Tensor) -> Tensor:
-        """Return the residual map (x - D(E(x)))^2 (IND eq. 1), averaged over channels."""
-        return squared_residual(self.reconstruct(tiles), tiles)

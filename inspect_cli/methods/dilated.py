@@ -7,23 +7,13 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from inspect_cli.errors import RecipeError
 from inspect_cli.methods.base import in_float32
+from inspect_cli.methods.networks import check_tile
 
 #: Image side over the side of the inner map: three halvings.
 REDUCTION: Final = 8
 #: Dilations of the convolutions that stand side by side in a stack.
 DILATIONS: Final = (1, 2, 4, 8, 16, 32)
-
-
-def check_tile(tile_px: int) -> None:
-    """Raise RecipeError unless the tile halves exactly down to an inner map of at least 2x2."""
-    if tile_px % REDUCTION or tile_px < 2 * REDUCTION:
-        below = max(2 * REDUCTION, tile_px // REDUCTION * REDUCTION)
-        raise RecipeError(
-            f"tiles.size_px {tile_px} does not fit this network: sizes that fit are multiples of {REDUCTION} from "
-            f"{2 * REDUCTION} on, such as {below} or {below + REDUCTION}"
-        )
 
 
 class DilatedStack(nn.Module):
@@ -76,7 +66,7 @@ class DilatedAutoencoder(nn.Module):
 
     def __init__(self, channels: int, tile_px: int, width: int, stacks: int) -> None:
         super().__init__()
-        check_tile(tile_px)
+        check_tile(tile_px, REDUCTION)
         layers: list[nn.Module] = []
         before = channels
         for filters in (width, 2 * width, 4 * width):

@@ -14,6 +14,7 @@ from inspect_cli.methods.base import Batch, MethodSettings, masked_mean
 from inspect_cli.methods.efficientnet import BLOCK_COUNT, OnFeatures, images_in
 from inspect_cli.methods.memory import kept_features, squared_distance
 from inspect_cli.methods.networks import LEAKY_SLOPE
+from inspect_cli.methods.places import at_place, usual_places
 from inspect_cli.methods.whitening import principal_axes, whitened_square
 
 #: Standard deviations below this are those of features that never fire.
@@ -27,10 +28,6 @@ FIT_BATCH: Final = 8
 _MOST_VECTORS: Final = 30_000
 #: The usual distance of material that is all alike: a feature hardly farther must not stand out.
 _LEAST_DISTANCE: Final = 0.05
-#: What is high for a place of a tile: the quantile of good patches' scores there.
-_HIGH: Final = 0.9
-#: What scores there are divided by at most: a defect must still be seen, also where most of a tile is plain.
-_MOST_AT_PLACE: Final = 3.0
 #: Added to the variance along each direction, in units of a feature's own: directions that hardly vary on good
 #: patches count, but not without bounds.
 _LEAST_VARIANCE: Final = 0.01
@@ -169,8 +166,7 @@ class _Depth(nn.Module):
             total = total + rarity_weight * self.rarity(values) / self.usual_rarity
         if distance_weight:
             total = total + distance_weight * self.distance(values) / self.usual_distance
-        mean = total / (1 + rarity_weight + distance_weight)
-        return mean / self.place if mean.shape[2:] == self.place.shape[2:] else mean
+        return at_place(total / (1 + rarity_weight + distance_weight), self.place)
 
 
 class FeatureAutoencoder(OnFeatures):
@@ -265,13 +261,6 @@ class FeatureAutoencoder(OnFeatures):
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return Adam on the autoencoders alone; the pretrained network stays as it is."""
         return [torch.optim.Adam(self.depths.parameters(), lr=learning_rate)]
-
-
-def usual_places(scores: Tensor) -> Tensor:
-    """Return how high scores of good tiles (n, 1, h, w) go at each place over how high they go in all, 1 to 3."""
-    high = scores.quantile(_HIGH, dim=0, keepdim=True)
-    around = functional.avg_pool2d(functional.pad(high, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    return (around / around.median().clamp(min=_LEAST_DEVIATION)).clamp(1, _MOST_AT_PLACE)
 
 
 def reduced(mask: Tensor | None, size: Sequence[int]) -> Tensor | None:

@@ -22,9 +22,9 @@ from inspect_cli.methods.feature_ae import (
     FeatureAeSettings,
     FeatureAutoencoder,
     reduced,
-    usual_places,
 )
 from inspect_cli.methods.networks import LEAKY_SLOPE
+from inspect_cli.methods.places import at_place, usual_places
 from inspect_cli.methods.tone import Tone
 
 #: Noise on the features that the marks are learnt from, in standard deviations.
@@ -85,8 +85,7 @@ class _Marks(nn.Module):
 
         Where in a tile good patches are marked too, it is divided by how much they are.
         """
-        evidence = 1 + torch.sigmoid(self(features).float()) / _FLOOR
-        return evidence / self.place if evidence.shape[2:] == self.place.shape[2:] else evidence
+        return at_place(1 + torch.sigmoid(self(features).float()) / _FLOOR, self.place)
 
 
 class FeatureDirect(FeatureAutoencoder):

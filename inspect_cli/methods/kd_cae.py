@@ -9,9 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, copy_error, squared_residual
+from inspect_cli.methods.base import MethodSettings
+from inspect_cli.methods.copying import CopyingDetector, squared_residual
 from inspect_cli.methods.density import FEWEST_CODES, KernelDensity
-from inspect_cli.methods.networks import Architecture, check_tile, decoder, encoder, initialise, start_at_mean
+from inspect_cli.methods.networks import Architecture, check_tile, decoder, encoder, initialise
 
 #: Six layers each way, 32 up to 128 filters, 128x128 down to 8x8; what lies between follows the industrial network.
 ARCHITECTURE: Final = Architecture(
@@ -57,7 +58,7 @@ class KdCaeSettings(MethodSettings):
     )
 
 
-class KernelDensityAutoencoder(Detector):
+class KernelDensityAutoencoder(CopyingDetector):
     """Twelve layers of 32 to 128 filters; a pixel's score adds up its residual and how unlikely its tile's code is.
 
     The residual is divided by its mean over good patches. The second term is the same at all pixels of a tile: the
@@ -87,17 +88,9 @@ class KernelDensityAutoencoder(Detector):
         self.register_buffer("usual_rarity", torch.full((), math.inf))
         self.register_buffer("rarity_spread", torch.ones(()))
 
-    def begin(self, tiles: Tensor) -> None:
-        """Start from the mean value of good tiles."""
-        start_at_mean(self.decoder, tiles)
-
     def reconstruct(self, tiles: Tensor) -> Tensor:
         """Return the copy, values in (0, 1)."""
         return self.decoder(self.encoder(tiles))  # type: ignore[no-any-return]
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the mean squared error inside the ROI."""
-        return copy_error(self.reconstruct(batch.inputs), batch)
 
     @torch.no_grad()
     def fit(self, tiles: Tensor) -> None:

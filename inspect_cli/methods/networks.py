@@ -72,10 +72,13 @@ ARCHITECTURES: Final = {"industrial": INDUSTRIAL, "synthetic": SYNTHETIC, "mnist
 
 
 def check_tile(tile_px: int, step: int) -> None:
-    """Raise RecipeError unless the tile divides exactly down to the code, a pixel of which stands for ``step``."""
+    """Raise RecipeError unless the tile divides down to a code of 2x2 or more, of which a pixel is ``step`` px."""
     if tile_px % step or tile_px < 2 * step:
-        fits = ", ".join(str(step * n) for n in (2, 4, 8, 16))
-        raise RecipeError(f"tiles.size_px {tile_px} does not fit this network: sizes that fit are {fits}, ...")
+        below = max(2 * step, tile_px // step * step)
+        raise RecipeError(
+            f"tiles.size_px {tile_px} does not fit this network: sizes that fit are multiples of {step} from "
+            f"{2 * step} on, such as {below} or {below + step}"
+        )
 
 
 def encoder(channels: int, architecture: Architecture) -> nn.Sequential:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from inspect_cli.corruptions import Corruption
 from inspect_cli.corruptions.injection import GaussianInjection
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, copy_error, squared_residual
-from inspect_cli.methods.networks import LEAKY_SLOPE, check_tile, initialise, start_at_mean
+from inspect_cli.methods.base import MethodSettings
+from inspect_cli.methods.copying import CopyingDetector
+from inspect_cli.methods.networks import LEAKY_SLOPE, check_tile, initialise
 
 #: Filters of the first encoder layer over those of each (paper: 128, 64, 16, 8, 4).
 _DIVISORS: Final = (1, 2, 8, 16, 32)
@@ -37,7 +38,7 @@ class NiCaeSettings(MethodSettings):
     )
 
 
-class NoiseInjectedAutoencoder(Detector):
+class NoiseInjectedAutoencoder(CopyingDetector):
     """Five convolutions with max-pooling, a dense code, and back; a tenth of its training patches is noisy.
 
     The copy is compared with the patch without the noise: the paper leaves open with which, and a copy of the noise
@@ -68,10 +69,6 @@ class NoiseInjectedAutoencoder(Detector):
         """Return the noise injection."""
         return self._corruption
 
-    def begin(self, tiles: Tensor) -> None:
-        """Start from the mean value of good tiles."""
-        start_at_mean(self.decoder, tiles)
-
     def encode(self, tiles: Tensor) -> Tensor:
         """Return the dense code, (n, latent)."""
         return self.squeeze(self.encoder(tiles))  # type: ignore[no-any-return]
@@ -79,14 +76,6 @@ class NoiseInjectedAutoencoder(Detector):
     def reconstruct(self, tiles: Tensor) -> Tensor:
         """Return the copy, values in (0, 1)."""
         return self.decoder(self.expand(self.encode(tiles)))  # type: ignore[no-any-return]
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the mean squared difference to the patches without noise, inside the ROI."""
-        return copy_error(self.reconstruct(batch.inputs), batch)
-
-    def score(self, tiles: Tensor) -> Tensor:
-        """Return the squared residual, averaged over channels, (n, side, side)."""
-        return squared_residual(self.reconstruct(tiles), tiles)
 
 
 def _encoder(channels: int, widths: list[int]) -> nn.Sequential:

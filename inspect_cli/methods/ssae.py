@@ -10,7 +10,8 @@ from torch import Tensor
 
 from inspect_cli.corruptions import Corruption
 from inspect_cli.corruptions.patches import Kind, PatchCorruption
-from inspect_cli.methods.base import Batch, Detector, MethodSettings, squared_residual
+from inspect_cli.methods.base import Batch, Detector, MethodSettings
+from inspect_cli.methods.copying import squared_residual
 from inspect_cli.methods.dilated import REDUCTION, DilatedAutoencoder
 from inspect_cli.methods.networks import start_at_mean
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspect_cli.methods.base import in_float32
+from inspect_cli.methods.places import at_place
 from inspect_cli.methods.whitening import principal_axes, whitened_square
 
 CELL_PX: Final = 16
@@ -66,7 +67,7 @@ class Tone(nn.Module):
         Less than 1 where good tiles hardly differ: what is lost in rounding must not stand out.
         """
         score = self._distance(self.differences(tiles))
-        return score / self.place if score.shape[2:] == self.place.shape[2:] else score
+        return at_place(score, self.place)
 
     def _distance(self, differences: Tensor) -> Tensor:
         return whitened_square(differences - self.mean[:, None, None], self.whitening)

@@ -6,8 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from inspect_cli.methods.base import Batch, copy_error
+from inspect_cli.methods.base import Batch
 from inspect_cli.methods.cae import CaeSettings, ConvolutionalAutoencoder
+from inspect_cli.methods.copying import copy_error
 from inspect_cli.methods.networks import LEAKY_SLOPE, initialise
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from inspect_cli.arrays import Mask
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.images import Part, ValueRange, find_roi, open_map
-from inspect_cli.images.contract import check_header, check_registered
+from inspect_cli.images.contract import checked_headers
 from inspect_cli.images.reader import usual_value
 from inspect_cli.images.reduced import BlockReducer, reduction
 from inspect_cli.images.roi import largest_share
@@ -226,13 +226,7 @@ def _check_part(
     part: Part, recipe: Recipe, maps: dict[str, MapSpec], dtypes: dict[str, np.dtype[Any]]
 ) -> tuple[tuple[int, int], dict[str, np.dtype[Any]]]:
     """Check a part's headers, the pixel types of maps against ``dtypes``; return height and width, and its types."""
-    part.require_complete(maps)
-    headers = {}
-    for name, spec in maps.items():
-        with open_map(part.files[name]) as reader:
-            headers[name] = reader.header
-        check_header(headers[name], spec, recipe.size_px, dtypes.get(name))
-    check_registered(headers)
+    headers = checked_headers(part, maps, recipe.size_px, dtypes)
     first = next(iter(headers.values()))
     return (first.height, first.width), {name: header.dtype for name, header in headers.items()}
 
