@@ -101,9 +101,9 @@ def test_no_more_is_tried_where_nothing_can_change_the_choice(stripes, capsys, m
     manifest = json.loads((stripes / "models/stuff/cae/manifest.json").read_text())
     assert [entry["pixel_auroc"] for entry in manifest["trials"]] == [0.97, 0.995, None]
     assert manifest["maps"]["image"]["steps"] == 24, "a tenth of the steps for each that was tried"
-    assert "none can be better by 0.02" in capsys.readouterr().err
+    assert "it could not be better by 0.02" in capsys.readouterr().err
     assert (
-        "| direct | not tried: none can be better by 0.02 |"
+        "| direct | not tried: it could not be better by 0.02 |"
         in (stripes / "models/stuff/cae/model_card.md").read_text()
     )
 

@@ -124,7 +124,7 @@ def test_copy_has_the_tiles_shape_and_lies_between_0_and_1(channels, tile_px):
 
 @pytest.mark.parametrize("tile_px", [0, 16, 32, 48, 127, 200])
 def test_tiles_that_do_not_fit_are_refused_with_the_sizes_that_fit(tile_px):
-    with pytest.raises(RecipeError, match=f"{tile_px} does not fit this network: sizes that fit are multiples of 32 from 64 on"):
+    with pytest.raises(RecipeError, match=f"{tile_px} does not fit this network: .* are multiples of 32 from 64 on"):
         build(1, tile_px)
 
 

@@ -131,7 +131,7 @@ def test_a_defective_part_is_named_and_shown_and_left_out_with_robust(dirty, cap
     assert train(dirty) in TRAINED
     told = capsys.readouterr().err
     assert "p3, map image: does not look like the other parts" in told
-    assert "trained on all the same" in told
+    assert "still used for training" in told
     folder = dirty / "models" / "stuff"
     assert cv2.imread(str(folder / "suspects.png")).shape[1] > 400
     manifest = json.loads((folder / "cae" / "manifest.json").read_text())

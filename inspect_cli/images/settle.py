@@ -52,8 +52,8 @@ class Settling:
     also: Callable[[Part], list[Path]] = lambda _part: []
     now: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
-    _looks: dict[str, _Look] = field(default_factory=dict)
-    _needed_s: dict[str, float] = field(default_factory=dict)
+    _looks: dict[str, _Look] = field(init=False, default_factory=dict)
+    _needed_s: dict[str, float] = field(init=False, default_factory=dict)
 
     def why_not(self, part: Part) -> str | None:
         """Look at a part's files; return what is missing until it can be taken, None if nothing is.

@@ -54,8 +54,8 @@ class PartPlan:
     calibration: Calibration
     scoring: ScoringSpec
     pixel_pitch_um: float | None
-    outputs: frozenset[str] = ALL_OUTPUTS
-    doubt: str | None = None
+    outputs: frozenset[str]
+    doubt: str | None
 
 
 class Found(NamedTuple):

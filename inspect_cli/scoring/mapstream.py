@@ -81,8 +81,8 @@ class MapStream:
     clock: Clock = field(default_factory=Clock)
     usual: UsualMap | None = None
     on_pixels: Callable[[NDArray[np.float32]], None] | None = None
-    moments: PixelMoments = field(default_factory=PixelMoments)
-    _patches: list[PatchScores] = field(default_factory=list)
+    moments: PixelMoments = field(init=False, default_factory=PixelMoments)
+    _patches: list[PatchScores] = field(init=False, default_factory=list)
 
     def rows(self) -> Iterator[NDArray[np.float32]]:
         """Yield the smoothed residual in blocks of rows (n, width), top to bottom, NaN outside the ROI.

@@ -42,7 +42,7 @@ CANDIDATES: Final[dict[str, dict[str, object]]] = {
 #: Areas that differ by less than this are as good as equal.
 CLOSE: Final = 0.02
 
-_SETTLED: Final = f"not tried: it could not be better by {CLOSE:g}"
+_SETTLED: Final = f"it could not be better by {CLOSE:g}"
 #: What a trial keeps beside the recipe until the training that follows it is done.
 CHOICE: Final = ".auto.json"
 

@@ -47,7 +47,7 @@ class MapBudget:
     steps: int | None
     seconds: float | None
     spent_s: float = 0.0
-    _since: float = field(default_factory=time.monotonic)
+    _since: float = field(init=False, default_factory=time.monotonic)
 
     @classmethod
     def of(cls, budget: Budget, maps: int, most_steps: int | None = None) -> MapBudget:

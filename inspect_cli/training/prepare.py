@@ -127,7 +127,7 @@ class Survey:
     faults: list[str] = field(default_factory=list)
     #: Height and width of a part's images.
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _roi_shares: dict[tuple[str, int], float] = field(default_factory=dict)
+    _roi_shares: dict[tuple[str, int], float] = field(init=False, default_factory=dict)
 
     @property
     def shortest_px(self) -> int:
