@@ -1,9 +1,10 @@
 """Write data sets in the MVTec layout, of parts drawn by formula: `rendered_parts.py OUT`.
 
-Four sets in which no two good parts are the same, as on a real line: a cast impeller at any angle under a lamp that
+Five sets in which no two good parts are the same, as on a real line: a cast impeller at any angle under a lamp that
 stays where it is, with a skin of its own and some small pits (impeller); a box that lies alike, with screws turned at
 random and another number on its label (housing, colour); ground metal with chance lines, uneven light and borders
-(ground); a turned strip between plastic, with a few small pits (commutator). Each has three to five kinds of defects.
+(ground); a turned strip between plastic, with a few small pits (commutator); a small disc anywhere on a background
+that was cut out, all zero (disc). Each has three to five kinds of defects.
 
     python bench/rendered_parts.py rendered
     inspect bench detect rendered/* --methods auto,patchcore --budget 5m
@@ -250,12 +251,35 @@ def commutator(rng: np.random.Generator, defect: str | None) -> tuple[Picture, M
     return image, mask
 
 
+def disc(rng: np.random.Generator, defect: str | None) -> tuple[Picture, Mask]:
+    """A rough disc anywhere in a picture that is black beside it, as where a part was cut out."""
+    side = 384
+    y, x = np.mgrid[:side, :side].astype(float)
+    y0, x0 = rng.uniform(120, side - 120, 2)
+    away = np.hypot(y - y0, x - x0)
+    part, inner = away < 80, away < 68
+    image = 0.5 + 0.05 * rough(side, side, 1.2, rng) + 0.03 * rough(side, side, 6, rng)
+    image *= 1 - 0.25 * np.exp(-(((away - 74) / 4) ** 2)) - 0.2 * np.exp(-(((away - 30) / 3) ** 2))
+    mask = np.zeros((side, side), bool)
+    if defect == "spot":
+        mask = blob(side, side, rng.uniform(4, 10), rng, somewhere(inner, rng))[0] & part
+        image = image * (1 - 0.45 * soft(mask, 1))
+    elif defect == "scratch":
+        drawn = line(side, side, (12, 35), 0.08, rng, somewhere(inner, rng)) & part
+        mask, image = wider(drawn, 3), image + 0.6 * soft(drawn, 0.8)
+    elif defect == "smooth":
+        mask = blob(side, side, rng.uniform(12, 22), rng, somewhere(inner, rng))[0] & part
+        image = image + 0.9 * soft(mask, 2) * (gaussian_filter(image, 4) - image)
+    return np.where(part, image, 0.0), mask
+
+
 #: What draws a part, its kinds of defects, and how many good parts there are to learn from.
 SETS: Final[dict[str, tuple[Draw, tuple[str, ...], int]]] = {
     "impeller": (impeller, ("pinholes", "blowhole", "scratch", "chip", "flash"), 30),
     "housing": (housing, ("missing", "scratch", "oil", "dent", "swarf"), 30),
     "ground": (ground, ("scratch", "dent", "rust", "unground", "hole"), 40),
     "commutator": (commutator, ("crack", "pit", "smear"), 60),
+    "disc": (disc, ("spot", "scratch", "smooth"), 24),
 }
 
 
@@ -263,7 +287,9 @@ def photographed(draw: Draw, rng: np.random.Generator, defect: str | None) -> tu
     """Return a part as a camera sees it, 8-bit, and where its defect is."""
     image, mask = draw(rng, defect)
     blurred = gaussian_filter(image, (BLUR_PX, BLUR_PX, 0)[: image.ndim])
-    return lit(255 * blurred, rng, LEVEL, SLOPE), mask
+    shown = lit(255 * blurred, rng, LEVEL, SLOPE)
+    shown[image == 0] = 0  # cut out
+    return shown, mask
 
 
 def write(folder: Path, draw: Draw, kinds: tuple[str, ...], learn: int) -> None:
