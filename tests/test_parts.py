@@ -219,8 +219,7 @@ def test_more_specific_pattern_wins_whatever_the_order(
 
 
 def test_name_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
-    with open(os.fsencode(tmp_path) + b"/P\xff_albedo.tif", "wb"):
-        pass
+    (tmp_path / os.fsdecode(b"P\xff_albedo.tif")).touch()
     (part,) = discover_parts(tmp_path, ALBEDO)
     part.id.encode()
     with pytest.raises(InputError, match="no valid UTF-8; rename it"):

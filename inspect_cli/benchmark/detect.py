@@ -114,6 +114,8 @@ def measure_detection(order: DetectOrder, teller: Teller, on_row: Callable[[Row]
                     ) as work:
                         row = {**key, **_measure(Path(work), folder, method, seed, order, teller)}
                     _add(path, row)
+                else:
+                    teller.say(f"{key['data']}, {method}, seed {seed}: measured before, taken from {path}")
                 rows.append(row)
                 on_row(row)
     return rows
