@@ -40,7 +40,7 @@ def peaks_of(records: Sequence[PartRecord], patch_files: Sequence[Path], maps: S
 
 
 def raw_peaks(records: Sequence[PartRecord], maps: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Return the largest residual of each scored part by map, in raw units."""
+    """Return the largest residual of each scored part by map, (parts,), in raw units."""
     return {
         name: np.array([peak for r in records if (peak := r.maps[name].raw_max) is not None], float) for name in maps
     }

@@ -89,7 +89,7 @@ def crease(patch: Patches, rng: np.random.Generator) -> Defect:
     return Defect(patch + ridge.astype(np.float32) * _deviation(patch), mask)
 
 
-#: What a defect is, by kind.
+#: What a defect is, by kind: each takes a patch (channels, side, side) in the unit range; contents may lie beyond it.
 KINDS: Final[dict[str, Callable[[Patches, np.random.Generator], Defect]]] = {
     "dislocated": dislocated,
     "worn": worn,

@@ -107,12 +107,12 @@ class DirectDetector(Detector):
         return anomaly.float()
 
     def repaired(self, signed: Tensor) -> Tensor:
-        """Return the repaired tiles, in -1 to 1 as far as the activation keeps them there (DIR section IV-D)."""
+        """Return the repaired tiles (n, channels, height, width), -1 to 1 as the activation keeps them (DIR IV-D)."""
         output = self.output(signed)
         return self._activation(output if self._reconstructs else signed + output)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the difference of repaired and clean tiles inside the ROI (DIR section IV-E)."""
+        """Return the scalar difference of repaired and clean tiles inside the ROI (DIR section IV-E)."""
         clean, repaired = _signed(batch.tiles), self.repaired(_signed(batch.inputs))
         if self._loss == "l1":
             return masked_mean((repaired - clean).abs(), batch.roi)
@@ -125,7 +125,7 @@ class DirectDetector(Detector):
         return self._distance(repaired, clean)
 
     def reconstruct(self, tiles: Tensor) -> Tensor | None:
-        """Return the copy that the denoising variant makes, at 0 to 1 like ``tiles``.
+        """Return the copy that the denoising variant makes, shape and range (0 to 1) of ``tiles``.
 
         With output ``anomaly`` there is none: tile and anomaly add up to a perfect copy if the network says
         nothing at all, so that neither the picture nor the variance it explains would tell anything.
@@ -133,7 +133,7 @@ class DirectDetector(Detector):
         return (self.repaired(_signed(tiles)) + 1) / 2 if self._reconstructs else None
 
     def score(self, tiles: Tensor) -> Tensor:
-        """Return the size of the anomaly, summed over channels (DIR section IV-G).
+        """Return the size of the anomaly, summed over channels, (n, height, width), from 0 (DIR section IV-G).
 
         The anomaly of the denoising variant is what its copy differs by (DIR section VI-D).
         """

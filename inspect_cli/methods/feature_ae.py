@@ -107,7 +107,7 @@ class _Depth(nn.Module):
         return cast(Tensor, self.decoder(functional.leaky_relu(self.wide(code), LEAKY_SLOPE)))
 
     def standardised(self, values: Tensor) -> Tensor:
-        """Return features in standard deviations from their mean."""
+        """Return features (n, channels, h, w) in standard deviations from their mean, -8 to 8."""
         return ((values - self.mean[:, None, None]) / self.deviation[:, None, None]).clamp(-_MOST, _MOST)
 
     def error(self, values: Tensor) -> Tensor:
@@ -123,12 +123,12 @@ class _Depth(nn.Module):
         return squared_distance(values, self.memory) / values.shape[1]
 
     def learn_scale(self, values: Tensor) -> None:
-        """Take mean and standard deviation from the features of good patches."""
+        """Take mean and standard deviation from the features of good patches, (n, channels, h, w)."""
         self.mean.copy_(values.mean(dim=(0, 2, 3)))
         self.deviation.copy_(values.std(dim=(0, 2, 3)).clamp(min=_LEAST_DEVIATION))
 
     def learn_usual(self, values: Tensor) -> None:
-        """Take directions and usual sizes from standardised features of good patches."""
+        """Take directions and usual sizes from standardised features of good patches, (n, channels, h, w)."""
         variances, axes = principal_axes(values)
         self.whitening.copy_(axes / (variances + _LEAST_VARIANCE).sqrt())
         for usual, found in ((self.usual_error, self.error(values)), (self.usual_rarity, self.rarity(values))):
@@ -235,7 +235,7 @@ class FeatureAutoencoder(OnFeatures):
         self.learn(self.features_of_many(tiles))
 
     def features_of_many(self, tiles: Tensor) -> list[Tensor]:
-        """Return the standardised features of many tiles, some tiles at a time."""
+        """Return the standardised features of many tiles by depth, (n, channels, h, w), some tiles at a time."""
         parts = [self.standardised(some) for some in torch.split(tiles, FIT_BATCH)]
         return [torch.cat(values) for values in zip(*parts, strict=True)]
 

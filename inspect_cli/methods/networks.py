@@ -182,6 +182,8 @@ def initialise(network: nn.Module) -> None:
 def start_at_mean(layers: nn.Module, tiles: Tensor) -> None:
     """Set the bias of the last convolution, before a sigmoid, so that copies start at the mean of good ``tiles``.
 
+    ``tiles`` are (n, channels, height, width), 0 to 1.
+
     Without it the first hundreds of steps go into finding the mean, and on dark images some networks never come
     back from all-zero copies: the gradient of a sigmoid vanishes there.
     """

@@ -168,15 +168,15 @@ class SelfSupervisedAutoencoder(Detector):
         start_at_mean(self.network, tiles)
 
     def reconstruct(self, tiles: Tensor) -> Tensor:
-        """Return F(x), values in (0, 1): the tile with its irregular regions replaced."""
+        """Return F(x), shape of ``tiles``, values in (0, 1): the tile with its irregular regions replaced."""
         return self.network(tiles)  # type: ignore[no-any-return]
 
     def score(self, tiles: Tensor) -> Tensor:
-        """Return (F(x) - x)^2, averaged over channels (SSAE section 3.1)."""
+        """Return (F(x) - x)^2, averaged over channels, (n, height, width), 0 to 1 (SSAE section 3.1)."""
         return squared_residual(self.network(tiles), tiles)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return objective (1)."""
+        """Return objective (1), a scalar from 0."""
         return objective_reconstruct(
             self.network(batch.inputs), batch.tiles, _changed(batch), batch.roi, self.balance
         )
@@ -195,7 +195,7 @@ class ContrastiveSelfSupervisedAutoencoder(SelfSupervisedAutoencoder):
     name = "ssae-contrast"
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return objective (2)."""
+        """Return objective (2), a scalar that may fall below 0."""
         copy = self.network(batch.inputs)
         return objective_contrast(copy, batch.tiles, batch.inputs, _changed(batch), batch.roi, self.balance)
 
@@ -230,7 +230,7 @@ class SelfSupervisedEnsemble(SelfSupervisedAutoencoder):
         return super().loss(batch) + contrast
 
     def score(self, tiles: Tensor) -> Tensor:
-        """Return the mean of both residuals, each over its mean on good patches."""
+        """Return the mean of both residuals, each over its mean on good patches, (n, height, width), from 0."""
         ours, contrast = self._residuals(tiles)
         scale = self.good_residuals.square()
         return (ours / scale[0] + contrast / scale[1]) / 2

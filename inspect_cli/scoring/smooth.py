@@ -46,7 +46,7 @@ class _RowBlur:
         self._waiting: Rows = np.zeros((self._radius, width), np.float32)
 
     def push(self, rows: Rows) -> Rows:
-        """Take rows in, return the blurred rows that have all their neighbours."""
+        """Take rows (n, width) in, return the blurred rows (m, width) that have all their neighbours."""
         one = np.ones(1, np.float32)
         across = cv2.sepFilter2D(rows, cv2.CV_32F, self._kernel, one, borderType=cv2.BORDER_CONSTANT)
         waiting = np.concatenate([self._waiting, across])
@@ -59,7 +59,7 @@ class _RowBlur:
         return np.asarray(down[self._radius : self._radius + ready])
 
     def finish(self) -> Rows:
-        """Return the rows that were still waiting."""
+        """Return the rows (n, width) that were still waiting."""
         return self.push(np.zeros((self._radius, self._waiting.shape[1]), np.float32))
 
 
@@ -71,7 +71,7 @@ class RowSmoother:
 
     def __init__(self, height: int, width: int, sigma_px: float, roi: NDArray[np.bool_] | None) -> None:
         self._roi = roi
-        self._sigma_px = sigma_px
+        self._sigma_px, self._width = sigma_px, width
         self._in = 0
         self._out = 0
         if sigma_px == 0:
@@ -83,7 +83,7 @@ class RowSmoother:
         self._weight_x = np.convolve(np.ones(width), kernel, "full")[len(kernel) // 2 :][:width]
 
     def push(self, rows: Rows) -> Rows:
-        """Take raw rows (n, width) in, return the smoothed rows that are complete."""
+        """Take raw rows (n, width) in, return the smoothed rows (m, width) that are complete."""
         if self._sigma_px == 0:
             return self._masked(rows.copy())
         if self._roi is None:
@@ -94,9 +94,9 @@ class RowSmoother:
         return self._normalised(self._values.push(np.where(inside > 0, rows, np.float32(0))), weights)
 
     def finish(self) -> Rows:
-        """Return the rows that were still waiting for neighbours."""
+        """Return the rows (n, width) that were still waiting for neighbours."""
         if self._sigma_px == 0:
-            return np.empty((0, 0), np.float32)
+            return np.empty((0, self._width), np.float32)
         weights = self._weights.finish() if self._weights is not None else None
         return self._normalised(self._values.finish(), weights)
 
