@@ -11,14 +11,14 @@ import numpy as np
 
 from inspect_cli.arrays import Mask
 from inspect_cli.engines import TorchEngine
-from inspect_cli.images import Part, WindowReader, open_map
+from inspect_cli.images import Part, open_map
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit, TrainedMap
 from inspect_cli.recipe import Budget, Recipe
-from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.usual import UsualMap
 from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.budget import LIMITS_SHARE
+from inspect_cli.training.scorer import Scorer, Window
 
 #: Windows that are scored where there is room for them, in turn over the parts: so many at least; with a budget in
 #: time one for so many seconds, up to a number, as long as all of them take no more than their share of it.
@@ -33,9 +33,6 @@ WINDOW_TILES: Final = 4
 WINDOW_PX: Final = 512
 #: Room above the largest peak: the windows are a small part of what a good part shows.
 MARGIN: Final = 1.5
-
-#: (y, x, height, width)
-Window = tuple[int, int, int, int]
 
 
 class Extent(NamedTuple):
@@ -182,16 +179,8 @@ def _peaks(
     held: HeldOut, network: TrainedNetwork, part: Part, window: Window, usual: UsualMap | None
 ) -> tuple[float, float]:
     """Return the largest score of a pixel and of a patch in a window of a part."""
-    y, x, height, width = window
-    roi = held.rois[part.id]
+    scorer = Scorer(network.entry.preprocess, network.engine, held.tiling)
     with open_map(part.files[network.map]) as reader:
-        stream = MapStream(
-            reader=WindowReader(reader, y, x, height, width),
-            preprocess=network.entry.preprocess,
-            engine=network.engine,
-            tiles=held.tiling,
-            roi=None if roi is None else roi[y : y + height, x : x + width],
-            usual=None if usual is None else usual.window(*window),
-        )
+        stream = scorer.window(reader, window, held.rois[part.id], usual)
         pixel = max(float(np.nanmax(np.append(rows, 0.0))) for rows in stream.rows())
         return pixel, float(stream.patches().residual_mean.max(initial=0.0))

@@ -29,7 +29,6 @@ from inspect_cli.images import Part, WindowReader, open_map
 from inspect_cli.material.manifest import Suspect
 from inspect_cli.pictures.plots import save_patches
 from inspect_cli.recipe import Budget
-from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import LEAST_PARTS, outliers
 from inspect_cli.stopping import Interrupted
 from inspect_cli.store.atomic import write_text
@@ -40,6 +39,7 @@ from inspect_cli.training.budget import LOOK_PLENTY_S, LOOK_PLENTY_SHARE, LOOK_S
 from inspect_cli.training.loop import train_map
 from inspect_cli.training.order import Shown, TrainingOrder, closing, open_job
 from inspect_cli.training.prepare import Split, Survey
+from inspect_cli.training.scorer import Scorer
 from inspect_cli.training.sources import Sources
 
 PICTURE: Final = "suspects.png"
@@ -285,6 +285,7 @@ def _worst_of(
     """
     side = job.detector.tile_px
     sigma_px = tiling_of(order.material.recipe, side).smooth_sigma_px
+    scorer = Scorer(job.preprocess, engine, Tiling(side, side, smooth_sigma_px=sigma_px))
     worst: _Place | None = None
     with open_map(part.files[name]) as reader:
         height, width = min(side, reader.header.height), min(side, reader.header.width)
@@ -293,14 +294,7 @@ def _worst_of(
         looked_at = spread(corners, tiles)
         share = len(looked_at) / max(1, len(corners))
         for y, x in looked_at:
-            stream = MapStream(
-                reader=WindowReader(reader, y, x, height, width),
-                preprocess=job.preprocess,
-                engine=engine,
-                tiles=Tiling(side, side, smooth_sigma_px=sigma_px),
-                roi=None if roi is None else roi[y : y + height, x : x + width],
-            )
-            scores = np.concatenate(list(stream.rows()))
+            scores = np.concatenate(list(scorer.window(reader, (y, x, height, width), roi).rows()))
             top = np.unravel_index(int(np.nanargmax(scores)), scores.shape)
             if worst is None or scores[top] > worst.score:
                 at = int(top[1]), int(top[0])

@@ -25,11 +25,11 @@ from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.images import ImageHeader, MapReader, ValueRange
 from inspect_cli.images.values import Preprocess
 from inspect_cli.material.manifest import Trial
-from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.tiles.tiling import TILE_PX, Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import CHECK_SHARE
 from inspect_cli.training.order import TrainingOrder, tiling_for
+from inspect_cli.training.scorer import Scorer
 from inspect_cli.training.sources import Sources, good_sampler
 
 #: Side of the windows in tiles of the recipe, where the images allow it: 512 px, unless it names another tile.
@@ -222,16 +222,11 @@ def scored(
     windows: Windows, pixels: NDArray[np.float32], engine: Engine, tiling: Tiling
 ) -> list[NDArray[np.float32]]:
     """Return the anomaly map (side, side) of each window, NaN outside the ROI, made as those of parts are."""
+    scorer = Scorer(Preprocess(ValueRange(0.0, 1.0), windows.fill, "float32"), engine, tiling)
     maps = []
     for number, unit in enumerate(pixels):
-        stream = MapStream(
-            reader=_Window(np.moveaxis(unit, 0, 2)),
-            preprocess=Preprocess(ValueRange(0.0, 1.0), windows.fill, "float32"),
-            engine=engine,
-            tiles=tiling,
-            roi=None if windows.roi is None else windows.roi[number],
-        )
-        maps.append(np.concatenate(list(stream.rows())))
+        roi = None if windows.roi is None else windows.roi[number]
+        maps.append(np.concatenate(list(scorer.stream(_Window(np.moveaxis(unit, 0, 2)), roi).rows())))
     return maps
 
 

@@ -13,24 +13,22 @@ from scipy.stats import rankdata
 
 from inspect_cli.arrays import Cells, Mask
 from inspect_cli.console import Teller
-from inspect_cli.engines import Engine, TorchEngine
-from inspect_cli.images import MapReader, Part, WindowReader, open_map
+from inspect_cli.engines import TorchEngine
+from inspect_cli.images import Part, open_map
 from inspect_cli.images.reduced import BlockReducer, reduction
-from inspect_cli.images.values import Preprocess
 from inspect_cli.material.bundle import write_usual
 from inspect_cli.material.manifest import LEAST_LIMIT, Usual
 from inspect_cli.pictures.previews import save_usual
 from inspect_cli.scoring.brightness import UsualBrightness, cell_means, laid_alike
-from inspect_cli.scoring.mapstream import MapStream
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.scoring.registration import Motion, of_shape, onto_usual
 from inspect_cli.scoring.smooth import smoothed
 from inspect_cli.scoring.usual import UsualMap
-from inspect_cli.tiles.tiling import Tiling
 from inspect_cli.training.batches import MapTraining
 from inspect_cli.training.budget import USUAL_MOST_SHARE, USUAL_SHARE
 from inspect_cli.training.order import TrainingOrder, tiling_for
 from inspect_cli.training.prepare import Survey
+from inspect_cli.training.scorer import Scorer
 from inspect_cli.training.sources import Sources
 
 #: What good parts score at each place of a map, beside its weights.
@@ -110,18 +108,6 @@ class _Laid(NamedTuple):
     motions: Sequence[Motion]
     scores: Cells
     alike: float
-
-
-class Scorer(NamedTuple):
-    """How a map of a part is scored."""
-
-    preprocess: Preprocess
-    engine: Engine
-    tiles: Tiling
-
-    def stream(self, reader: MapReader, roi: Mask | None) -> MapStream:
-        """Return the stream of a map's scores."""
-        return MapStream(reader, self.preprocess, self.engine, self.tiles, roi)
 
 
 def usual_of(order: TrainingOrder, name: str, job: MapTraining, sources: Sources, teller: Teller) -> Learnt | None:
@@ -298,11 +284,10 @@ def _affordable(scorer: Scorer, part: Part, survey: Survey, name: str, budget_s:
     if budget_s is None:
         return max(LEAST_SCORED, _MOST_PX // (height * width))
     tall, wide = min(_TRIED_PX, height), min(_TRIED_PX, width)
-    y, x, roi = (height - tall) // 2, (width - wide) // 2, survey.rois[part.id]
-    inside = None if roi is None else roi[y : y + tall, x : x + wide]
+    middle = (height - tall) // 2, (width - wide) // 2, tall, wide
     started = time.monotonic()
     with open_map(part.files[name]) as reader:
-        for _ in scorer.stream(WindowReader(reader, y, x, tall, wide), inside).rows():
+        for _ in scorer.window(reader, middle, survey.rois[part.id]).rows():
             pass
     one_s = (time.monotonic() - started) * (height * width) / (tall * wide)
     least = LEAST_SCORED if LEAST_SCORED * one_s <= USUAL_MOST_SHARE * budget_s else 0
