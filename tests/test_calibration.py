@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from inspect_cli.calibration.rules import LEAST_LIMIT, RULES, GoodPeaks, limits_from_good
 from inspect_cli.calibration.sources import calibrate_good, calibrate_labelled, calibrate_manual, peaks_of
-from inspect_cli.errors import NoInputError, UsageError
+from inspect_cli.errors import InputError, NoInputError, UsageError
 from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.material.manifest import Calibration, MapLimit
 from inspect_cli.recipe.schema import MapSpec, Recipe, ThresholdSpec
@@ -208,24 +208,28 @@ def test_quantile_is_the_share_of_parts_whatever_the_number_of_maps() -> None:
 
 
 def test_peaks_come_from_records_and_patch_tables(tmp_path: Path) -> None:
-    files = []
+    folders = []
     for number, values in enumerate([[0.1, 0.4], [0.3, 0.2]]):
         table = pa.table(
             {"map": ["albedo", "normal"], "residual_mean": pa.array(values, pa.float32()), "x_px": [0, 1]}
         )
-        files.append(tmp_path / f"{number}.parquet")
-        pq.write_table(table, files[-1])
+        folders.append(tmp_path / str(number))
+        folders[-1].mkdir()
+        pq.write_table(table, folders[-1] / "patches.parquet")
     records = [
         PartRecord.model_validate(
             part_record("p", maps={"albedo": map_record(raw_max=a), "normal": map_record(raw_max=n)})
         )
         for a, n in [(5.0, 2.0), (None, 3.0)]
     ]
-    found = peaks_of(records, files, ["albedo", "normal"])
+    found = peaks_of(records, folders, ["albedo", "normal"])
     assert found["albedo"].pixel.tolist() == [5]
     assert found["normal"].pixel.tolist() == [2, 3]
     np.testing.assert_allclose(found["albedo"].patch, [0.1, 0.3])
     np.testing.assert_allclose(found["normal"].patch, [0.4, 0.2])
+    (folders[1] / "patches.parquet").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"patches\.parquet: cannot be read .*score the part again"):
+        peaks_of(records, folders, ["albedo", "normal"])
 
 
 def test_calibration_says_what_it_rests_on() -> None:

@@ -880,7 +880,7 @@ def test_patches_know_nothing_of_defects_outside_the_roi(tmp_path):
 def test_a_patch_that_one_map_could_not_score_counts_by_the_others(tmp_path, monkeypatch):
     scores = {"a": np.float32([5.0, 0.1]), "b": np.float32([np.nan, 0.2])}
     places = np.array([0, 32], np.int32)
-    monkeypatch.setattr("inspect_cli.evaluation.evaluate.read_patches", lambda _: Patches(places, places, scores))
+    monkeypatch.setattr("inspect_cli.evaluation.evaluate.patches_of", lambda _: Patches(places, places, scores))
     tallies = {"": Tally(), "a": Tally()}
     mask = np.zeros((64, 64), bool)
     mask[:10, :10] = True

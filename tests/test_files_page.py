@@ -8,8 +8,8 @@ import pytest
 
 from inspect_cli.batch.tables import PART_COLUMNS, REGION_COLUMNS
 from inspect_cli.cli import run
-from inspect_cli.outputs.part_folder import PATCH_COLUMNS
 from inspect_cli.store.part_record import PartRecord
+from inspect_cli.store.patches import PATCH_COLUMNS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "files.md"
 

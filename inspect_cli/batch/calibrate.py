@@ -27,7 +27,6 @@ from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.scoring.outliers import outliers
 from inspect_cli.stopping import Stopped
-from inspect_cli.store.layout import PATCHES
 from inspect_cli.store.part_record import PartRecord
 
 #: Times the first limits, themselves above all held-out parts, from which on a part may be no good one.
@@ -70,8 +69,7 @@ def limits_from_good_folder(
     if not sound:
         raise NoInputError(f"{folder}: no part is sound enough to set limits from")
     maps = list(model.maps)
-    tables = [part_folder(summary.run, r.part) / PATCHES for r in sound]
-    peaks = peaks_of(sound, tables, maps)
+    peaks = peaks_of(sound, [part_folder(summary.run, record.part) for record in sound], maps)
     calibration = calibrate_good(peaks, model.tiles, rule, spec, len(sound), str(folder), model.engine.precision)
     calibration = _without_promise_if_not_all_good(calibration, parts, sound, folder, teller)
     calibration = _without_promise_if_one_stands_out(calibration, sound, maps, folder, teller)

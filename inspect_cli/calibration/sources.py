@@ -16,8 +16,8 @@ from inspect_cli.evaluation.metrics import ScoreHistogram
 from inspect_cli.material.manifest import LEAST_LIMIT, Calibration, MapLimit
 from inspect_cli.recipe.schema import ThresholdSpec
 from inspect_cli.scoring.precision import DROPPED_BITS
-from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartRecord
+from inspect_cli.store.patches import by_map, read_patches
 from inspect_cli.tiles.tiling import Tiling
 
 #: The origin of limits of which some were set by hand.
@@ -26,15 +26,19 @@ _BY_HAND: Final = re.compile(
 )
 
 
-def peaks_of(records: Sequence[PartRecord], patch_files: Sequence[Path], maps: Sequence[str]) -> dict[str, GoodPeaks]:
-    """Return the peaks of good parts by map, from their records and patch tables."""
+def peaks_of(records: Sequence[PartRecord], folders: Sequence[Path], maps: Sequence[str]) -> dict[str, GoodPeaks]:
+    """Return the peaks of good parts by map, from their records and the patch tables in their folders.
+
+    Raises
+    ------
+    InputError
+        If a patch table cannot be read.
+    """
     patch_peaks: dict[str, list[float]] = {name: [] for name in maps}
-    for path in patch_files:
-        table = read_parquet(path, ["map", "residual_mean"])
-        names = np.asarray(table["map"].to_pylist())
-        values = table["residual_mean"].to_numpy()
+    for folder in folders:
+        means = by_map(read_patches(folder, ["map", "residual_mean"]), "residual_mean")
         for name in maps:
-            patch_peaks[name].append(float(values[names == name].max(initial=0.0)))
+            patch_peaks[name].append(float(means[name].max()) if name in means else 0.0)
     pixel_peaks = raw_peaks(records, maps)
     return {name: GoodPeaks(pixel_peaks[name], np.array(patch_peaks[name])) for name in maps}
 

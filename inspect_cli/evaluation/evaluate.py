@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
-from inspect_cli.evaluation.run_parts import find_parts, read_patches
+from inspect_cli.evaluation.run_parts import find_parts, patches_of
 from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth, doubts
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.scoring.halo import HaloTrimmer
@@ -317,7 +317,7 @@ def _count_patches(
 
     A patch is defective if it shows ``least_px`` of a defect, and one that shows fewer counts as neither.
     """
-    patches = read_patches(folder)
+    patches = patches_of(folder)
     if not patches.scores:
         return
     shown = np.zeros(len(patches.x_px), np.int64)

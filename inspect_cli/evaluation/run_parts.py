@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from inspect_cli.errors import InputError, NoInputError
-from inspect_cli.store.layout import PART_RECORD, PARTS_FOLDER, PATCHES
-from inspect_cli.store.parquet import read_parquet
+from inspect_cli.errors import NoInputError
+from inspect_cli.store.layout import PART_RECORD, PARTS_FOLDER
+from inspect_cli.store.patches import by_map, read_patches
 from inspect_cli.store.paths import check_is_text
 from inspect_cli.store.run_record import RunRecord, read_run_record
 
@@ -59,21 +58,8 @@ def find_parts(run: Path) -> RunParts:
     return RunParts(finished, frozenset(unfinished), record)
 
 
-def read_patches(folder: Path) -> Patches:
-    """Read the patch table of a part; its maps are cut into the same patches.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
-    path = folder / PATCHES
-    try:
-        table = read_parquet(path, ["map", "x_px", "y_px", "score"])
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); score the part again") from error
-    names = np.asarray(table["map"].to_pylist())
-    x_px, y_px, scores = (table[name].to_numpy() for name in ("x_px", "y_px", "score"))
-    maps = [str(name) for name in dict.fromkeys(names.tolist())]
-    first = names == maps[0] if maps else np.zeros(0, bool)
-    return Patches(x_px[first], y_px[first], {name: scores[names == name] for name in maps})
+def patches_of(folder: Path) -> Patches:
+    """Return the patches of a part, whose maps are all cut into the same; raises as :func:`read_patches` does."""
+    table = read_patches(folder, ["map", "x_px", "y_px", "score"])
+    x_px, y_px = (next(iter(by_map(table, name).values()), np.zeros(0, np.int32)) for name in ("x_px", "y_px"))
+    return Patches(x_px, y_px, by_map(table, "score"))

@@ -33,6 +33,7 @@ from inspect_cli.store.atomic import write_bytes, write_json
 from inspect_cli.store.layout import ALL_OUTPUTS, HEATMAP, MASK, OUTPUTS, PART_RECORD, PATCHES, ROI_MASK
 from inspect_cli.store.parquet import write_parquet
 from inspect_cli.store.part_record import PartRecord
+from inspect_cli.store.patches import by_map
 
 Pictures = dict[str, NDArray[np.uint8]]
 _REPLAY_ROWS: Final = 256
@@ -184,22 +185,13 @@ def _write_pictures(
 
     with ThreadPoolExecutor(_DRAWERS) as pool:
         drawn = [
-            pool.submit(save_patch_histogram, folder / "histogram.png", _scores_by_map(patches)),
+            pool.submit(save_patch_histogram, folder / "histogram.png", by_map(patches, "score")),
             pool.submit(save_overlay, folder / "overlay.png", pictures[shown], preview, regions, scale, caution),
             pool.submit(save_heatmap, folder / "heatmap.png", preview, caution),
             *(pool.submit(save_image, name) for name in pictures),
         ]
     for picture in drawn:
         picture.result()
-
-
-def _scores_by_map(patches: pa.Table) -> dict[str, NDArray[np.float32]]:
-    names = np.asarray(patches["map"].to_pylist())
-    scores = patches["score"].to_numpy()
-    return {str(name): scores[names == name] for name in dict.fromkeys(names.tolist())}
-
-
-PATCH_COLUMNS: Final = ("part", "map", "x_px", "y_px", "roi_share", "residual_mean", "score")
 
 
 def patch_table(part: str, patches: Mapping[str, PatchScores], calibration: Calibration) -> pa.Table:

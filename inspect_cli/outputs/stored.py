@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError
 from inspect_cli.images import open_map
 from inspect_cli.material.manifest import DOUBT
 from inspect_cli.outputs.part_folder import (
-    PATCH_COLUMNS,
     PartPlan,
     Pictures,
     rescored_patches,
@@ -25,8 +23,8 @@ from inspect_cli.scoring.clock import Clock
 from inspect_cli.scoring.model import ScoringModel
 from inspect_cli.store.atomic import write_json
 from inspect_cli.store.layout import MASK, OUTPUTS, PART_RECORD, PARTS_FOLDER, PATCHES, ROI_MASK
-from inspect_cli.store.parquet import read_parquet
 from inspect_cli.store.part_record import PartKey, PartRecord
+from inspect_cli.store.patches import read_patches
 
 
 def part_folder(run: Path, part_id: str) -> Path:
@@ -65,21 +63,10 @@ def has_maps(folder: Path, model: ScoringModel, outputs: frozenset[str]) -> bool
 def _has_patches(folder: Path) -> bool:
     """Whether the patch table can be read."""
     try:
-        _read_patches(folder)
+        read_patches(folder)
     except InputError:
         return False
     return True
-
-
-def _read_patches(folder: Path) -> pa.Table:
-    path = folder / PATCHES
-    try:
-        table = read_parquet(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    if missing := sorted(set(PATCH_COLUMNS) - set(table.column_names)):
-        raise InputError(f"{path}: has no column {missing[0]}")
-    return table
 
 
 def _always(model: ScoringModel) -> list[str]:
@@ -100,7 +87,7 @@ def rejudge(
     unjudged = record.model_copy(update={"key": key.model_copy(update={"limits": ""})})
     write_json(folder / PART_RECORD, unjudged.model_dump())
     plan = plan_of(folder, model, height, width, stored_roi(folder, height, width), outputs)
-    patches = rescored_patches(_read_patches(folder), model.calibration())
+    patches = rescored_patches(read_patches(folder), model.calibration())
     faults, gaps = record.acquisition_faults, record.gaps
     blocks = stored_blocks(folder, model.maps, height, width)
     found = write_findings(plan, blocks, clock, False, lambda: faults, lambda: gaps)

@@ -20,9 +20,9 @@ from inspect_cli.reproduce.experiment import Case, Cost
 from inspect_cli.reproduce.mvtec import DEFECTS, GOOD, Preparation, prepared
 from inspect_cli.scoring.model import load_model
 from inspect_cli.store.atomic import write_text
-from inspect_cli.store.layout import PATCHES, RECIPE
-from inspect_cli.store.parquet import read_parquet
+from inspect_cli.store.layout import RECIPE
 from inspect_cli.store.part_record import read_part_record
+from inspect_cli.store.patches import read_patches
 from inspect_cli.training.order import TrainingOrder
 from inspect_cli.training.train import train_material
 
@@ -103,7 +103,7 @@ def image_scores(run: Path) -> tuple[list[float], list[float]]:
     defective: list[float] = []
     for folder in find_parts(run).finished:
         part = read_part_record(folder).part
-        patches = read_parquet(folder / PATCHES, ["residual_mean"])["residual_mean"].to_numpy()
+        patches = read_patches(folder, ["residual_mean"])["residual_mean"].to_numpy()
         if len(patches):
             (good if part.startswith(f"{GOOD}/") else defective).append(float(patches.mean()))
     return good, defective
