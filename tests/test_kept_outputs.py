@@ -171,5 +171,5 @@ def test_what_a_result_depends_on_is_made_again_and_nothing_else(scored, models,
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {line["unchanged"] for line in lines} == {again == "unchanged"}
     after = json.loads(record.read_text())
-    assert (after["scored_utc"] != before["scored_utc"]) == (again == "scored")
+    assert (after["key"]["scoring"] != before["key"]["scoring"]) == (again == "scored")
     assert (after["key"]["limits"] != before["key"]["limits"]) == (again == "judged")
