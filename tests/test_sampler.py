@@ -18,8 +18,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from inspect_cli.errors import NoInputError
+from inspect_cli.images.reader import open_map
 from inspect_cli.tiles.grid import pad_to_tile
-from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
+from inspect_cli.tiles.sampler import PatchSampler, PixelCache, SamplerImage
 
 TILE = 8
 Images = list[tuple[SamplerImage, NDArray[Any]]]
@@ -29,7 +30,7 @@ CACHES = pytest.mark.parametrize("cache_mb", [0, 768], ids=["from file", "cached
 def image(path: Path, *shape: int, roi: NDArray[np.bool_] | None = None) -> tuple[SamplerImage, NDArray[Any]]:
     """Write an image whose every value occurs once, so that a patch has one place only."""
     start = 7000 * (int(path.stem) % 9)
-    pixels = np.arange(start, start + int(np.prod(shape)), dtype=np.uint16).reshape(shape)
+    pixels = np.arange(start, start + int(np.prod(shape))).astype(np.uint16).reshape(shape)
     kind = "rgb" if len(shape) == 3 else "minisblack"
     tifffile.imwrite(path, pixels, photometric=kind, rowsperstrip=5, compression="zlib")
     return SamplerImage(path, roi), pixels
@@ -221,3 +222,36 @@ def test_decoded_pixels_of_png_are_not_held_twice_or_beyond_the_cache(tmp_path: 
         tracemalloc.stop()
     source.close()
     assert held < 1.5 if cache_mb == 0 else count <= held < count + 0.5
+
+
+def test_samplers_of_the_same_images_read_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [image(tmp_path / f"{n}.tif", 40, 50)[0] for n in range(3)]
+    opened: list[Path] = []
+
+    def counted(path: Path) -> Any:
+        opened.append(path)
+        return open_map(path)
+
+    monkeypatch.setattr("inspect_cli.tiles.sampler.open_map", counted)
+    headers = len(images)  # each sampler looks at the headers
+    cache = PixelCache()
+    first = PatchSampler(images, 16, 1, pixels=cache).batch(5, 4)[0]
+    assert len(opened) == 2 * headers
+    again = PatchSampler(images, 16, 1, pixels=cache).batch(5, 4)[0]
+    assert len(opened) == 3 * headers
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, PatchSampler(images, 16, 1).batch(5, 4)[0])
+
+
+def test_decoded_images_are_kept_up_to_a_size_and_the_oldest_go_first(tmp_path: Path) -> None:
+    paths = [image(tmp_path / f"{n}.tif", 200, 1000)[0].path for n in range(5)]
+    size = PixelCache().read(paths[0]).nbytes
+    cache = PixelCache(most_mb=1)
+    for path in [*paths, paths[3]]:
+        cache.read(path)
+    fit = 2**20 // size
+    assert 1 <= fit < 5
+    assert list(cache._kept) == [*[p for p in paths[5 - fit :] if p != paths[3]], paths[3]][-fit:]
+    nothing = PixelCache(0)
+    nothing.read(paths[0])
+    assert not nothing._kept

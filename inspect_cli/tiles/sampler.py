@@ -8,10 +8,11 @@ and several patches are cut from each band, since a compressed strip must be dec
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from inspect_cli.images.reader import ImageHeader, MapReader, open_map
 from inspect_cli.tiles.grid import pad_to_tile
 
 PATCHES_PER_BAND = 8
+#: Megabytes of images that are held decoded.
+CACHE_MB: Final = 768
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,32 @@ class SamplerImage:
         if self.target is None:
             return self.roi
         return self.target if self.roi is None else self.target & self.roi
+
+
+class PixelCache:
+    """Decoded images, so that samplers of the same images read each file once; those not asked for longest go first.
+
+    Parameters
+    ----------
+    most_mb
+        Megabytes that are kept; a larger image is read each time.
+    """
+
+    def __init__(self, most_mb: int = CACHE_MB) -> None:
+        self._most = most_mb * 2**20
+        self._kept: OrderedDict[Path, NDArray[Any]] = OrderedDict()
+
+    def read(self, path: Path) -> NDArray[Any]:
+        """Return an image (height, width[, channels]) in the file's own type, which must not be changed."""
+        found = self._kept.pop(path, None)
+        if found is None:
+            with open_map(path) as reader:
+                found = reader.read()
+        self._kept[path] = found
+        size = sum(pixels.nbytes for pixels in self._kept.values())
+        while size > self._most:
+            size -= self._kept.popitem(last=False)[1].nbytes
+        return found
 
 
 class PatchSource(Protocol):
@@ -74,7 +103,8 @@ class PatchSampler:
         tile_px: int,
         seed: int,
         min_share: float = 0.5,
-        cache_mb: int = 768,
+        cache_mb: int = CACHE_MB,
+        pixels: PixelCache | None = None,
     ) -> None:
         self._tile = tile_px
         self._seed = seed
@@ -93,25 +123,21 @@ class PatchSampler:
         self._headers = [_header(path) for path in self._paths]
         self._open: tuple[int, MapReader] | None = None
         self._reading = threading.Lock()  # several threads may make batches
-        self._cache = self._read_cache(cache_mb)
+        self._cache = self._read_cache(cache_mb, pixels or PixelCache(0))
         # As many as lie side by side in the narrowest image: more would show the same again.
         side_by_side = max(1, min(header.width for header in self._headers) // tile_px)
         self._per_band = 1 if self._cache is not None else min(PATCHES_PER_BAND, side_by_side)
-        pixels = np.array([h.height * h.width for h in self._headers], float)
-        pixels *= [rows is None or len(rows) > 0 for rows in self._rows_inside]
-        if not pixels.any():
+        areas = np.array([h.height * h.width for h in self._headers], float)
+        areas *= [rows is None or len(rows) > 0 for rows in self._rows_inside]
+        if not areas.any():
             raise NoInputError(f"{self._paths[0]}: no place where {min_share:.1%} of a patch lies inside")
-        self._share = pixels / pixels.sum()
+        self._share = areas / areas.sum()
 
-    def _read_cache(self, cache_mb: int) -> list[NDArray[Any]] | None:
+    def _read_cache(self, cache_mb: int, pixels: PixelCache) -> list[NDArray[Any]] | None:
         total = sum(np.prod(h.shape) * h.dtype.itemsize for h in self._headers)
         if total > cache_mb * 2**20:
             return None
-        pixels = []
-        for path in self._paths:
-            with open_map(path) as reader:
-                pixels.append(reader.read())
-        return pixels
+        return [pixels.read(path) for path in self._paths]
 
     def _usable_rows(self, aim: NDArray[np.bool_] | None) -> NDArray[np.int64] | None:
         """Return the rows at which some patch shows enough of what is aimed at, None without an aim."""

@@ -21,7 +21,7 @@ from inspect_cli.images.reader import SUFFIXES
 from inspect_cli.material.manifest import TrainingFile
 from inspect_cli.recipe.schema import NOT_A_MAP, MapSpec, Recipe, RoiSpec
 from inspect_cli.store.digest import file_sha256
-from inspect_cli.tiles.sampler import PatchSampler, SamplerImage
+from inspect_cli.tiles.sampler import PatchSampler, PixelCache, SamplerImage
 from inspect_cli.training.prepare import PackedMasks, Split, Survey, split_parts, survey_parts
 
 
@@ -49,6 +49,7 @@ class Sources:
     defects: Survey = field(default_factory=Survey)
     defect_split: Split = field(default_factory=lambda: Split([], []))
     targets: PackedMasks = field(default_factory=PackedMasks)
+    pixels: PixelCache = field(default_factory=PixelCache, compare=False)
 
     @property
     def faults(self) -> list[str]:
@@ -203,7 +204,8 @@ def good_sampler(
     extra = () if validation else sources.extra.parts
     images = (SamplerImage(part.files[name], rois[part.id]) for part in parts)
     added = (SamplerImage(part.files[name]) for part in extra)
-    return PatchSampler(chain(images, added), tile_px, seed, recipe.training.min_roi_share)
+    share = recipe.training.min_roi_share
+    return PatchSampler(chain(images, added), tile_px, seed, share, pixels=sources.pixels)
 
 
 def defect_sampler(
@@ -223,7 +225,7 @@ def defect_sampler(
         SamplerImage(part.files[name], sources.defects.rois[part.id], sources.targets[part.id]) for part in parts
     )
     try:
-        return PatchSampler(images, tile_px, seed, share)
+        return PatchSampler(images, tile_px, seed, share, pixels=sources.pixels)
     except NoInputError as error:
         raise UsageError(
             f"--defects: no patch shows {MIN_DEFECT_PX} px of a marked defect inside the ROI ({error})"
