@@ -317,3 +317,29 @@ def test_the_windows_of_a_trial_follow_its_time_whatever_the_steps_it_may_take(m
         )
         trial_windows(job, order, "image", sources)
     assert counts[0] == counts[1]
+
+
+def test_windows_with_material_come_first_and_trials_that_told_nothing_cost_their_steps(monkeypatch):
+    class Source:
+        def batch(self, step, count):
+            patches = np.zeros((count, 512, 512), np.uint8)
+            patches[3] = np.random.default_rng(0).integers(0, 255, (512, 512))
+            return patches, None
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("inspect_cli.training.trial.good_sampler", lambda *_, **__: Source())
+    recipe = parse_recipe("material: m\nmaps: {image: {files: '{part}.png'}}\n", "test")
+    order = SimpleNamespace(material=SimpleNamespace(recipe=recipe))
+    job = SimpleNamespace(
+        budget=MapBudget(None, 5.0),
+        seed=0,
+        preprocess=SimpleNamespace(to_network=lambda patches, _: patches[:, None] / np.float32(255), fill=(0.0,)),
+    )
+    windows = trial_windows(job, order, "image", SimpleNamespace(survey=SimpleNamespace(common_px=512)))
+    assert len(windows.pixels) == 4
+    assert windows.first(1).pixels.std() > 0.1
+    unmeasured = [Trial(method=name, pixel_auroc=None, steps=100) for name in CANDIDATES]
+    left = auto._left(Budget.parse("1000steps"), auto.Choice(trials=unmeasured, seconds=9.0))
+    assert left.steps == 700

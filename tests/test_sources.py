@@ -97,6 +97,8 @@ def test_a_mask_named_after_a_part_or_after_one_of_its_maps_marks_the_part(tmp_p
         ("test/good/{n}.png", "ground_truth/dent/{n}_mask.png", False),
         ("all/{n}.jpg", "all/{n}.png", True),  # magnetic tiles
         ("{n}.png", "masks/{n}_roi.png", False),
+        ("test/dent/{n}_albedo.png", "ground_truth/dent/{n}_mask.png", True),  # named like the generator's
+        ("{n}_albedo.png", "masks/{n}.png", True),
     ],
 )
 def test_parts_with_marks_in_a_mask_elsewhere_are_no_good_ones(tmp_path, image, mask, marked):
@@ -107,10 +109,27 @@ def test_parts_with_marks_in_a_mask_elsewhere_are_no_good_ones(tmp_path, image, 
             path = tmp_path / pattern.format(n=n)
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), pixels)
-    parts = discover_parts(tmp_path, {"image": MapSpec(files="{part}" + Path(image).suffix)})
+    files = "{part}" + image.rpartition("{n}")[2]
+    parts = discover_parts(tmp_path, {"image": MapSpec(files=files)})
     assert len(parts) == 6
     expected = {next(part.id for part in parts if part.id.endswith("2"))} if marked else set()
     assert marked_beside(parts).keys() == expected
+
+
+def test_a_mask_that_may_be_of_several_parts_tells_nothing(tmp_path):
+    for folder, count in (("normal", 9), ("other", 5), ("masks", 5)):
+        (tmp_path / folder).mkdir()
+        for n in range(count):
+            cv2.imwrite(str(tmp_path / folder / f"{n}.png"), np.full((40, 40), 200, np.uint8))
+    assert marked_beside(discover_parts(tmp_path, {"image": MapSpec(files="{part}.png")})) == {}
+
+
+def test_a_map_of_the_part_itself_is_no_mask(tmp_path):
+    for n in range(4):
+        cv2.imwrite(str(tmp_path / f"{n}.jpg"), np.full((40, 40), 90 + n, np.uint8))
+        cv2.imwrite(str(tmp_path / f"{n}.png"), 255 * np.eye(40, dtype=np.uint8))
+    maps = {"photograph": MapSpec(files="{part}.jpg"), "edges": MapSpec(files="{part}.png")}
+    assert marked_beside(discover_parts(tmp_path, maps)) == {}
 
 
 def test_masks_in_a_folder_that_mark_most_parts_may_be_of_the_roi(tmp_path):

@@ -273,6 +273,7 @@ def test_the_roi_is_that_of_the_map_it_is_looked_for_in():
 
 def test_a_run_that_cannot_begin_leaves_no_verdict_of_other_files(seen, batch, models):
     overwritten(batch)
+    (batch / "test/dent/b000_albedo.tif").rename(batch / "away.tif")  # one that is gone is no other file
     weights = next((models / "foil/cae").glob("albedo-*.safetensors"))
     weights.rename(weights.with_suffix(".gone"))
     assert score(batch, models) == ModelError.exit_code
@@ -280,8 +281,16 @@ def test_a_run_that_cannot_begin_leaves_no_verdict_of_other_files(seen, batch, m
     assert (seen / "parts/dent/b000/part.json").exists()
     assert not (seen / "parts.csv").exists()
     weights.with_suffix(".gone").rename(weights)
+    (batch / "away.tif").rename(batch / "test/dent/b000_albedo.tif")
     assert score(batch, models) == 0
     assert told(seen)["pending"] == []
+
+
+@pytest.mark.parametrize("material", ["/tmp/models/foil", "**x"])
+def test_a_material_that_is_no_name_is_told_as_one(seen, batch, models, material, capsys):
+    words = ["score", str(batch / "test"), "--material", material, "--models", str(models)]
+    assert run(words) == UsageError.exit_code
+    assert "is unknown" in capsys.readouterr().err
 
 
 def test_a_run_that_cannot_begin_leaves_results_of_the_same_files(seen, batch, models):

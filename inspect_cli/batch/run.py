@@ -157,7 +157,8 @@ def withdraw_replaced(folder: Path, material: str | None, out: Path | None) -> N
 
     Files are known from the records of the parts; what cannot be done is left to the next run.
     """
-    for run in [out] if out is not None else sorted((folder / RUN_FOLDER).glob(material or "*")):
+    named = out if material is None or out is not None else folder / RUN_FOLDER / material
+    for run in sorted((folder / RUN_FOLDER).glob("*")) if named is None else [named]:
         with contextlib.suppress(InspectError, OSError):
             batch = read_run_record(run).input
             done = [part_folder(run, part) for part in finished_parts(run)]
@@ -169,8 +170,13 @@ def withdraw_replaced(folder: Path, material: str | None, out: Path | None) -> N
 def _is_replaced(folder: Path, batch: Path) -> bool:
     """Whether a map that a part's results are of is there and looks otherwise than when it was scored."""
     record = record_of(folder)
-    maps = [] if record is None else [batch / entry.file for entry in record.maps.values()]
-    return any(look not in record.seen for look in fingerprint(maps)) if record is not None else False
+    if record is None:
+        return False
+    for entry in record.maps.values():
+        with contextlib.suppress(OSError):  # not there: that is no other file
+            if fingerprint([batch / entry.file])[0] not in record.seen:
+                return True
+    return False
 
 
 def _set_aside_what_was_made_of_it(run: Path) -> None:

@@ -25,8 +25,9 @@ from inspect_cli.store.layout import (
 from inspect_cli.store.paths import as_text, check_is_folder, without_links
 from inspect_cli.store.run_record import is_run
 
-#: Folders of masks beside the parts, as in DAGM.
+#: Stands for a folder whose name is open.
 ANY_FOLDER: Final = "*"
+#: Folders of masks beside the parts, as in DAGM.
 _TRUTH_FOLDERS: Final = ("label", "labels", "mask", "masks", "gt", "ground_truth")
 
 

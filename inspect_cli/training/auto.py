@@ -149,7 +149,9 @@ def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[
                     explained = explained_variance(job.detector, validation_batches(job)[:1])
                     little.append(says_little(measured[-1].mean, explained))
         except (ModelError, NoInputError, RecipeError) as error:
-            return Trial(method=order.method, pixel_auroc=None, note=str(error), steps=steps)
+            return Trial(
+                method=order.method, pixel_auroc=None, note=str(error), steps=steps, seconds=round(seconds, 1)
+            )
     return trial_of(order.method, measured, steps, seconds, doubtful=all(little))
 
 
@@ -157,7 +159,7 @@ def _left(budget: Budget, choice: Choice) -> Budget:
     """Return what trials leave of a budget: of steps a share, of seconds those that were not spent."""
     if budget.steps is None:
         return left_of(budget, choice.seconds)
-    tried = sum(trial.pixel_auroc is not None for trial in choice.trials)
+    tried = sum(trial.steps > 0 for trial in choice.trials)
     return budget.share(1 - TRIALS_SHARE * tried / len(CANDIDATES))
 
 

@@ -64,7 +64,9 @@ def _trials(trials: list[Trial]) -> list[str]:
     ]
     for trial in trials:
         if trial.pixel_auroc is None:
-            lines.append(f"| {trial.method} | not tried: {trial.note} |" + " |" * (len(kinds) + 2))
+            what = "not measured" if trial.steps else "not tried"
+            spent = f" {trial.steps} | {trial.seconds:.0f} |" if trial.steps else " | |"
+            lines.append(f"| {trial.method} | {what}: {trial.note} |" + " |" * len(kinds) + spent)
             continue
         cells = [f"{value:.3f}" for value in (trial.pixel_auroc, *(trial.by_kind[kind] for kind in kinds))]
         lines.append(f"| {trial.method} | {' | '.join(cells)} | {trial.steps} | {trial.seconds:.0f} |")

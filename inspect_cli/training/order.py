@@ -100,7 +100,7 @@ def open_order(order: TrainingOrder, teller: Teller) -> Sources:
         teller.warn(f"left out: {fault}")
     shortest_px = sources.extra.shortest_px
     is_open = order.material.recipe.tiles.size_px is None
-    if is_open and sources.extra.parts and shortest_px < sources.survey.shortest_px:
+    if is_open and sources.extra.parts and shortest_px < sources.survey.common_px:
         teller.say(f"tiles are at most {shortest_px} px, the shorter side of the smallest of --extra")
     return sources
 
@@ -132,12 +132,14 @@ def tiling_for(order: TrainingOrder, sources: Sources) -> Tiling:
     UsageError
         If tiles of the recipe are larger than extra images, which would be mirrored to fill them.
     """
-    suited = method_class(order.method).suited_tile_px(sources.survey.common_px)
-    suited = sources.survey.largest_tile_px(suited, order.material.recipe.training.min_roi_share)
+    method = method_class(order.method)
+    step_px, suited = method.size_step_px, method.suited_tile_px(sources.survey.common_px)
+    suited = sources.survey.largest_tile_px(suited, order.material.recipe.training.min_roi_share, step_px)
     shortest_px = sources.extra.shortest_px
     if not sources.extra.parts:
         return tiling_of(order.material.recipe, suited)
-    tiling = tiling_of(order.material.recipe, min(suited, shortest_px))
+    fits = max(step_px, shortest_px // step_px * step_px)
+    tiling = tiling_of(order.material.recipe, min(suited, fits))
     if tiling.size_px > shortest_px:
         raise UsageError(
             f"--extra: images of {shortest_px} px are smaller than the tiles of {tiling.size_px} px that the recipe "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -144,7 +145,8 @@ def marked_beside(parts: Iterable[Part]) -> dict[str, str]:
     Such a mask is named like ``P1_label`` or ``P1_gt``, or after a map: ``P1_albedo_label``; it is the PNG of a
     JPEG's name; or it lies in a folder of masks (``masks``, ``label``, ``ground_truth``).
 
-    A file ``P1_mask`` may be an ROI, and tells nothing; nor do masks in a folder that mark most parts.
+    A file ``P1_mask`` may be an ROI, and tells nothing; nor do masks in a folder that mark most parts, or one that
+    may be of several.
     """
     parts = list(parts)
     masks: dict[Path, dict[str, Path]] = {}
@@ -158,9 +160,13 @@ def marked_beside(parts: Iterable[Part]) -> dict[str, str]:
             named = masks[path.parent]
             drawn = path.with_suffix(".png")
             near = [named.get(path.stem), named.get(part.id.rpartition("/")[2])]
-            near += [drawn] if path.suffix.lower() in JPEG and drawn.is_file() and is_mask(drawn) else []
+            is_drawn = path.suffix.lower() in JPEG and drawn.is_file() and drawn not in part.files.values()
+            near += [drawn] if is_drawn and is_mask(drawn) else []
             beside |= _marking(part, near)
-            elsewhere |= _marking(part, _masks_of(path.relative_to(part.folder), apart[part.folder]))
+    known = {part.id: _masks_of(part, apart[part.folder]) for part in parts}
+    times = Counter(mask for masks_of_part in known.values() for mask in masks_of_part)
+    for part in parts:
+        elsewhere |= _marking(part, [mask for mask in known[part.id] if times[mask] == 1])
     return beside | (elsewhere if 2 * len(elsewhere) <= len(parts) else {})
 
 
@@ -173,12 +179,18 @@ def _marking(part: Part, masks: Iterable[Path | None]) -> dict[str, str]:
     return {}
 
 
-def _masks_of(image: Path, masks: Mapping[Path, list[Path]]) -> list[Path]:
-    """Return the masks of an image, given its path below the batch, as :func:`masks_elsewhere` lists them."""
-    *place, _ = image.parts
-    places = [Path(*place, image.stem)]
-    places += [Path(*place[:at], ANY_FOLDER, *place[at + 1 :], image.stem) for at in range(len(place))]
-    return [mask for key in places for mask in masks.get(key, ())]
+def _masks_of(part: Part, masks: Mapping[Path, list[Path]]) -> set[Path]:
+    """Return the masks of a part by its own name and those of its maps, as :func:`masks_elsewhere` lists them."""
+    found: set[Path] = set()
+    for name in {
+        part.id,
+        *(path.relative_to(part.folder).with_suffix("").as_posix() for path in part.files.values()),
+    }:
+        *place, stem = name.split("/")
+        keys = [Path(*place, stem)]
+        keys += [Path(*place[:at], ANY_FOLDER, *place[at + 1 :], stem) for at in range(len(place))]
+        found.update(mask for key in keys for mask in masks.get(key, ()))
+    return found
 
 
 def _masks_in(folder: Path) -> dict[str, Path]:

@@ -79,7 +79,7 @@ class Windows:
 
 
 def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: Sources) -> Windows:
-    """Cut windows of the validation parts, those with most material in them, as many as fit the budget.
+    """Cut windows of the validation parts, as many as fit the budget, those with most material in them first.
 
     Raises
     ------
@@ -90,19 +90,20 @@ def trial_windows(job: MapTraining, order: TrainingOrder, name: str, sources: So
     side = max(min(sources.survey.common_px, WINDOW_TILES * (recipe.tiles.size_px or TILE_PX)), TILE_PX)
     steps, seconds = job.budget.steps, job.budget.seconds
     share = seconds * _SHARE_OF_SECOND if seconds is not None else (steps or 0) * _SHARE_OF_STEP
-    count = max(_FEW, round(min(1.0, share) * MOST_PX / side**2))
+    fit = 2 * MOST_PX // side**2
+    count = max(_FEWEST, min(_FEW, fit), round(min(1.0, share) * MOST_PX / side**2))
     # As many pixels of the ROI as in a patch of 128 px to learn from, so that methods with other tiles are shown the
     # same, and because a narrow part never fills half of a large window.
     share = recipe.training.min_roi_share * min(1.0, (recipe.tiles.size_px or TILE_PX) / side) ** 2
     loose = recipe.model_copy(update={"training": recipe.training.model_copy(update={"min_roi_share": share})})
     source = good_sampler(sources, name, loose, side, job.seed + 1, validation=True)
     try:
-        patches, masks = source.batch(_STEP, _CUT * count)
+        patches, masks = source.batch(_STEP, max(count, min(_CUT * count, fit)))
     finally:
         source.close()
     pixels = job.preprocess.to_network(patches, masks)
     material = [_material(unit, None if masks is None else masks[n]).sum() for n, unit in enumerate(pixels)]
-    most = np.sort(np.argsort(-np.array(material), kind="stable")[:count])
+    most = np.argsort(-np.array(material), kind="stable")[:count]
     return Windows(pixels[most], None if masks is None else masks[most], job.preprocess.fill)
 
 

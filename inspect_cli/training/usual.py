@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from inspect_cli.arrays import Cells, Mask
@@ -159,11 +160,11 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     """
     survey = sources.survey
     alike, parts = _of_common_size(survey.parts, survey), _of_common_size(sources.split.train, survey)
-    if len(alike) < _COMMON_SHARE * len(survey.parts):
+    sizes = np.array([survey.sizes[part.id] for part in alike])
+    if len(alike) < _COMMON_SHARE * len(survey.parts) or not _alike(sizes):
         return "the images differ in size"
     if len(parts) < LEAST_LEARNT:
         return f"that takes {LEAST_LEARNT} parts to train on"
-    sizes = np.array([survey.sizes[part.id] for part in alike])
     height, width = (int(length) for length in sizes.max(axis=0))
     slack_px = int(np.ptp(sizes, axis=0).max())
     until = math.inf if budget_s is None else time.monotonic() + USUAL_SHARE * budget_s
@@ -199,11 +200,18 @@ def learn_usual(scorer: Scorer, sources: Sources, name: str, budget_s: float | N
     return Found(usual, best.alike, len(scores), odd)
 
 
+def _alike(sizes: NDArray[np.int64]) -> bool:
+    """Whether images of these heights and widths (n, 2) differ in size by no more than a little."""
+    return bool(np.ptp(sizes, axis=0).max() <= _MOST_SLACK * sizes.max())
+
+
 def _of_common_size(parts: Sequence[Part], survey: Survey) -> list[Part]:
     """Return the parts whose images are about as large as most of all parts' images."""
     sizes = np.array([survey.sizes[part.id] for part in survey.parts])
+    if _alike(sizes):
+        return list(parts)
     common = np.quantile(sizes, 0.5, axis=0, method="lower")
-    most = _MOST_SLACK / 2 * common.max()
+    most = _MOST_SLACK * common.max()
     return [part for part in parts if np.abs(survey.sizes[part.id] - common).max() <= most]
 
 
