@@ -10,7 +10,8 @@ from torch import Tensor
 from inspect_cli.errors import ModelError, RecipeError
 from inspect_cli.methods import build_detector
 from inspect_cli.methods.base import Batch
-from inspect_cli.methods.feature_ae import _Depth
+from inspect_cli.methods.efficientnet import EfficientNetLite0Features, at_size
+from inspect_cli.methods.feature_ae import _Depth, counting
 from inspect_cli.methods.memory import squared_distance
 
 SIDE = 64
@@ -113,7 +114,7 @@ def test_places_where_good_patches_score_high_count_less():
 
 @pytest.mark.parametrize("side", [64, 75, 500])
 def test_sides_are_those_of_the_features(detector, side):
-    found = detector.features(torch.zeros(1, 3, side, side))
+    found = detector.features.of_tiles(torch.zeros(1, 3, side, side))
     assert [values.shape[2] for values in found] == detector.features.sides(side)
 
 
@@ -170,3 +171,38 @@ def test_distances_keep_their_precision_under_autocast() -> None:
     exact = squared_distance(values, memory)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(squared_distance(values, memory), exact)
+
+
+@pytest.mark.parametrize("side", [260, 300, 330, 500])
+def test_features_lie_at_the_same_places_whatever_the_side_of_a_tile(side):
+    """Where a spot changes them, seen as a map of the tile's own size; at 256 px they lie 2 px beside it."""
+    features = EfficientNetLite0Features((8, 10))
+
+    def seen_at(side: int) -> tuple[float, float]:
+        blank = torch.full((1, 1, side, side), 0.5)
+        spot = blank.clone()
+        spot[..., 96:112, 128:144] = 1.0
+        with torch.no_grad():
+            maps = [
+                (a - b).square().sum(1, keepdim=True)
+                for a, b in zip(*map(features.of_tiles, (spot, blank)), strict=True)
+            ]
+        found = torch.stack([at_size(values, (side, side)) for values in maps]).sum(0)[0, 0]
+        assert found.shape == (side, side)
+        found = found * (found > 0.2 * found.max())
+        at = torch.arange(side) + 0.5
+        return float((found.sum(1) @ at) / found.sum()), float((found.sum(0) @ at) / found.sum())
+
+    assert seen_at(side) == pytest.approx(seen_at(256), abs=1.0)
+
+
+def test_what_is_added_to_a_tile_does_not_count():
+    tiles = torch.rand(2, 1, 40, 50)
+    assert counting(Batch(tiles[..., :32, :32])) is None
+    inside = counting(Batch(tiles))
+    assert inside.shape == (2, 1, 64, 64)
+    assert inside[..., :40, :50].min() == 1
+    assert float(inside.sum()) == 2 * 40 * 50
+    roi = torch.zeros(2, 1, 40, 50)
+    roi[..., :5, :5] = 1
+    assert float(counting(Batch(tiles, roi)).sum()) == 50

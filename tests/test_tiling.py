@@ -44,9 +44,7 @@ def test_a_stride_above_the_tile_leaves_gaps():
         tiling_of(recipe({"stride_px": 200}))
 
 
-@pytest.mark.parametrize(
-    ("shortest", "side"), [(40, 128), (128, 128), (129, 160), (300, 320), (500, 512), (3672, 512)]
-)
+@pytest.mark.parametrize(("shortest", "side"), [(40, 128), (128, 128), (129, 129), (500, 500), (3672, 512)])
 def test_features_are_looked_at_in_tiles_as_large_as_the_image_allows(shortest, side):
     assert method_class("feature-ae").suited_tile_px(shortest) == side
     assert method_class("patchcore").suited_tile_px(shortest) == side

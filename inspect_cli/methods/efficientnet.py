@@ -40,6 +40,8 @@ _BLOCKS: Final = (
     (3, 1, 320, 6),
 )
 BLOCK_COUNT: Final = len(_BLOCKS)
+#: By what the network divides the sides of an image.
+STEP_PX: Final = 32
 #: Sides of tiles: a feature sees about 200 px around it, so that small tiles are all border.
 _TILE_PX: Final = (128, 512)
 _STEM: Final = 32
@@ -96,8 +98,8 @@ class EfficientNetLite0Features(nn.Module):
         return [_BLOCKS[depth][2] for depth in self.depths]
 
     def sides(self, side_px: int) -> list[int]:
-        """Return the sides of the feature maps of a square image, in the order of :meth:`forward`."""
-        side, found = -(-side_px // 2), []
+        """Return the sides of the feature maps of a square tile, in the order of :meth:`of_tiles`."""
+        side, found = whole(side_px, STEP_PX) // 2, []
         for number, (_, stride, _, _) in enumerate(_BLOCKS[: self.depths[-1] + 1]):
             side = -(-side // stride)
             if number in self.depths:
@@ -119,9 +121,10 @@ class EfficientNetLite0Features(nn.Module):
         """Return the feature maps (n, channels, h, w) of tiles (n, channels, height, width) in the unit range.
 
         Three channels are taken for colours; of other tiles each channel is an image of its own, and the features of
-        one follow those of the other.
+        one follow those of the other. Tiles whose sides ``STEP_PX`` does not divide are continued by their last row
+        and column: else features would lie up to 4 px beside their places. :func:`at_size` cuts that off again.
         """
-        images = tiles
+        images = tiles = padded(tiles, STEP_PX, "replicate")
         if tiles.shape[1] != len(MEAN):
             images = tiles.reshape(-1, 1, *tiles.shape[2:])
         channels = images.shape[1]
@@ -148,7 +151,7 @@ class OnFeatures(Detector):
     """A detector that looks at features of EfficientNet-Lite0, whose weights are stored with the model."""
 
     fully_convolutional = True
-    size_step_px = 32
+    size_step_px = STEP_PX
 
     def __init__(self, channels: int, tile_px: int, settings: Any, depths: Sequence[int]) -> None:
         super().__init__(channels, tile_px, settings)
@@ -156,13 +159,8 @@ class OnFeatures(Detector):
 
     @classmethod
     def suited_tile_px(cls, shortest_px: int) -> int:
-        """Return the side of tiles for images whose shorter side is ``shortest_px``: that side, 128 to 512 px.
-
-        It is rounded up to what the network divides by. Of other sides the features lie up to 4 px beside their
-        places; an image that is a little smaller is mirrored at its borders.
-        """
-        side = -(-shortest_px // cls.size_step_px) * cls.size_step_px
-        return min(max(side, _TILE_PX[0]), _TILE_PX[1])
+        """Return the side of tiles for images whose shorter side is ``shortest_px``: that side, 128 to 512 px."""
+        return min(max(shortest_px, _TILE_PX[0]), _TILE_PX[1])
 
     def hasten(self, run: FrozenRun) -> None:
         """Let ``run`` compute the features."""
@@ -212,6 +210,26 @@ class _SameConv2d(nn.Conv2d):
         weight = self.weight if values.shape[1] == self.in_channels else self.weight.sum(dim=1, keepdim=True)
         values = functional.pad(values, pads, mode=self.border)
         return functional.conv2d(values, weight, None, self.stride, 0, self.dilation, self.groups)
+
+
+def whole(length: int, step: int) -> int:
+    """Return the least multiple of ``step`` that is not below ``length``."""
+    return -(-length // step) * step
+
+
+def padded(pixels: Tensor, step: int, mode: str = "constant") -> Tensor:
+    """Return (n, c, h, w) continued at its end, by zeros or as ``mode`` says, to sides that ``step`` divides."""
+    height, width = pixels.shape[2:]
+    beyond = (0, whole(width, step) - width, 0, whole(height, step) - height)
+    return functional.pad(pixels, beyond, mode=mode) if any(beyond) else pixels
+
+
+def at_size(maps: Tensor, size: Sequence[int], step: int = STEP_PX) -> Tensor:
+    """Return maps (n, c, h, w) of tiles that were :func:`padded`, enlarged to the tiles' own size, (n, c, *size)."""
+    height, width = size
+    target = (whole(height, step), whole(width, step))
+    large = functional.interpolate(maps, target, mode="bilinear", align_corners=False)
+    return large if target == (height, width) else large[..., :height, :width]
 
 
 def images_in(channels: int) -> int:

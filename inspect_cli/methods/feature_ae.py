@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspect_cli.methods.base import Batch, MethodSettings, masked_mean
-from inspect_cli.methods.efficientnet import BLOCK_COUNT, OnFeatures, images_in
+from inspect_cli.methods.efficientnet import BLOCK_COUNT, STEP_PX, OnFeatures, at_size, images_in, padded
 from inspect_cli.methods.memory import kept_features, squared_distance
 from inspect_cli.methods.networks import LEAKY_SLOPE
 from inspect_cli.methods.places import at_place, usual_places
@@ -215,12 +215,12 @@ class FeatureAutoencoder(OnFeatures):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error of the copies, averaged over depths, inside the ROI."""
-        return self.copy_loss(self.standardised(batch.inputs), batch.roi)
+        return self.copy_loss(self.standardised(batch.inputs), counting(batch))
 
     def copy_loss(self, features: Sequence[Tensor], where: Tensor | None) -> Tensor:
         """Return the mean squared error of the copies of ``features``, averaged over depths.
 
-        ``where`` (n, 1, side, side) is 1 on the pixels that count; None for all.
+        ``where`` (n, 1, h, w), of the size of the padded tiles, is 1 on the pixels that count; None for all.
         """
         losses = []
         for depth, values in zip(self.known(), features, strict=True):
@@ -252,15 +252,21 @@ class FeatureAutoencoder(OnFeatures):
 
     def unusual(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Return the mean over depths of error, rarity and distance of standardised features, (n, 1, *size)."""
-        maps = [
-            functional.interpolate(depth.score(values, *self._weights), size, mode="bilinear", align_corners=False)
-            for depth, values in zip(self.known(), features, strict=True)
-        ]
+        pairs = zip(self.known(), features, strict=True)
+        maps = [at_size(depth.score(values, *self._weights), size) for depth, values in pairs]
         return torch.stack(maps).mean(dim=0)
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return Adam on the autoencoders alone; the pretrained network stays as it is."""
         return [torch.optim.Adam(self.depths.parameters(), lr=learning_rate)]
+
+
+def counting(batch: Batch) -> Tensor | None:
+    """Return the pixels (n, 1, h, w) that count of padded tiles: those of the ROI in the tiles; None for all."""
+    roi = batch.roi
+    if roi is None and not any(side % STEP_PX for side in batch.tiles.shape[2:]):
+        return None
+    return padded(torch.ones_like(batch.tiles[:, :1]) if roi is None else roi, STEP_PX)
 
 
 def reduced(mask: Tensor | None, size: Sequence[int]) -> Tensor | None:

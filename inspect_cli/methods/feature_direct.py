@@ -17,15 +17,17 @@ from torch.nn import functional
 from inspect_cli.corruptions import Corruption
 from inspect_cli.corruptions.scattered import ScatteredDefects
 from inspect_cli.methods.base import Batch, masked_mean
+from inspect_cli.methods.efficientnet import STEP_PX, at_size, padded
 from inspect_cli.methods.feature_ae import (
     FIT_BATCH,
     FeatureAeSettings,
     FeatureAutoencoder,
+    counting,
     reduced,
 )
 from inspect_cli.methods.networks import LEAKY_SLOPE
 from inspect_cli.methods.places import at_place, usual_places
-from inspect_cli.methods.tone import Tone
+from inspect_cli.methods.tone import CELL_PX, Tone
 
 #: Noise on the features that the marks are learnt from, in standard deviations.
 _NOISE: Final = 0.15
@@ -115,10 +117,11 @@ class FeatureDirect(FeatureAutoencoder):
         features = self.standardised(batch.inputs)
         logits = self.marks(features).float()
         changed = torch.zeros_like(batch.inputs[:, :1]) if batch.changed is None else batch.changed
+        changed, inside = padded(changed, STEP_PX), counting(batch)
         target = functional.adaptive_avg_pool2d(changed, logits.shape[2:])
         wrong = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        marks = masked_mean(wrong, reduced(batch.roi, logits.shape[2:]))
-        good = _good_places(changed, batch.roi, features[0].shape[2:])
+        marks = masked_mean(wrong, reduced(inside, logits.shape[2:]))
+        good = _good_places(changed, inside, features[0].shape[2:])
         return _MARKS_WEIGHT * marks + self.copy_loss(features, good)
 
     @torch.no_grad()
@@ -135,11 +138,9 @@ class FeatureDirect(FeatureAutoencoder):
     def score(self, tiles: Tensor) -> Tensor:
         """Return how unusual and how damaged the features look, 1 where they are as usual, (n, height, width)."""
         features, size = self.standardised(tiles), tiles.shape[2:]
-        evidence = functional.interpolate(self.marks.evidence(features), size, mode="bilinear", align_corners=False)
-        score = self.unusual(features, size) * evidence
+        score = self.unusual(features, size) * at_size(self.marks.evidence(features), size)
         if self._tone_weight:
-            tone = functional.interpolate(self.tone(tiles), size, mode="bilinear", align_corners=False)
-            score = score + self._tone_weight * tone
+            score = score + self._tone_weight * at_size(self.tone(tiles), size, CELL_PX)
         return score[:, 0]
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inspect_cli.methods.base import Batch, MethodSettings, masked_mean
-from inspect_cli.methods.efficientnet import OnFeatures, images_in
+from inspect_cli.methods.efficientnet import OnFeatures, at_size, images_in
 from inspect_cli.methods.memory import kept_features, squared_distance
 
 #: Blocks whose features make a vector: details at an eighth of the tile's size, and what lies around them.
@@ -85,7 +85,7 @@ class PatchCore(OnFeatures):
         """Return the distance to the nearest good feature, (n, height, width)."""
         values = self._vectors(tiles)
         nearest = squared_distance(values, self.memory, _ROUNDING).sqrt()
-        return functional.interpolate(nearest, tiles.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        return at_size(nearest, tiles.shape[2:])[:, 0]
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean distance of good patches inside the ROI; nothing is trained to lower it."""

@@ -113,8 +113,7 @@ class TilesSpec(Section):
         ge=8,
         le=1024,
         description="Side of the square tile. Empty: 128; for the methods on pretrained features (`feature-*`, "
-        "`patchcore`) the shorter side that nine of ten images have at least, rounded up to a multiple of 32, 128 to "
-        "512.",
+        "`patchcore`) the shorter side that nine of ten images have at least, but 128 to 512.",
     )
     stride_px: int | None = Field(
         None,

@@ -132,14 +132,12 @@ def tiling_for(order: TrainingOrder, sources: Sources) -> Tiling:
     UsageError
         If tiles of the recipe are larger than extra images, which would be mirrored to fill them.
     """
-    method = method_class(order.method)
-    step_px, suited = method.size_step_px, method.suited_tile_px(sources.survey.common_px)
-    suited = sources.survey.largest_tile_px(suited, order.material.recipe.training.min_roi_share, step_px)
+    suited = method_class(order.method).suited_tile_px(sources.survey.common_px)
+    suited = sources.survey.largest_tile_px(suited, order.material.recipe.training.min_roi_share)
     shortest_px = sources.extra.shortest_px
     if not sources.extra.parts:
         return tiling_of(order.material.recipe, suited)
-    fits = max(step_px, shortest_px // step_px * step_px)
-    tiling = tiling_of(order.material.recipe, min(suited, fits))
+    tiling = tiling_of(order.material.recipe, min(suited, shortest_px))
     if tiling.size_px > shortest_px:
         raise UsageError(
             f"--extra: images of {shortest_px} px are smaller than the tiles of {tiling.size_px} px that the recipe "

@@ -154,13 +154,10 @@ class Survey:
             self._roi_shares[known] = 1.0 if roi is None else largest_share(roi, tile_px)
         return self._roi_shares[known]
 
-    def largest_tile_px(self, tile_px: int, least_share: float, step_px: int = 1) -> int:
-        """Return ``tile_px``, halved until every part's ROI has a place for a tile, ``TILE_PX`` at least.
-
-        Halves are rounded down to a multiple of ``step_px``.
-        """
+    def largest_tile_px(self, tile_px: int, least_share: float) -> int:
+        """Return ``tile_px``, halved until every part's ROI has a place for a tile, ``TILE_PX`` at least."""
         while tile_px > TILE_PX and any(self.roi_share(part, tile_px) < least_share for part in self.parts):
-            tile_px = max(TILE_PX, tile_px // 2 // step_px * step_px)
+            tile_px = max(TILE_PX, tile_px // 2)
         return tile_px
 
 
