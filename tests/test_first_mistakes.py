@@ -57,9 +57,9 @@ def test_a_store_that_is_not_there_is_told_and_none_stands_in_for_it(batch, tmp_
     for variable, words in (("", ["--models", str(tmp_path / "mount")]), (str(tmp_path / "mount"), [])):
         (tmp_path / "mount").mkdir(exist_ok=True)  # of a share that is not mounted the empty folder is there
         monkeypatch.setenv("INSPECT_MODELS", variable)
-        for material in (["--material", "riblet"], []):
+        for material, told in ((["--material", "riblet"], "material 'riblet'"), ([], "trained material")):
             assert run(["score", str(batch / "test"), *material, *words]) == 1
-            assert "mount: has no material 'riblet'; check the path and that it is mounted" in capsys.readouterr().err
+            assert f"mount: has no {told}; check the path and that it is mounted" in capsys.readouterr().err
     assert not (batch / "test/inspection").exists()
 
 

@@ -134,7 +134,9 @@ def choose_material(name: str | None, folder: Path, option: Path | None = None) 
     if name is None:
         name = _named_by_folder(folder)
     if name is None:
-        trained = _trained_nearest(option)
+        trained, named = _trained_nearest(option), named_store(option)
+        if not trained and named is not None and not any(named.folder.glob(f"*/*/{MANIFEST}")):
+            raise UsageError(f"{named}: has no trained material; check the path and that it is mounted")
         if len(trained) != 1:
             raise UsageError(
                 f"which material? Say --material NAME, or write 'material: NAME' into {folder / FOLDER_FILE}; "
