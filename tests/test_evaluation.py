@@ -33,8 +33,9 @@ from inspect_cli.cli import run as main
 from inspect_cli.commands.evaluate import evaluate
 from inspect_cli.errors import InputError, NoInputError, OutputError, UsageError
 from inspect_cli.evaluation import evaluate as room
-from inspect_cli.evaluation.evaluate import Tally, _count_patches, _inside_roi, evaluate_run, fused_histogram
+from inspect_cli.evaluation.evaluate import Tally, evaluate_run, fused_histogram
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
+from inspect_cli.evaluation.patch_count import count_patches, inside_roi
 from inspect_cli.evaluation.run_parts import Patches, find_parts
 from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth
 from inspect_cli.scoring.precision import CODE_COUNT, code_value, round_scores, score_code
@@ -866,13 +867,13 @@ def test_patches_know_nothing_of_defects_outside_the_roi(tmp_path):
     mask[2:12, 2:12] = mask[30:33, 30:33] = True
     roi[20:, 20:] = 255
     _write_mask(tmp_path / "roi.png", roi)
-    inside, least_px = _inside_roi(tmp_path, mask, label_regions(mask))
+    inside, least_px = inside_roi(tmp_path, mask, label_regions(mask))
     assert inside is not None
     assert (int(inside.sum()), least_px) == (9, 9)
     roi[:] = 0
     roi[0, 30] = 255
     _write_mask(tmp_path / "roi.png", roi)
-    inside, least_px = _inside_roi(tmp_path, mask, label_regions(mask))
+    inside, least_px = inside_roi(tmp_path, mask, label_regions(mask))
     assert inside is not None
     assert (int(inside.sum()), least_px) == (0, MIN_DEFECT_PX)
 
@@ -880,12 +881,12 @@ def test_patches_know_nothing_of_defects_outside_the_roi(tmp_path):
 def test_a_patch_that_one_map_could_not_score_counts_by_the_others(tmp_path, monkeypatch):
     scores = {"a": np.float32([5.0, 0.1]), "b": np.float32([np.nan, 0.2])}
     places = np.array([0, 32], np.int32)
-    monkeypatch.setattr("inspect_cli.evaluation.evaluate.patches_of", lambda _: Patches(places, places, scores))
-    tallies = {"": Tally(), "a": Tally()}
+    monkeypatch.setattr("inspect_cli.evaluation.patch_count.patches_of", lambda _: Patches(places, places, scores))
+    found = {"": ScoreHistogram(), "a": ScoreHistogram()}
     mask = np.zeros((64, 64), bool)
     mask[:10, :10] = True
-    _count_patches(tallies, tmp_path, 32, mask, 16)
-    assert [int(tally.patches.defect.sum()) for tally in tallies.values()] == [1, 1]
+    count_patches(found, "", tmp_path, 32, mask, 16)
+    assert [int(histogram.defect.sum()) for histogram in found.values()] == [1, 1]
 
 
 def test_a_defect_smaller_than_a_patch_must_show_counts_where_all_of_it_is_seen(results, tmp_path):

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from inspect_cli.errors import InputError, NoInputError
 from inspect_cli.evaluation.metrics import ScoreHistogram, label_regions, rank_auroc, region_weights
-from inspect_cli.evaluation.run_parts import find_parts, patches_of
-from inspect_cli.evaluation.truth import MIN_DEFECT_PX, Truth, doubts
+from inspect_cli.evaluation.patch_count import count_patches, inside_roi
+from inspect_cli.evaluation.run_parts import find_parts
+from inspect_cli.evaluation.truth import Truth, doubts
 from inspect_cli.images import open_map, read_mask
 from inspect_cli.scoring.halo import HaloTrimmer
-from inspect_cli.store.layout import HEATMAP, MASK, ROI_MASK
+from inspect_cli.store.layout import HEATMAP, MASK
 from inspect_cli.store.part_record import PartRecord, read_part_record
 
 BAND_ROWS: Final = 256
@@ -290,46 +291,12 @@ def _count_part(tallies: Tallies, folder: Path, record: PartRecord, truth: Truth
     if tile_px is None:
         return []
     try:
-        inside, least_px = _inside_roi(folder, mask, regions)
-        _count_patches({layer.name: tallies[kind, layer.name] for layer in layers}, folder, tile_px, inside, least_px)
+        inside, least_px = inside_roi(folder, mask, regions)
+        histograms = {layer.name: tallies[kind, layer.name].patches for layer in layers}
+        count_patches(histograms, FUSED, folder, tile_px, inside, least_px)
     except InputError as error:
         return [f"left out of the patches: {error}"]
     return []
-
-
-def _inside_roi(
-    folder: Path, mask: NDArray[np.bool_] | None, regions: NDArray[np.int32] | None
-) -> tuple[NDArray[np.bool_] | None, int]:
-    """Return the defective pixels inside a part's ROI, and how many of them make a patch defective."""
-    roi = folder / ROI_MASK
-    if mask is not None and regions is not None and roi.is_file():
-        kept = read_mask(roi, *mask.shape)
-        mask, regions = mask & kept, regions[kept[mask]]
-    if regions is None or not len(regions):
-        return mask, MIN_DEFECT_PX
-    return mask, min(MIN_DEFECT_PX, int(np.bincount(regions).max()))
-
-
-def _count_patches(
-    tallies: dict[str, Tally], folder: Path, tile_px: int, mask: NDArray[np.bool_] | None, least_px: int
-) -> None:
-    """Count a part's patches by score (IND section 4.2); fused, the largest score of the maps counts.
-
-    A patch is defective if it shows ``least_px`` of a defect, and one that shows fewer counts as neither.
-    """
-    patches = patches_of(folder)
-    if not patches.scores:
-        return
-    shown = np.zeros(len(patches.x_px), np.int64)
-    if mask is not None:
-        places = zip(patches.y_px, patches.x_px, strict=True)
-        shown = np.array([np.count_nonzero(mask[y : y + tile_px, x : x + tile_px]) for y, x in places], np.int64)
-    defective = shown >= least_px
-    clear = (shown == 0) | defective
-    fused = np.fmax.reduce(list(patches.scores.values()))  # as for pixels: a map that could not be scored is none
-    for name, scores in {FUSED: fused, **patches.scores}.items():
-        if name in tallies:
-            tallies[name].patches.add(scores[clear], defective[clear])
 
 
 def _check_is_there(path: Path, record: PartRecord) -> None:

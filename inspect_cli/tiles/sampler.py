@@ -58,6 +58,7 @@ class PixelCache:
     def __init__(self, most_mb: int = CACHE_MB) -> None:
         self._most = most_mb * 2**20
         self._kept: OrderedDict[Path, NDArray[Any]] = OrderedDict()
+        self._size = 0
 
     def read(self, path: Path) -> NDArray[Any]:
         """Return an image (height, width[, channels]) in the file's own type, which must not be changed."""
@@ -65,10 +66,10 @@ class PixelCache:
         if found is None:
             with open_map(path) as reader:
                 found = reader.read()
+            self._size += found.nbytes
         self._kept[path] = found
-        size = sum(pixels.nbytes for pixels in self._kept.values())
-        while size > self._most:
-            size -= self._kept.popitem(last=False)[1].nbytes
+        while self._size > self._most:
+            self._size -= self._kept.popitem(last=False)[1].nbytes
         return found
 
 

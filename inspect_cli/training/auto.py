@@ -146,7 +146,7 @@ def _try(order: TrainingOrder, sources: Sources, teller: Teller, stop: Callable[
                         state = train_map(job, Shown(update), stop=stop)
                     steps, seconds = steps + state.step, seconds + state.spent_s
                     measured.append(measure_trial(job, order, name, sources))
-                    explained = explained_variance(job.detector, validation_batches(job)[:1])
+                    explained = explained_variance(job.detector, validation_batches(job, most=1))
                     little.append(says_little(measured[-1].mean, explained))
         except (ModelError, NoInputError, RecipeError) as error:
             return Trial(

@@ -73,10 +73,10 @@ def training_batch(job: MapTraining, step: int, side_px: int | None = None) -> B
     return make_batch(job, job.train, job.defects, step, job.batch, side, job.spec.augment)
 
 
-def validation_batches(job: MapTraining) -> list[Batch]:
-    """Return the fixed validation patches in batches, corrupted like those of the training."""
+def validation_batches(job: MapTraining, most: int | None = None) -> list[Batch]:
+    """Return the fixed validation patches in batches, corrupted like those of the training; the first ``most``."""
     count = -(-job.patches(VALIDATION_PATCHES, FEWEST_VALIDATION_PATCHES) // job.batch)
-    steps = range(VALIDATION_STEP, VALIDATION_STEP + count)
+    steps = range(VALIDATION_STEP, VALIDATION_STEP + min(count, most or count))
     return [
         make_batch(job, job.validation, job.validation_defects, step, job.batch, job.detector.tile_px)
         for step in steps

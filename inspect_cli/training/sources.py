@@ -166,7 +166,7 @@ def marked_beside(parts: Iterable[Part]) -> dict[str, str]:
     known = {part.id: _masks_of(part, apart[part.folder]) for part in parts}
     times = Counter(mask for masks_of_part in known.values() for mask in masks_of_part)
     for part in parts:
-        elsewhere |= _marking(part, [mask for mask in known[part.id] if times[mask] == 1])
+        elsewhere |= _marking(part, sorted(mask for mask in known[part.id] if times[mask] == 1))
     return beside | (elsewhere if 2 * len(elsewhere) <= len(parts) else {})
 
 
@@ -182,10 +182,8 @@ def _marking(part: Part, masks: Iterable[Path | None]) -> dict[str, str]:
 def _masks_of(part: Part, masks: Mapping[Path, list[Path]]) -> set[Path]:
     """Return the masks of a part by its own name and those of its maps, as :func:`masks_elsewhere` lists them."""
     found: set[Path] = set()
-    for name in {
-        part.id,
-        *(path.relative_to(part.folder).with_suffix("").as_posix() for path in part.files.values()),
-    }:
+    names = {path.relative_to(part.folder).with_suffix("").as_posix() for path in part.files.values()}
+    for name in names | {part.id}:
         *place, stem = name.split("/")
         keys = [Path(*place, stem)]
         keys += [Path(*place[:at], ANY_FOLDER, *place[at + 1 :], stem) for at in range(len(place))]
